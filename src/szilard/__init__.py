@@ -1,0 +1,3 @@
+"""szilard: information-aware inference."""
+
+__version__ = "0.1.0"
