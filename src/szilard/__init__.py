@@ -1,3 +1,45 @@
-"""szilard: information-aware inference."""
+"""szilard: information-aware inference. Measure the information, then spend the compute only where it is.
+
+    import szilard
+
+    engine = szilard.load()                                   # the embedded model, or a hub id, folder, *.gguf
+    result = engine.generate("Why is the sky blue?", method=szilard.Lead(), max_new_tokens=128)
+    model.generate(**inputs, custom_generate=szilard.Lead())  # plain transformers
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Everything below is imported on first use: `import szilard` itself loads no model library.
+_LAZY = {
+    "load": "szilard.engines",
+    "Engine": "szilard.engines",
+    "Result": "szilard.engines",
+    "methods": "szilard.registry",
+    "make_method": "szilard.registry",
+    "Method": "szilard.decoding",
+    "DecodingState": "szilard.decoding",
+    "Trace": "szilard.decoding",
+    "Cost": "szilard.decoding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    from szilard.registry import CLASSES, methods
+
+    if name in CLASSES:
+        return methods()[CLASSES[name]].cls
+    raise AttributeError(f"module 'szilard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from szilard.registry import CLASSES
+
+    return sorted([*globals(), *_LAZY, *CLASSES])

@@ -1,1 +1,7 @@
+"""Engines: loaded models that can run, and the way from a name to one."""
 
+from szilard.engines.engine import Engine, Result
+from szilard.engines.loading import load
+from szilard.engines.transformers_engine import TransformersEngine
+
+__all__ = ["Engine", "Result", "TransformersEngine", "load"]

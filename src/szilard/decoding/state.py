@@ -1,0 +1,343 @@
+"""The narrow waist of autoregressive decoding: a batch of sequences in the middle of being generated.
+
+A method talks to these verbs and to nothing below them, and so runs on every engine:
+
+    logits = state.prefill()                     # [batch, vocab]: the token after the prompt
+    while True:
+        tokens = state.choose(logits)            # processors, then argmax or a draw
+        state.commit(tokens)                     # final: text, streamer, stopping criteria
+        if state.done:
+            break
+        logits = state.feed(tokens)[:, -1]       # or feed(embeddings=...): a latent step
+
+Invariants
+- `tokens` holds all committed tokens of every row, right-aligned (shorter rows are padded on the left). The last one
+  is *pending*: committed and streamed, not yet in the cache. A latent step feeds a vector in its place.
+- The cache of every row is contiguous and right-aligned too, so a distance in slots is a distance in positions and
+  attention masks, sliding windows and rotary positions need no special case, however differently rows advance.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.stopping_criteria import MaxLengthCriteria
+
+from szilard.decoding.cost import Cost
+from szilard.decoding.trace import TraceRecorder
+
+
+class DecodingState(ABC):
+    """A batch of sequences being generated. Engines implement the abstract verbs; the bookkeeping is shared.
+
+    Args:
+        prompt: committed prompt tokens, int64 [batch, prompt], left-padded.
+        logits_processor: applied to the logits of the choice, never to what a method measures.
+        stopping_criteria: Hugging Face criteria; a length limit is taken out and kept per row.
+        do_sample: whether `choose` draws or takes the argmax.
+        pad_token_id: what finished rows are filled with.
+        streamer: gets every committed token (`put`) and the end (`end`).
+        keep_scores / keep_logits: keep the processed / raw logits of every choice (off: no second copy).
+        trace: a recorder, or None for no trace.
+        cost: the counts to add to.
+        encode: text -> token ids without special tokens, or None when no tokenizer is known.
+    """
+
+    def __init__(
+        self,
+        prompt: torch.Tensor,
+        *,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        do_sample: bool = False,
+        pad_token_id: int = 0,
+        streamer: Any = None,
+        keep_scores: bool = False,
+        keep_logits: bool = False,
+        trace: TraceRecorder | None = None,
+        cost: Cost | None = None,
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
+        limits = [int(item.max_length) for item in criteria if isinstance(item, MaxLengthCriteria)]
+        self.max_length: int | None = min(limits) if limits else None
+        self.stopping_criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
+        self.logits_processor = logits_processor if logits_processor is not None else LogitsProcessorList()
+        self.do_sample = do_sample
+        self.pad_token_id = pad_token_id
+        self.streamer = streamer
+        self.trace = trace
+        self.cost = cost if cost is not None else Cost()
+        self.encode = encode
+        self.scores: list[torch.Tensor] | None = [] if keep_scores else None
+        self.raw_logits: list[torch.Tensor] | None = [] if keep_logits else None
+
+        batch, width = prompt.shape
+        self.prompt_width = width
+        capacity = self.max_length if self.max_length is not None else width + 256
+        self._buffer = prompt.new_full((batch, max(capacity, width)), pad_token_id)
+        self._buffer[:, :width] = prompt
+        self._width = width
+        self._shift = torch.zeros(batch, dtype=torch.long, device=prompt.device)  # extra left padding per row
+        self._ragged = False
+        self.finished = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
+        self.generated = torch.zeros(batch, dtype=torch.long, device=prompt.device)
+        self.done = False
+        self._poisoned: torch.Tensor | None = None
+        self.cost.batch_size = max(self.cost.batch_size, batch)
+
+    # ---- what a method may ask -------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """All committed tokens, int64 [batch, width], right-aligned (a view: do not write)."""
+        return self._buffer[:, : self._width]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch, finished ones included."""
+        return self._buffer.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens and logits live."""
+        return self._buffer.device
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The length limit per row in new tokens; None when there is none."""
+        return None if self.max_length is None else self.max_length - self.prompt_width
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+
+    @property
+    @abstractmethod
+    def embedding_matrix(self) -> torch.Tensor:
+        """The effective input embeddings' weights, [rows, hidden] (without the layer's scale, see `mix`)."""
+
+    @property
+    @abstractmethod
+    def cached(self) -> torch.Tensor:
+        """Real (unpadded) entries in the cache, int64 [batch]."""
+
+    @abstractmethod
+    def visual_tokens(self) -> list[int]:
+        """Ids of the model's visual special tokens (start, placeholder, end); empty for a text model."""
+
+    # ---- the verbs that touch the model ----------------------------------------------------------------------
+
+    @abstractmethod
+    def prefill(self) -> torch.Tensor:
+        """Run the prompt; returns the logits after it, [batch, vocab]."""
+
+    @abstractmethod
+    def feed(
+        self,
+        tokens: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        *,
+        hidden_states: bool = False,
+        rewindable: bool = False,
+    ) -> torch.Tensor:
+        """Append to the cache and score.
+
+        Args:
+            tokens: int64 [batch] or [batch, new]; or
+            embeddings: float [batch, new, hidden] (or [batch, hidden]), input vectors in the tokens' place.
+            hidden_states: also keep the last layer's output as `state.hidden`, [batch, new, hidden].
+            rewindable: promise that `rewind` can undo this feed even where a sliding-window cache would forget.
+
+        Returns:
+            Logits [batch, new, vocab] in the model's dtype.
+        """
+
+    @abstractmethod
+    def rewind(self, lengths: torch.Tensor) -> None:
+        """Forget the cache's tail: row b keeps its first `lengths[b]` real entries (int64 [batch])."""
+
+    @abstractmethod
+    def fork(self, copies: int) -> DecodingState:
+        """An independent state in which every row stands `copies` times in a row; work counts to the same cost."""
+
+    @abstractmethod
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep and reorder rows, in place: new row i is old row `rows[i]` (int64 [new batch])."""
+
+    @abstractmethod
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the model would look up for these ids: [...] -> [..., hidden]."""
+
+    @abstractmethod
+    def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Probability-weighted sum of input embeddings, accumulated in float32, in the embeddings' dtype.
+
+        Args:
+            probabilities: float [batch, vocab], or [batch, k] weights of `tokens`.
+            tokens: int64 [batch, k] that the weights belong to; None: the whole vocabulary in order.
+
+        Returns:
+            [batch, hidden]: a one-hot row gives exactly `embed` of that token.
+        """
+
+    # ---- choosing and committing -----------------------------------------------------------------------------
+
+    def choose(
+        self,
+        logits: torch.Tensor,
+        *,
+        processors: Sequence[Any] | None = None,
+        do_sample: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """The next token of every row by the ordinary rule: processors, then argmax or one draw.
+
+        Args:
+            logits: raw next-token logits [batch, vocab]; left untouched.
+            processors: used instead of the run's own list.
+            do_sample: used instead of the run's own setting.
+            generator: source of the draw; None: PyTorch's default, as in `generate`.
+
+        Returns:
+            int64 [batch]; finished rows get the padding token.
+
+        Raises:
+            ValueError: the logits hold NaN.
+        """
+        active = self.logits_processor if processors is None else processors
+        scores = logits.to(torch.float32, copy=bool(active))
+        for processor in active:
+            scores = processor(self.tokens, scores)
+        if self.do_sample if do_sample is None else do_sample:
+            probabilities = torch.softmax(scores, dim=-1)
+            try:
+                tokens = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+            except RuntimeError as error:
+                self._refuse_bad_logits(logits, error)
+                raise
+        else:
+            tokens = torch.argmax(scores, dim=-1)
+        self.watch(torch.gather(scores, 1, tokens[:, None]))  # argmax picks a NaN if there is one
+        if self.scores is not None:
+            self.scores.append(scores)
+        if self.raw_logits is not None:
+            self.raw_logits.append(logits.to(torch.float32, copy=True))
+        return torch.where(self.finished, self.pad_token_id, tokens)
+
+    def watch(self, values: torch.Tensor) -> None:
+        """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra synchronisation)."""
+        self._poisoned = values.isnan().any()
+
+    def record(self, token: torch.Tensor, entropy: torch.Tensor, **columns: Any) -> None:
+        """Add one step to the trace, if there is one (call before `commit`). Columns are [batch] or plain values."""
+        if self.trace is not None:
+            self.trace.add(token=token, entropy=entropy, active=~self.finished, **columns)
+
+    def commit(self, tokens: torch.Tensor, counts: torch.Tensor | None = None) -> None:
+        """These tokens are final: text, streamer, stopping criteria, finished rows.
+
+        Args:
+            tokens: int64 [batch] or [batch, k].
+            counts: how many of the k each row really commits, int64 [batch]; None: all. A row that finishes inside
+                drops the rest.
+        """
+        if tokens.dim() == 1:
+            tokens = tokens[:, None]
+        for column in range(tokens.shape[1]):
+            self._commit_column(tokens[:, column], None if counts is None else counts > column)
+            if self.done:
+                break
+
+    def stop(self, rows: torch.Tensor) -> None:
+        """End these rows (bool [batch]) without a further token."""
+        self.finished = self.finished | rows
+        self.done = bool(self.finished.all())
+
+    def _commit_column(self, tokens: torch.Tensor, rows: torch.Tensor | None) -> None:
+        stalled = None
+        moving = ~self.finished
+        if rows is not None:
+            stalled = moving & ~rows
+            moving = moving & rows
+            if not bool(moving.any()):
+                return
+        self._reserve(self._width + 1)
+        if stalled is not None and bool(stalled.any()):
+            # A row that stays behind moves one column to the right: all rows end in the same column.
+            self._ragged = True
+            self._buffer[stalled, 1 : self._width + 1] = self._buffer[stalled, : self._width]
+            self._buffer[stalled, 0] = self.pad_token_id
+            self._shift[stalled] += 1
+            self._buffer[~stalled, self._width] = torch.where(moving, tokens, self.pad_token_id)[~stalled]
+        else:
+            self._buffer[:, self._width] = torch.where(moving, tokens, self.pad_token_id)
+        self._width += 1
+        self.generated += moving
+        if self.streamer is not None:
+            self.streamer.put((tokens if rows is None else tokens[moving]).cpu())
+
+        stopped = self._stopped()
+        self.finished = self.finished | (moving & stopped)
+        if self._poisoned is None:
+            self.done = bool(self.finished.all())
+            return
+        done, poisoned = torch.stack([self.finished.all(), self._poisoned]).tolist()  # one synchronisation
+        if poisoned:
+            raise ValueError(_NAN_LOGITS)
+        self.done, self._poisoned = done, None
+
+    def _stopped(self) -> torch.Tensor:
+        if self.stopping_criteria:
+            # Hugging Face passes the tuple of scores so far, or None.
+            stopped = self.stopping_criteria(self.tokens, None if self.scores is None else tuple(self.scores))
+        else:
+            stopped = torch.zeros_like(self.finished)
+        if self.max_new_tokens is not None:
+            stopped = stopped | (self.generated >= self.max_new_tokens)
+        return stopped
+
+    def _reserve(self, width: int) -> None:
+        if width > self._buffer.shape[1]:
+            extra = self._buffer.new_full((self.batch_size, max(256, width)), self.pad_token_id)
+            self._buffer = torch.cat([self._buffer, extra], dim=1)
+
+    def _refuse_bad_logits(self, logits: torch.Tensor, cause: Exception) -> None:
+        if bool(logits.isnan().any()):
+            raise ValueError(_NAN_LOGITS) from cause
+
+    # ---- results ---------------------------------------------------------------------------------------------
+
+    @property
+    def sequences(self) -> torch.Tensor:
+        """Prompt and generated tokens, int64 [batch, width]: prompt left-padded, the end right-padded, as `generate`."""
+        if not self._ragged:
+            return self.tokens.clone()
+        longest = self.prompt_width + int(self.generated.max())
+        columns = torch.arange(longest, device=self.device)[None] + self._shift[:, None]
+        rows = torch.gather(self.tokens, 1, columns.clamp(max=self._width - 1))
+        end = self.prompt_width + self.generated[:, None]
+        return torch.where(torch.arange(longest, device=self.device)[None] < end, rows, self.pad_token_id)
+
+    def generated_tokens(self) -> list[list[int]]:
+        """The new tokens of every row, the stop token included, padding not."""
+        rows = self.sequences[:, self.prompt_width :].tolist()
+        return [row[:count] for row, count in zip(rows, self.generated.tolist(), strict=True)]
+
+    def finish(self) -> None:
+        """End of the run: closes the streamer and the clock."""
+        if self.streamer is not None:
+            self.streamer.end()
+        self.cost.generated_tokens += int(self.generated.sum())
+        self.cost.stop()
+
+
+_NAN_LOGITS = (
+    "the model returned NaN logits, so no token can be chosen: check the checkpoint and its dtype "
+    "(float16 often overflows on a CPU; try dtype='float32' or 'bfloat16')."
+)

@@ -1,0 +1,631 @@
+"""The trace of a run: what happened at every step, as a table.
+
+`TraceRecorder` sits inside a decoding loop and only appends references to the tensors it is given: no device
+synchronisation, no copy, no Python loop over the batch. `TraceRecorder.finish` turns them into a `Trace`: one record
+per generated token, columnar (Arrow), immutable, printable (`Trace.to_ansi`) and drawable (`Trace.to_html`).
+
+Columns every trace has; a value that was not recorded is null:
+
+| column     | type    | meaning                                                                                  |
+|------------|---------|------------------------------------------------------------------------------------------|
+| row        | int64   | row of the batch                                                                         |
+| step       | int64   | 0-based position among the tokens recorded for this row                                  |
+| token      | int64   | id of the token that was chosen                                                          |
+| text       | string  | what the token adds to the text ("" while a UTF-8 character is incomplete)               |
+| entropy    | float64 | entropy of the next-token distribution that the token was chosen from, in nats            |
+| mode       | string  | "discrete": the token itself was fed to the model; "latent": a mixture of embeddings was |
+| candidates | list    | the mixture or the runners-up: `Candidate(token, text, weight)`, heaviest first           |
+
+plus whatever the method recorded: `varentropy` (nats squared), `probability` of the chosen token, `reference` (nats),
+`switched`, `switches`, `stay`, `anchored`, ...
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["MODES", "SCHEMA_VERSION", "Candidate", "Trace", "TraceRecorder", "TraceStep", "token_pieces"]
+
+SCHEMA_VERSION = 1
+MODES = ("discrete", "latent")  # what the integer column `mode` of a recorder means
+
+Scalar = bool | int | float | str
+
+_FORMAT = "szilard.trace"
+_CANDIDATES = pa.list_(pa.struct([("token", pa.int64()), ("text", pa.string()), ("weight", pa.float64())]))
+_TYPES = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "candidates": _CANDIDATES,
+}
+_TYPE_NAMES = {arrow_type: name for name, arrow_type in _TYPES.items()}
+_REQUIRED = {
+    "row": pa.int64(),
+    "step": pa.int64(),
+    "token": pa.int64(),
+    "text": pa.string(),
+    "entropy": pa.float64(),
+    "mode": pa.string(),
+    "candidates": _CANDIDATES,
+}
+_GIVEN_BY_RECORDER = frozenset(_REQUIRED) - {"mode"}  # names that `add(**columns)` cannot use
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for bytes that are not (yet) a character
+_MAX_PENDING = 8  # tokens; a UTF-8 character has 4 bytes, so text still pending after 8 is not going to be completed
+
+
+class Candidate(NamedTuple):
+    """One token of a step's mixture, or one alternative to the chosen token."""
+
+    token: int
+    text: str | None
+    weight: float
+
+
+class TraceStep:
+    """One record of a trace. Columns are attributes; what was not recorded reads as None.
+
+    >>> step.token, step.entropy, step.mode, step.candidates  # doctest: +SKIP
+    (314, 1.93, 'latent', (Candidate(token=314, text=' is', weight=0.41), ...))
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # keeps copy, pickle and friends from seeing None where they probe for a method
+            raise AttributeError(name)
+        return self._values.get(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._values
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TraceStep) and self._values == other._values
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recorded values by column name, nulls left out."""
+        return {name: value for name, value in self._values.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"TraceStep({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+
+class _RecordedStep(NamedTuple):
+    token: Tensor  # [batch]
+    entropy: Tensor  # [batch]
+    active: Tensor | None  # [batch], bool
+    candidates: tuple[Tensor, Tensor] | None  # ids and weights, [batch, k] each
+    columns: dict[str, Tensor | Scalar | None]
+
+
+class TraceRecorder:
+    """Collects the steps of a decoding loop at the price of one list append per step.
+
+    The recorder keeps references: do not change a recorded tensor in place afterwards (write `stay = stay + 1`, not
+    `stay += 1`), and do not hand it a small view of a large tensor that should be freed.
+
+    >>> recorder = TraceRecorder()
+    >>> recorder.add(token=torch.tensor([7]), entropy=torch.tensor([0.5]), mode=torch.tensor([1]), switched=False)
+    >>> recorder.finish().summary()["latent_steps"]
+    1
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[_RecordedStep] = []
+
+    def __len__(self) -> int:
+        """Number of steps added so far."""
+        return len(self._steps)
+
+    def add(
+        self,
+        token: Tensor,
+        entropy: Tensor,
+        *,
+        candidates: tuple[Tensor, Tensor] | None = None,
+        active: Tensor | None = None,
+        **columns: Tensor | Scalar | None,
+    ) -> None:
+        """Record one step of every row.
+
+        Args:
+            token: [batch] ids of the chosen tokens.
+            entropy: [batch] entropy of the distributions they were chosen from, in nats.
+            candidates: (ids [batch, k], weights [batch, k]), heaviest first; k may differ from step to step. A weight
+                that is not above zero leaves its candidate out, and a row without any candidate has null.
+            active: [batch] bool, the rows that were unfinished at this step; the others are dropped. None: all.
+            columns: further columns, each [batch] or one Python scalar for all rows. They may differ from step to
+                step. `mode` is 0 (discrete) or 1 (latent).
+
+        Raises:
+            ValueError: a shape that does not fit, or a column name that the trace uses itself.
+        """
+        shape = token.shape
+        if token.ndim != 1 or entropy.shape != shape:
+            raise ValueError(
+                f"token and entropy must have shape [batch]; got {tuple(shape)} and {tuple(entropy.shape)}."
+            )
+        if self._steps and self._steps[0].token.shape != shape:
+            raise ValueError(
+                f"Every step of a trace must have the same batch size; it began with {len(self._steps[0].token)} rows, "
+                f"this step has {len(token)}. Keep finished rows and mark them with `active`."
+            )
+        for name, value in columns.items():
+            if name in _GIVEN_BY_RECORDER:
+                raise ValueError(f"The column name {name!r} belongs to the trace itself; choose another one.")
+            if isinstance(value, Tensor) and value.shape != shape:
+                raise ValueError(
+                    f"Column {name!r} has shape {tuple(value.shape)}; it must be {tuple(shape)} or a scalar."
+                )
+        if active is not None and active.shape != shape:
+            raise ValueError(f"active has shape {tuple(active.shape)}; it must be {tuple(shape)}.")
+        if candidates is not None:
+            ids, weights = candidates
+            if ids.ndim != 2 or ids.shape != weights.shape or len(ids) != len(token):
+                raise ValueError(
+                    f"candidates must be two tensors of shape [{len(token)}, k]; "
+                    f"got {tuple(ids.shape)} and {tuple(weights.shape)}."
+                )
+        self._steps.append(_RecordedStep(token, entropy, active, candidates, columns))
+
+    def finish(self, decode: Callable[[list[int]], str] | None = None) -> Trace:
+        """Build the trace: here, and only here, values leave the device (one transfer per column).
+
+        Args:
+            decode: token ids -> text, e.g. `tokenizer.decode`. None: the text columns are null.
+
+        Returns:
+            The trace, ordered by row, then step. The recorder can go on recording; a later call covers everything.
+        """
+        steps = self._steps
+        batch = len(steps[0].token) if steps else 0
+        shape = (len(steps), batch)
+        active = _gather([True if step.active is None else step.active for step in steps], shape)[0].astype(bool)
+        keep = active.T  # [batch, steps]: row-major, so that a row's steps lie together
+
+        data: dict[str, pa.Array] = {}
+        rows = np.broadcast_to(np.arange(batch)[:, None], keep.shape)
+        data["row"] = pa.array(rows[keep], pa.int64())
+        data["step"] = pa.array((np.cumsum(keep, axis=1) - 1)[keep], pa.int64())
+        tokens = _gather([step.token for step in steps], shape)[0].T
+        data["token"] = pa.array(tokens[keep], pa.int64())
+        single = _memoised(decode)
+        pieces: list[str | None] = []
+        for row in range(batch):
+            ids = tokens[row][keep[row]].tolist()
+            pieces += [None] * len(ids) if decode is None else token_pieces(ids, decode)
+        data["text"] = pa.array(pieces, pa.string())
+        data["entropy"] = pa.array(_gather([step.entropy for step in steps], shape)[0].T[keep], pa.float64())
+
+        names = dict.fromkeys(name for step in steps for name in step.columns)  # in order of first appearance
+        for name in ["mode", *(name for name in names if name != "mode")]:
+            values, known = _gather([step.columns.get(name) for step in steps], shape)
+            values, known = values.T[keep], known.T[keep]
+            data[name] = _mode_names(values, known) if name == "mode" else pa.array(values, mask=~known)
+        data["candidates"] = self._candidates(keep, single)
+        return Trace(pa.table(data))
+
+    def _candidates(self, keep: np.ndarray, single: Callable[[int], str | None]) -> pa.Array:
+        lists: dict[tuple[int, int], list[dict[str, Any]]] = {}  # (row, step) -> candidates
+        given = [(index, step.candidates) for index, step in enumerate(self._steps) if step.candidates is not None]
+        by_width: dict[int, list[tuple[int, tuple[Tensor, Tensor]]]] = {}
+        for index, pair in given:
+            by_width.setdefault(pair[0].shape[1], []).append((index, pair))
+        for group in by_width.values():  # one transfer per width k, which is nearly always one in all
+            ids = _to_numpy([pair[0] for _, pair in group])  # [steps, batch, k]
+            weights = _to_numpy([pair[1] for _, pair in group]).astype(np.float64)
+            for position, (index, _) in enumerate(group):
+                for row in np.flatnonzero(keep[:, index]).tolist():
+                    entries = zip(ids[position, row].tolist(), weights[position, row].tolist(), strict=True)
+                    chosen = [{"token": i, "text": single(i), "weight": w} for i, w in entries if w > 0]
+                    if chosen:
+                        lists[row, index] = chosen
+        places = np.argwhere(keep).tolist()
+        return pa.array([lists.get((row, index)) for row, index in places], _CANDIDATES)
+
+
+class Trace:
+    """What happened, step by step: an immutable table with one record per generated token.
+
+    Iterating gives `TraceStep` records, `trace["entropy"]` a NumPy array, `trace[0]` the first record. See the module's
+    docstring for the columns.
+    """
+
+    __slots__ = ("_table",)
+
+    _table: pa.Table
+
+    def __init__(self, table: pa.Table) -> None:
+        """Wrap an Arrow table that has at least the columns `row`, `step`, `token` and `entropy`.
+
+        Raises:
+            ValueError: a column is missing or has a type that a trace does not hold.
+        """
+        missing = [name for name in ("row", "step", "token", "entropy") if name not in table.column_names]
+        if missing:
+            raise ValueError(f"This table is not a trace: the column(s) {', '.join(missing)} are missing.")
+        columns: dict[str, pa.ChunkedArray] = {}
+        for name, required in _REQUIRED.items():
+            if name in table.column_names:
+                columns[name] = _cast(name, table[name], required)
+            else:
+                columns[name] = pa.chunked_array([pa.nulls(len(table), required)])
+        candidates = columns.pop("candidates")  # bulky, so it reads better as the last column
+        for name in table.column_names:
+            if name not in _REQUIRED:
+                columns[name] = _cast(name, table[name], _normal_type(name, table[name].type))
+        columns["candidates"] = candidates
+        metadata = {_FORMAT: str(SCHEMA_VERSION)}
+        object.__setattr__(self, "_table", pa.table(columns).combine_chunks().replace_schema_metadata(metadata))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("A trace is immutable; build a new one from `trace.to_arrow()`.")
+
+    def __reduce__(self) -> tuple[type[Trace], tuple[pa.Table]]:
+        return Trace, (self._table,)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __iter__(self) -> Iterator[TraceStep]:
+        for record in self._table.to_pylist():
+            if record["candidates"] is not None:
+                record["candidates"] = tuple(Candidate(**entry) for entry in record["candidates"])
+            yield TraceStep(record)
+
+    @overload
+    def __getitem__(self, key: str) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, key: int) -> TraceStep: ...
+    def __getitem__(self, key: str | int) -> np.ndarray | TraceStep:
+        """A column by name ([steps], read-only; nulls become NaN, or None in non-numeric columns), or a record."""
+        if isinstance(key, str):
+            if key not in self._table.column_names:
+                raise KeyError(f"This trace has no column {key!r}; it has {', '.join(self.columns)}.")
+            values: np.ndarray = self._table[key].to_numpy()
+            values.flags.writeable = False
+            return values
+        index = key + len(self) if key < 0 else key
+        if not 0 <= index < len(self):
+            raise IndexError(f"This trace has {len(self)} steps; there is no step {key}.")
+        return next(iter(Trace(self._table.slice(index, 1))))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trace) and self.to_json() == other.to_json()  # JSON, because there NaN equals NaN
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        rows = f" in {len(self.rows)} rows" if len(self.rows) > 1 else ""
+        latent = self.summary()["latent_steps"]
+        return f"Trace({len(self)} steps{rows}{f', {latent} latent' if latent else ''})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(self._table.column_names)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The batch rows that have at least one step, ascending."""
+        return tuple(sorted(self._table["row"].unique().to_pylist()))
+
+    def row(self, row: int) -> Trace:
+        """The part of the trace that belongs to one row of the batch (empty when the row has no steps)."""
+        return Trace(self._table.filter(pa.compute.equal(self._table["row"], row)))
+
+    def summary(self) -> dict[str, int | float | None]:
+        """The trace in five numbers, over all rows.
+
+        Returns:
+            `steps`; `mean_entropy` (nats, over the steps that have one; None when none has); `latent_steps`;
+            `latent_share` of the steps (0..1); `switches`: changes between discrete and latent mode in either
+            direction, as recorded in `switched`, or counted from `mode` when the method did not record it.
+        """
+        entropy = self["entropy"]
+        known = entropy[~np.isnan(entropy)]
+        latent = self["mode"] == "latent"
+        if "switched" in self.columns:
+            switches = sum(bool(value) for value in self["switched"].tolist())
+        else:
+            row = self["row"]
+            switches = int(np.count_nonzero((latent[1:] != latent[:-1]) & (row[1:] == row[:-1])))
+        return {
+            "steps": len(self),
+            "mean_entropy": float(known.mean()) if len(known) else None,
+            "latent_steps": int(np.count_nonzero(latent)),
+            "latent_share": float(np.mean(latent)) if len(self) else 0.0,
+            "switches": switches,
+        }
+
+    # ------------------------------------------------------------------------------------------------ as data
+
+    def to_arrow(self) -> pa.Table:
+        """The table itself (Arrow tables are immutable, so nothing is copied)."""
+        return self._table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A pandas DataFrame with one record per step.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "Trace.to_pandas needs pandas: run `pip install pandas`.", name="pandas"
+            ) from error
+        return self._table.to_pandas()
+
+    def to_json(self) -> str:
+        """Strictly valid JSON: format, version, column types, and the records.
+
+        Null is a missing value; NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity".
+        """
+        columns = {field.name: _TYPE_NAMES[field.type] for field in self._table.schema}
+        floats = [name for name, type_name in columns.items() if type_name == "float64"]
+        records = self._table.to_pylist()
+        for record in records:
+            for name in floats:
+                record[name] = _finite_or_name(record[name])
+            for entry in record["candidates"] or ():
+                entry["weight"] = _finite_or_name(entry["weight"])
+        document = {"format": _FORMAT, "version": SCHEMA_VERSION, "columns": columns, "records": records}
+        return json.dumps(document, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trace:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is not a trace, or one of a newer format version.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"Not a szilard trace: the JSON cannot be parsed ({error}).") from error
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ValueError(f'Not a szilard trace: the JSON has no "format": "{_FORMAT}".')
+        if document.get("version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"This trace has format version {document.get('version')!r}; this szilard reads version "
+                f"{SCHEMA_VERSION}. Install the szilard version that wrote it."
+            )
+        try:
+            schema = pa.schema([(name, _TYPES[kind]) for name, kind in document["columns"].items()])
+            records = [dict(record) for record in document["records"]]
+            for field in schema:
+                for record in records:
+                    value = record.get(field.name)
+                    if field.type == pa.float64():
+                        record[field.name] = _NON_FINITE[value] if isinstance(value, str) else value
+                    elif field.type == _CANDIDATES and value is not None:
+                        for entry in value:
+                            weight = entry["weight"]
+                            entry["weight"] = _NON_FINITE[weight] if isinstance(weight, str) else weight
+            return cls(pa.Table.from_pylist(records, schema=schema))
+        except (KeyError, TypeError, AttributeError, ValueError, pa.ArrowException) as error:
+            raise ValueError(f"Not a readable szilard trace: {type(error).__name__}: {error}.") from error
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trace to a `.json` or `.parquet` file, atomically: the file is complete or it is not there.
+
+        Returns:
+            The path written.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        path = Path(path)
+        suffix = _file_kind(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            if suffix == ".json":
+                temporary.write_text(self.to_json(), encoding="utf-8")
+            else:
+                pa.parquet.write_table(self._table, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read a trace that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: another suffix, or a file that is not a complete trace.
+        """
+        path = Path(path)
+        suffix = _file_kind(path)
+        try:
+            if suffix == ".json":
+                return cls.from_json(path.read_text(encoding="utf-8"))
+            table = pa.parquet.ParquetFile(path).read()
+            version = (table.schema.metadata or {}).get(_FORMAT.encode(), b"").decode()
+            if version != str(SCHEMA_VERSION):
+                raise ValueError(f"its {_FORMAT} version is {version or 'absent'}, not {SCHEMA_VERSION}")
+            return cls(table)
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"Cannot read {path} as a trace: {error}") from error
+
+    # ----------------------------------------------------------------------------------------------- as a picture
+
+    def to_ansi(self, *, width: int | None = None, color: bool = True, max_entropy: float | None = None) -> str:
+        """The text coloured by entropy for a terminal; see `szilard.decoding.heatmap.to_ansi`."""
+        from szilard.decoding import heatmap
+
+        return heatmap.to_ansi(self, width=width, color=color, max_entropy=max_entropy)
+
+    def to_html(
+        self,
+        *,
+        title: str = "Trace",
+        prompt: str = "",
+        method: str = "",
+        facts: Mapping[str, str | int | float] | None = None,
+    ) -> str:
+        """A self-contained HTML page of this trace; `szilard.decoding.page.render_page` compares several."""
+        from szilard.decoding import page
+
+        summary = {name: value for name, value in self.summary().items() if value is not None}
+        run = page.Run(title=method or title, prompt=prompt, trace=self, facts=summary if facts is None else facts)
+        return page.render_page([run], title=title)
+
+
+def token_pieces(tokens: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
+    """What each token adds to the text, so that the pieces joined are the decoded text.
+
+    A token of a byte-level vocabulary can hold a part of a UTF-8 character: its piece is "" and the token that
+    completes the character carries it. Each piece is the difference of two decodings of a short window, because
+    decoding a token alone loses what depends on its left neighbour (spaces, in SentencePiece vocabularies).
+
+    Args:
+        tokens: [steps] ids.
+        decode: token ids -> text.
+
+    Returns:
+        [steps] pieces. A character still incomplete at the end is carried, as U+FFFD, by the last token.
+    """
+    ids = list(tokens)
+    pieces: list[str] = []
+    prefix, read = 0, 0  # ids[prefix:read] is context that has been emitted, ids[read:] is pending
+    context = ""  # decode(ids[prefix:read])
+    emitted = 0  # characters of decode(ids[prefix:]) that some piece already carries
+    for position in range(len(ids)):
+        text = decode(ids[prefix : position + 1])
+        last = position + 1 == len(ids)
+        complete = text if last or position - read >= _MAX_PENDING else text.rstrip(_REPLACEMENT)
+        pieces.append(complete[emitted:].encode("utf-8", "replace").decode("utf-8"))
+        emitted = max(emitted, len(complete))
+        if (len(complete) == len(text) > len(context)) or position - read >= _MAX_PENDING:
+            prefix, read = read, position + 1
+            context = decode(ids[prefix:read])
+            emitted = len(context)
+    return pieces
+
+
+def _memoised(decode: Callable[[list[int]], str] | None) -> Callable[[int], str | None]:
+    memo: dict[int, str | None] = {}
+
+    def single(token: int) -> str | None:
+        if token not in memo:
+            memo[token] = None if decode is None else decode([token]).encode("utf-8", "replace").decode("utf-8")
+        return memo[token]
+
+    return single
+
+
+def _to_numpy(tensors: list[Tensor]) -> np.ndarray:
+    """Tensors of one shape, stacked and moved off the device at once: [len(tensors), ...]."""
+    device = tensors[0].device
+    stacked = torch.stack([tensor.to(device) for tensor in tensors]).detach()
+    if stacked.is_floating_point():
+        stacked = stacked.double()  # NumPy has no bfloat16
+    return stacked.cpu().numpy()
+
+
+def _gather(values: Sequence[Tensor | Scalar | None], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """One column over all steps: values [steps, batch] and which of them are known [steps, batch].
+
+    The type is the narrowest that holds every value: bool, int64, float64 or, for strings, object.
+    """
+    known = np.zeros(shape, dtype=bool)
+    tensor_steps = [index for index, value in enumerate(values) if isinstance(value, Tensor)]
+    block = _to_numpy([value for value in values if isinstance(value, Tensor)]) if tensor_steps else None
+    scalars = [
+        (index, value) for index, value in enumerate(values) if value is not None and not isinstance(value, Tensor)
+    ]
+    kinds = {type(value) for _, value in scalars}
+    if block is not None:
+        kinds.add({"b": bool, "f": float}.get(block.dtype.kind, int))
+    if unknown := kinds - {bool, int, float, str}:
+        raise TypeError(
+            f"A trace column holds bool, int, float or str, not {', '.join(sorted(k.__name__ for k in unknown))}."
+        )
+    if str in kinds and len(kinds) > 1:
+        raise TypeError("A trace column holds either strings or numbers, not both.")
+    dtype: Any = next((kind for kind in (str, float, int, bool) if kind in kinds), float)
+    result = np.zeros(shape, dtype=object if dtype is str else np.dtype(dtype))
+    if block is not None:
+        result[tensor_steps] = block
+        known[tensor_steps] = True
+    for index, value in scalars:
+        result[index] = value
+        known[index] = True
+    return result, known
+
+
+def _mode_names(values: np.ndarray, known: np.ndarray) -> pa.Array:
+    names: dict[Any, str] = {**dict(enumerate(MODES)), **{name: name for name in MODES}}
+    try:
+        modes = [names[value] if there else None for value, there in zip(values.tolist(), known.tolist(), strict=True)]
+    except KeyError as error:
+        raise ValueError(
+            f"The column `mode` holds 0 (discrete), 1 (latent) or one of these two names, not {error}."
+        ) from error
+    return pa.array(modes, pa.string())
+
+
+def _normal_type(name: str, given: pa.DataType) -> pa.DataType:
+    if pa.types.is_boolean(given):
+        return pa.bool_()
+    if pa.types.is_integer(given):
+        return pa.int64()
+    if pa.types.is_floating(given) or pa.types.is_null(given):
+        return pa.float64()
+    if pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_dictionary(given):
+        return pa.string()
+    raise ValueError(f"The trace column {name!r} has the Arrow type {given}; a trace holds {', '.join(_TYPES)}.")
+
+
+def _cast(name: str, column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        raise ValueError(f"The trace column {name!r} must be {_TYPE_NAMES[wanted]}, not {column.type}.") from error
+
+
+def _finite_or_name(value: float | None) -> float | str | None:
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _file_kind(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".parquet"):
+        raise ValueError(
+            f"A trace is stored as .json or .parquet; {path.name!r} ends in neither. Choose one of the two."
+        )
+    return suffix

@@ -1,0 +1,424 @@
+"""An engine: a loaded model that can run. Prompts in, results out; the decoding itself is a method's."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from szilard.decoding.cost import Cost
+from szilard.decoding.method import Method
+from szilard.decoding.state import DecodingState
+from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.engines.transformers_generate import check_needs
+from szilard.registry import make_method
+
+Prompt = str | Sequence[Mapping[str, Any]] | torch.Tensor
+_GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
+_FIXED = {"num_beams", "num_return_sequences", "use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one prompt got.
+
+    Attributes:
+        text: the generated text, special tokens left out.
+        tokens: generated token ids, the stop token included.
+        finish_reason: "stop" (end of sequence, stop string, criterion) or "length".
+        method: the method that ran.
+        prompt: the prompt as text, chat template applied.
+        prompt_tokens: tokens of the prompt, padding not counted.
+        trace: step records of this row, or None.
+        cost: counts of the whole call (one call may serve several prompts).
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    method: Method
+    prompt: str
+    prompt_tokens: int
+    trace: Trace | None
+    cost: Cost
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Engine(ABC):
+    """A model, its tokenizer and its device.
+
+    Attributes:
+        name: what was loaded, for tables.
+        kind: "transformers" or "llama.cpp".
+        tokenizer: a Hugging Face tokenizer.
+        provides: what methods may need (see `Method.needs`).
+    """
+
+    name: str
+    kind: str
+    tokenizer: Any
+    provides: frozenset[str]
+
+    # ---- doors -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        method: str | type[Method] | Method | None = None,
+        *,
+        images: Any = None,
+        max_new_tokens: int = 128,
+        seed: int | None = None,
+        raw: bool = False,
+        trace: bool = True,
+        stop: str | Sequence[str] | None = None,
+        logits_processor: Sequence[Any] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        streamer: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Generate text.
+
+        Args:
+            prompt: text, a chat (list of `{"role", "content"}`), token ids (1-D tensor), or a list of these (a batch).
+            method: a method object, class or name; None: greedy.
+            images: for one prompt an image or a list of them (path, URL-free: PIL image or array); for a batch a list
+                of those per prompt.
+            max_new_tokens: limit per row.
+            seed: makes sampling repeatable (PyTorch's generator is seeded for this call and restored after it).
+            raw: continue the text as it is, without the model's chat template.
+            trace: keep the step records.
+            stop: text at which to stop.
+            logits_processor, stopping_criteria, streamer: transformers' objects.
+            options: any field of transformers' GenerationConfig (do_sample, temperature, top_p, repetition_penalty...).
+                Sampling is off unless `do_sample=True`.
+
+        Returns:
+            A `Result`, or a list of them for a batch.
+
+        Raises:
+            ValueError: bad input, before any work starts: an empty or too long prompt, ids outside the vocabulary, an
+                unknown method or option, images for a text model, a method that needs what this engine lacks.
+        """
+        chosen = make_method(method)
+        check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
+        prompts, single = _as_batch(prompt)
+        config = self._generation_config(max_new_tokens, options)
+        inputs = self.encode(prompts, images=_images_per_prompt(images, prompts, single), raw=raw)
+        self._check_length(inputs, config.max_new_tokens)
+        criteria = StoppingCriteriaList(stopping_criteria or [])
+        if stop is not None:
+            config.stop_strings = [stop] if isinstance(stop, str) else list(stop)
+            if not all(isinstance(text, str) and text for text in config.stop_strings):
+                raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
+        with _seeded(seed), torch.no_grad():
+            state = self._run(
+                chosen,
+                inputs,
+                config,
+                logits_processor=LogitsProcessorList(logits_processor or []),
+                stopping_criteria=criteria,
+                streamer=streamer,
+                recorder=TraceRecorder() if trace else None,
+            )
+        results = self._results(state, chosen, inputs)
+        return results[0] if single else results
+
+    def stream(self, prompt: Prompt, method: str | type[Method] | Method | None = None, **options: Any) -> Iterator[str]:
+        """Generate for one prompt and yield its text piece by piece; closing the iterator stops the generation.
+
+        The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
+        `yield from`) is the `Result`.
+        """
+        make_method(method)
+        if isinstance(prompt, Sequence) and not isinstance(prompt, str) and not _is_chat(prompt):
+            raise ValueError("stream takes one prompt; use generate for a batch.")
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
+        given_up = threading.Event()
+        criteria = [*(options.pop("stopping_criteria", None) or []), _StopWhen(given_up)]
+        outcome: dict[str, Any] = {}
+
+        def work() -> None:
+            try:
+                outcome["result"] = self.generate(
+                    prompt, method, streamer=streamer, stopping_criteria=criteria, **options
+                )
+            except BaseException as error:  # handed to the consumer
+                outcome["error"] = error
+            finally:
+                outcome["over"] = True
+
+        thread = threading.Thread(target=work, name="szilard-stream", daemon=True)
+        thread.start()
+        try:
+            while True:
+                try:
+                    yield next(streamer)
+                except queue.Empty:
+                    if "over" in outcome and streamer.text_queue.empty():
+                        break
+                except StopIteration:
+                    break
+        finally:
+            given_up.set()
+            thread.join()
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    def state(self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 128, raw: bool = False, **options: Any) -> DecodingState:
+        """A decoding state on these prompts, for who writes the loop themself (see `szilard.DecodingState`)."""
+        captured: list[DecodingState] = []
+        prompts, _ = _as_batch(prompt)
+        config = self._generation_config(max_new_tokens, options)
+        inputs = self.encode(prompts, raw=raw)
+        self._check_length(inputs, config.max_new_tokens)
+        self._run(
+            captured.append,
+            inputs,
+            config,
+            logits_processor=LogitsProcessorList(),
+            stopping_criteria=StoppingCriteriaList(),
+            streamer=None,
+            recorder=TraceRecorder(),
+        )
+        return captured[0]
+
+    # ---- what an engine implements ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def context_window(self) -> int | None:
+        """Longest prompt plus text in tokens; None when the model sets no bound."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Weights of the model."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[Prompt], *, images: list[list[Any]] | None = None, raw: bool = False) -> dict[str, Any]:
+        """Left-padded model inputs for a batch: at least `input_ids` and `attention_mask`, int64 [batch, width]."""
+
+    @abstractmethod
+    def _run(
+        self,
+        method: Any,
+        inputs: dict[str, Any],
+        config: GenerationConfig,
+        *,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        streamer: Any,
+        recorder: TraceRecorder | None,
+    ) -> DecodingState:
+        """Decode and return the finished state. `method` has `decode`, or is a function that takes the open state."""
+
+    # ---- shared parts ----------------------------------------------------------------------------------------
+
+    def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
+        for name in options:
+            if name not in _GENERATION_FIELDS or name in _FIXED:
+                from szilard.decoding.method import nearest
+
+                raise ValueError(
+                    f"generate has no option {name!r}{nearest(name, _GENERATION_FIELDS - _FIXED)} Hyperparameters of a "
+                    "method go into the method, as in szilard.Lead(window=64)."
+                )
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}.")
+        base = getattr(getattr(self, "model", None), "generation_config", None)
+        settings = {name: None for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")} | {"do_sample": False}
+        if options.get("do_sample"):
+            settings["top_k"] = 0  # transformers would cut to 50 otherwise
+        config = GenerationConfig(**settings) if base is None else GenerationConfig.from_dict(base.to_dict() | settings)
+        config.max_length, config.max_new_tokens, config.num_beams, config.use_cache = None, max_new_tokens, 1, True
+        for name, value in options.items():
+            setattr(config, name, value)
+        if config.eos_token_id is None:
+            config.eos_token_id = self.tokenizer.eos_token_id
+        if config.pad_token_id is None:
+            config.pad_token_id = self._pad_token_id
+        return config
+
+    @property
+    def _pad_token_id(self) -> int:
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    def _encode_text(self, prompts: Sequence[Prompt], raw: bool) -> dict[str, torch.Tensor]:
+        """Left-padded ids and mask of text prompts, chats and id tensors."""
+        rows = [self._ids(prompt, raw) for prompt in prompts]
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            mask[index, width - len(row) :] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def _ids(self, prompt: Prompt, raw: bool) -> list[int]:
+        if isinstance(prompt, torch.Tensor):
+            if prompt.is_floating_point() or prompt.dim() != 1:
+                raise ValueError(f"token ids must be a 1-D integer tensor, not {prompt.dtype} {tuple(prompt.shape)}.")
+            ids = prompt.tolist()
+            if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
+                raise ValueError(f"token id {bad[0]} is outside the vocabulary of {self.name} (0..{self.vocab_size - 1}).")
+        elif _is_chat(prompt) or (isinstance(prompt, str) and not raw and self.has_chat_template):
+            ids = self._chat_ids(_as_chat(prompt))
+        elif isinstance(prompt, str):
+            ids = self.tokenizer(prompt)["input_ids"] if prompt else []
+        else:
+            raise TypeError(f"a prompt is text, a chat or token ids, not {type(prompt).__name__}.")
+        if not ids or (isinstance(prompt, str) and not prompt.strip()):
+            raise ValueError("the prompt is empty; give some text.")
+        return ids
+
+    def _chat_ids(self, chat: list[dict[str, Any]]) -> list[int]:
+        if not self.has_chat_template:
+            raise ValueError(f"{self.name} has no chat template; give the prompt as plain text.")
+        ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(ids["input_ids"])
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be written for this model."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def _check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
+        longest, window = int(inputs["attention_mask"].sum(1).max()), self.context_window
+        if window is not None and longest >= window:
+            raise ValueError(
+                f"the prompt has {longest} tokens, but {self.name} has a context window of {window}: shorten it."
+            )
+        if window is not None and longest + max_new_tokens > window:
+            raise ValueError(
+                f"the prompt's {longest} tokens and max_new_tokens={max_new_tokens} exceed the context window of "
+                f"{self.name}, {window}: at most {window - longest} new tokens fit."
+            )
+
+    def _results(self, state: DecodingState, method: Method, inputs: Mapping[str, Any]) -> list[Result]:
+        rows = state.generated_tokens()
+        trace = state.trace.finish(self._decode_all) if state.trace is not None else None
+        results = []
+        for index, tokens in enumerate(rows):
+            mask = inputs["attention_mask"][index].bool()
+            limit = state.max_new_tokens
+            eos = _as_list(state_eos(state))
+            at_limit = limit is not None and len(tokens) >= limit and (not tokens or tokens[-1] not in eos)
+            results.append(
+                Result(
+                    text=self.tokenizer.decode(tokens, skip_special_tokens=True),
+                    tokens=tokens,
+                    finish_reason="length" if at_limit else "stop",
+                    method=method,
+                    prompt=self.tokenizer.decode(inputs["input_ids"][index][mask]),
+                    prompt_tokens=int(mask.sum()),
+                    trace=None if trace is None else trace.row(index),
+                    cost=state.cost,
+                )
+            )
+        return results
+
+    def _decode_all(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _encode_marker(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}, {self.parameter_count / 1e6:.0f} M parameters>"
+
+
+def state_eos(state: DecodingState) -> Any:
+    """Ids that end a row in this run, from its stopping criteria."""
+    for criterion in state.stopping_criteria:
+        if hasattr(criterion, "eos_token_id"):
+            return criterion.eos_token_id
+    return []
+
+
+def _as_list(tokens: Any) -> list[int]:
+    if isinstance(tokens, torch.Tensor):
+        return tokens.flatten().tolist()
+    return [tokens] if isinstance(tokens, int) else list(tokens)
+
+
+def _is_chat(prompt: Any) -> bool:
+    return isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _as_chat(prompt: Any) -> list[dict[str, Any]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    for turn in prompt:
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
+            raise ValueError(f"a chat is a list of {{'role', 'content'}}, but one turn is {turn!r}.")
+    return [dict(turn) for turn in prompt]
+
+
+def _as_batch(prompt: Any) -> tuple[list[Any], bool]:
+    """The prompts as a list, and whether only one was given."""
+    if isinstance(prompt, str) or _is_chat(prompt) or (isinstance(prompt, torch.Tensor) and prompt.dim() == 1):
+        return [prompt], True
+    if isinstance(prompt, torch.Tensor):
+        return list(prompt), False
+    if isinstance(prompt, Sequence) and prompt and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):
+        return [torch.tensor(prompt)], True
+    if not isinstance(prompt, Sequence):
+        raise TypeError(f"a prompt is text, a chat, token ids, or a list of these, not {type(prompt).__name__}.")
+    if not prompt:
+        raise ValueError("the prompt is empty; give some text.")
+    return [torch.tensor(item) if _is_ids(item) else item for item in prompt], False
+
+
+def _is_ids(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(isinstance(token, int) for token in item)
+
+
+def _images_per_prompt(images: Any, prompts: list[Any], single: bool) -> list[list[Any]] | None:
+    if images is None:
+        return None
+    if single:
+        return [list(images) if isinstance(images, (list, tuple)) else [images]]
+    if not isinstance(images, (list, tuple)) or len(images) != len(prompts):
+        raise ValueError(f"images must be a list with one entry (image, list or None) for each of the {len(prompts)} prompts.")
+    return [[] if item is None else list(item) if isinstance(item, (list, tuple)) else [item] for item in images]
+
+
+class _StopWhen(StoppingCriteria):
+    """Ends every row once an event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be a whole number, not {seed!r}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

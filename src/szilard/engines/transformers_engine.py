@@ -1,0 +1,202 @@
+"""The PyTorch engine: any decoder-only model of transformers, and image-text models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+
+from szilard.decoding.state import DecodingState
+from szilard.decoding.trace import TraceRecorder
+from szilard.engines.engine import Engine, Prompt, _as_chat
+from szilard.engines.transformers_generate import open_state, provided_by
+
+
+class TransformersEngine(Engine):
+    """Wraps a loaded model and its tokenizer or processor; `szilard.load` builds one from a name.
+
+    Args:
+        model: a `PreTrainedModel` that can generate.
+        tokenizer: its tokenizer.
+        processor: the processor of an image-text model (it holds the tokenizer), or None.
+        name: what to call it in tables.
+    """
+
+    kind = "transformers"
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any = None, *, processor: Any = None, name: str | None = None
+    ) -> None:
+        if tokenizer is None and processor is None:
+            raise ValueError("an engine needs the model's tokenizer (or processor).")
+        self.model = model.eval()
+        self.processor = processor
+        self.tokenizer = tokenizer if tokenizer is not None else processor.tokenizer
+        self.name = name or model.name_or_path or type(model).__name__
+        self.provides = provided_by(model)
+
+    @property
+    def context_window(self) -> int | None:
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(window) if window else None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @cached_property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.processor, "chat_template", None)) or super().has_chat_template
+
+    def encode(
+        self, prompts: Sequence[Prompt], *, images: list[list[Any]] | None = None, raw: bool = False
+    ) -> dict[str, Any]:
+        if not any(images or []):
+            return self._encode_text(prompts, raw)
+        if "vision" not in self.provides or self.processor is None:
+            raise ValueError(f"{self.name} is a text model and cannot take images; use an image-text model.")
+        chats = [_with_images(prompt, pictures) for prompt, pictures in zip(prompts, images or [], strict=True)]
+        inputs = self.processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+            processor_kwargs={"padding_side": "left"},
+        )
+        return dict(inputs)
+
+    def _chat_ids(self, chat: list[dict[str, Any]]) -> list[int]:
+        if self.processor is None or not getattr(self.processor, "chat_template", None):
+            return super()._chat_ids(chat)
+        inputs = self.processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(inputs["input_ids"][0])
+
+    def _run(
+        self,
+        method: Any,
+        inputs: dict[str, Any],
+        config: GenerationConfig,
+        *,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        streamer: Any,
+        recorder: TraceRecorder | None,
+    ) -> DecodingState:
+        stop_strings, config.stop_strings = config.stop_strings, None
+        if stop_strings:
+            from transformers import StopStringCriteria
+
+            stopping_criteria.append(StopStringCriteria(self.tokenizer, stop_strings))
+
+        def inside(
+            model: Any,
+            input_ids: torch.Tensor,
+            logits_processor: Any,
+            stopping_criteria: Any,
+            generation_config: Any,
+            **model_kwargs: Any,
+        ) -> DecodingState:
+            state = open_state(
+                model,
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                model_kwargs,
+                streamer=streamer,
+                trace=recorder,
+                encode=self._encode_marker,
+            )
+            state.visual_names = self._visual_names
+            if callable(getattr(method, "decode", None)):
+                try:
+                    method.decode(state)
+                finally:
+                    state.finish()
+            else:
+                method(state)
+            return state
+
+        device = self.model.device
+        inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        if streamer is not None:
+            streamer.put(inputs["input_ids"].cpu())
+        return self.model.generate(
+            **inputs,
+            generation_config=config,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            custom_generate=inside,
+        )
+
+    @cached_property
+    def _visual_names(self) -> list[int]:
+        """Ids of visual special tokens that only the tokenizer knows, by the names in use."""
+        known = self.tokenizer.get_vocab()
+        return [known[name] for name in _VISUAL_TOKENS if name in known] if "vision" in self.provides else []
+
+
+_VISUAL_TOKENS = (
+    "<|vision_start|>",
+    "<|image_pad|>",
+    "<|vision_end|>",
+    "<vision_start>",
+    "<image>",
+    "<vision_end>",
+    "<fake_token_around_image>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<end_of_image>",
+)
+
+
+def _with_images(prompt: Any, pictures: list[Any]) -> list[dict[str, Any]]:
+    """The prompt as a chat whose first user turn holds the pictures; a chat that brings its own is left as it is."""
+    if isinstance(prompt, torch.Tensor):
+        raise ValueError("images go with text or a chat, not with token ids.")
+    chat = _as_chat(prompt)
+    loaded = [_load_image(picture) for picture in pictures]
+    for turn in chat:
+        if isinstance(turn["content"], str):
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
+    turn = next((turn for turn in chat if turn["role"] == "user"), None)
+    if turn is None:
+        raise ValueError("a chat with images needs a user turn.")
+    turn["content"] = [{"type": "image", "image": picture} for picture in loaded] + list(turn["content"])
+    return chat
+
+
+def _load_image(picture: Any) -> Any:
+    """A PIL image from a path, an array or a PIL image.
+
+    Raises:
+        ValueError: no such file, or no picture in it.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ValueError("images need Pillow: pip install 'szilard[vision]'") from None
+    if isinstance(picture, (str, Path)):
+        path = Path(picture)
+        if not path.is_file():
+            raise ValueError(f"there is no image file {str(picture)!r}.")
+        try:
+            return Image.open(path).convert("RGB")
+        except Exception:
+            raise ValueError(f"{str(picture)!r} is not an image that can be read (PNG, JPEG, ...).") from None
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        return Image.fromarray(picture).convert("RGB")
+    except Exception:
+        raise ValueError(f"an image is a file path, a PIL image or a uint8 array, not {type(picture).__name__}.") from None

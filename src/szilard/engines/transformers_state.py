@@ -1,0 +1,312 @@
+"""The decoding state on a PyTorch model of transformers.
+
+The prompt runs through the model's own `_prefill` and every later step through its own
+`prepare_inputs_for_generation`, so whatever a model does with positions, token types or images stays its business.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+from szilard.decoding.cost import ModelSize
+from szilard.decoding.state import DecodingState
+
+
+class TransformersState(DecodingState):
+    """A batch on a decoder-only or image-text model. Built from what `generate` hands to its decoding function.
+
+    Args:
+        model: the model.
+        prompt: input ids [batch, prompt], left-padded (width 0 when the prompt came as `inputs_embeds`).
+        generation_config: the prepared configuration of the run.
+        model_kwargs: the prepared forward arguments (mask, positions, cache, pixel values, ...).
+        base: arguments of `DecodingState`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompt: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **base: Any
+    ) -> None:
+        pad = generation_config._pad_token_tensor
+        super().__init__(
+            prompt,
+            do_sample=bool(generation_config.do_sample),
+            pad_token_id=int(pad.flatten()[0]) if pad is not None else 0,
+            **base,
+        )
+        self.model = model
+        self.generation_config = generation_config
+        self.model_kwargs = model_kwargs
+        self.hidden: torch.Tensor | None = None
+        self.visual_names: list[int] = []  # visual special tokens that the config does not name
+        self.attentions: list[Any] | None = [] if generation_config.output_attentions else None
+        self.hidden_states: list[Any] | None = [] if generation_config.output_hidden_states else None
+        mask = model_kwargs.get("attention_mask")
+        width = prompt.shape[1] if model_kwargs.get("inputs_embeds") is None else model_kwargs["inputs_embeds"].shape[1]
+        self._cached = mask.sum(1) if mask is not None else torch.full((self.batch_size,), width, device=prompt.device)
+        self._slots = 0  # cache slots per row, padding included
+        self._size = model_size(model)
+
+    # ---- what a method may ask -------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def embedding_matrix(self) -> torch.Tensor:
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def cached(self) -> torch.Tensor:
+        return self._cached
+
+    @property
+    def cache(self) -> Cache:
+        """The model's key-value cache."""
+        return self.model_kwargs["past_key_values"]
+
+    def visual_tokens(self) -> list[int]:
+        config = self.model.config
+        names = ("vision_start_token_id", "image_token_id", "image_token_index", "vision_end_token_id")
+        names += ("boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id")
+        found = [getattr(config, name, None) for name in names] + self.visual_names
+        return list(dict.fromkeys(token for token in found if isinstance(token, int)))
+
+    # ---- the verbs -------------------------------------------------------------------------------------------
+
+    def prefill(self) -> torch.Tensor:
+        self.cost.start()
+        outputs = self.model._prefill(self.tokens, self.generation_config, self.model_kwargs)
+        if "past_key_values" not in outputs:
+            raise ValueError(
+                f"{type(self.model).__name__} returned no key-value cache, which the decoding state needs: "
+                "only models with `past_key_values` and use_cache=True are supported."
+            )
+        slots = outputs.past_key_values.get_seq_length()
+        self.cost.add_forward(self._size, rows=self.batch_size, new=slots, cached=0)
+        self._slots = slots
+        return self._after(outputs, 1)[:, -1]
+
+    def feed(
+        self,
+        tokens: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        *,
+        hidden_states: bool = False,
+        rewindable: bool = False,
+    ) -> torch.Tensor:
+        if (tokens is None) == (embeddings is None):
+            raise ValueError("feed takes either tokens or embeddings.")
+        if embeddings is not None:
+            embeddings = embeddings[:, None] if embeddings.dim() == 2 else embeddings
+            ids = self._buffer.new_zeros(embeddings.shape[:2])  # only its shape matters below
+        else:
+            assert tokens is not None
+            ids = tokens[:, None] if tokens.dim() == 1 else tokens
+        new = ids.shape[1]
+        if rewindable:
+            self._keep_the_past()
+        if new > 1:  # mask and positions are always one column ahead, as in `generate`
+            self.model_kwargs = self.model._update_model_kwargs_for_generation({}, self.model_kwargs, False, new - 1)
+        inputs = self.model.prepare_inputs_for_generation(ids, **self.model_kwargs)
+        if embeddings is not None:
+            inputs.pop("input_ids", None)
+            inputs["inputs_embeds"] = embeddings
+        if new > 1 and "logits_to_keep" in inputs:
+            inputs["logits_to_keep"] = new
+        if hidden_states:
+            inputs["output_hidden_states"] = True
+        outputs = self.model(**inputs, return_dict=True)
+        self.cost.add_forward(self._size, rows=self.batch_size, new=new, cached=self._slots)
+        self._slots += new
+        self._cached = self._cached + new
+        self.hidden = outputs.hidden_states[-1] if hidden_states else None
+        return self._after(outputs, new)
+
+    def _after(self, outputs: Any, new: int) -> torch.Tensor:
+        self.model_kwargs = self.model._update_model_kwargs_for_generation(outputs, self.model_kwargs, False, 1)
+        if self.attentions is not None:
+            self.attentions.append(outputs.attentions)
+        if self.hidden_states is not None:
+            self.hidden_states.append(outputs.hidden_states)
+        return outputs.logits[:, -new:].to(self.device)
+
+    def rewind(self, lengths: torch.Tensor) -> None:
+        drop = self._cached - lengths.to(self._cached.device)
+        if bool((drop < 0).any()):
+            raise ValueError(
+                f"rewind can only shorten: rows hold {self._cached.tolist()} entries, asked for {lengths.tolist()}."
+            )
+        common = int(drop.min())
+        shift = drop - common
+        if bool(shift.any()):
+            self._roll_right(shift)
+        try:
+            self.cache.crop(-common)
+        except (RuntimeError, AttributeError) as error:
+            raise ValueError(
+                f"the cache of {type(self.model).__name__} cannot forget these entries: feed with rewindable=True first."
+            ) from error
+        if common:
+            for name in ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"):
+                if self.model_kwargs.get(name) is not None:
+                    self.model_kwargs[name] = self.model_kwargs[name][..., :-common]
+        self._slots -= common
+        self._cached = self._cached - drop
+
+    def _keep_the_past(self) -> None:
+        """Make sliding-window layers hold on to what a `rewind` may want back."""
+        if not self.cache.is_croppable:
+            raise ValueError(
+                f"{type(self.model).__name__} keeps a state that cannot be rewound (recurrent or static cache), "
+                "which this method needs."
+            )
+        self.cache.activate_past_recording()
+
+    def _roll_right(self, shift: torch.Tensor) -> None:
+        """Move row b's cache `shift[b]` slots to the right, so that after a common crop all rows end together."""
+        for layer in self.cache.layers:
+            if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
+                continue
+            slots = layer.keys.shape[-2]
+            source = torch.arange(slots, device=layer.keys.device)[None] - shift.to(layer.keys.device)[:, None]
+            index = source.clamp(min=0)[:, None, :, None]  # [batch, 1, slots, 1]
+            layer.keys = torch.gather(layer.keys, 2, index.expand_as(layer.keys))
+            layer.values = torch.gather(layer.values, 2, index.expand_as(layer.values))
+        ahead = self._slots + 1
+        mask = self.model_kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(self.batch_size, ahead, dtype=torch.long, device=self.device)
+        source = torch.arange(ahead, device=self.device)[None] - shift[:, None]  # [batch, slots + 1]
+        index = source.clamp(min=0)
+        self.model_kwargs["attention_mask"] = torch.where(source >= 0, torch.gather(mask, 1, index), 0)
+        positions = self.model_kwargs.get("position_ids")
+        if positions is not None:  # [batch, n] or [axes, batch, n]; n may be all slots or only the newest
+            columns = positions.shape[-1]
+            source = torch.arange(columns, device=positions.device)[None] - shift.to(positions.device)[:, None]
+            rows = positions.expand(*positions.shape[:-2], self.batch_size, columns)
+            self.model_kwargs["position_ids"] = torch.gather(rows, -1, source.clamp(min=0).expand_as(rows))
+
+    def fork(self, copies: int) -> TransformersState:
+        if copies < 1:
+            raise ValueError(f"fork takes at least 1 copy, not {copies!r}.")
+        twin = copy.copy(self)
+        twin.streamer = twin.trace = twin.scores = twin.raw_logits = twin.attentions = twin.hidden_states = None
+        twin.model_kwargs = dict(self.model_kwargs)
+        twin.model_kwargs["past_key_values"] = _copy_cache(self.cache)
+        rows = torch.arange(self.batch_size, device=self.device).repeat_interleave(copies)
+        twin.select(rows)
+        return twin
+
+    def select(self, rows: torch.Tensor) -> None:
+        rows = rows.to(self.device)
+        self.cache.batch_select_indices(rows)
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+            if self.model_kwargs.get(name) is not None:
+                self.model_kwargs[name] = self.model_kwargs[name][rows]
+        positions = self.model_kwargs.get("position_ids")
+        if positions is not None and positions.shape[-2] == self.batch_size:
+            self.model_kwargs["position_ids"] = positions[..., rows, :]
+        self._cached = self._cached[rows]
+        self._buffer, self._shift = self._buffer[rows], self._shift[rows]
+        self.finished, self.generated = self.finished[rows], self.generated[rows]
+        self.done = bool(self.finished.all())
+
+    # ---- embeddings ------------------------------------------------------------------------------------------
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.get_input_embeddings()(tokens)
+
+    def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        weight = self.embedding_matrix
+        scale = self._embedding_scale
+        if tokens is not None:
+            vectors = weight[tokens].to(torch.promote_types(weight.dtype, torch.float32))  # [batch, k, hidden]
+            mixed = torch.einsum("bk,bkh->bh", probabilities.to(vectors.dtype), vectors)
+        else:
+            mixed = mix_rows(probabilities, weight)
+        return (mixed * scale).to(weight.dtype)
+
+    @cached_property
+    def _embedding_scale(self) -> float:
+        """The constant by which the embedding layer multiplies its rows (sqrt(hidden) in Gemma 3, 1 in most)."""
+        layer = self.model.get_input_embeddings()
+        text = self.model.config.get_text_config()
+        if getattr(text, "hidden_size_per_layer_input", None):
+            raise ValueError(
+                f"{type(self.model).__name__} looks up further embeddings per layer by token id, so it cannot be fed "
+                "mixtures of embeddings: use a method that does not need 'embeddings_in'."
+            )
+        rows = layer.weight[:64].detach().double()
+        looked_up = layer(torch.arange(rows.shape[0], device=rows.device)).detach().double()
+        scale = float((looked_up * rows).sum() / (rows * rows).sum().clamp(min=1e-300)) if bool(rows.any()) else 1.0
+        tolerance = 1e-2 * float(rows.abs().max()) * abs(scale)
+        if not torch.allclose(looked_up, scale * rows, atol=tolerance):
+            raise ValueError(
+                f"the input embeddings of {type(self.model).__name__} are not rows of one matrix times a constant, so "
+                "mixtures of them are not defined: use a method that does not need 'embeddings_in'."
+            )
+        # The layer multiplies in its own precision; a plain embedding must stay bit-exact.
+        return 1.0 if abs(scale - 1.0) < 1e-6 else float(getattr(layer, "scalar_embed_scale", scale))
+
+
+def mix_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """sum_v p[b, v] weight[v] in float32 or better: [batch, vocab] x [rows, hidden] -> [batch, hidden].
+
+    The product reads the whole matrix, which on a CPU costs a fifth of a small model's forward; most of that reading
+    is for probabilities that cannot be seen in the sum. So it is restricted to the tokens that hold all but 1e-6 of
+    every row's mass, when those are few. Padded vocabulary rows on either side are left out.
+    """
+    common = min(probabilities.shape[-1], weight.shape[0])
+    probabilities = probabilities[:, :common].to(torch.promote_types(weight.dtype, torch.float32))
+    few = min(2048, common)
+    if common > 4 * few and weight.device.type == "cpu":
+        likeliest = torch.topk(probabilities.amax(0), few, sorted=False).indices
+        kept = probabilities[:, likeliest]
+        if bool((kept.sum(-1) >= probabilities.sum(-1) - 1e-6).all()):
+            return kept @ weight[likeliest].to(kept.dtype)
+    if weight.dtype in (torch.float32, torch.float64):
+        return probabilities @ weight[:common]
+    # Half-precision weights: accumulate in float32, a slice at a time so that no float32 copy of the matrix is made.
+    mixed = probabilities.new_zeros(probabilities.shape[0], weight.shape[1])
+    for start in range(0, common, 16384):
+        mixed += probabilities[:, start : start + 16384] @ weight[start : min(start + 16384, common)].to(mixed.dtype)
+    return mixed
+
+
+def model_size(model: PreTrainedModel) -> ModelSize:
+    """The figures of a model that the cost counts need."""
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    embeddings = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    vision = getattr(getattr(model, "model", model), "vision_tower", None) or getattr(
+        getattr(model, "model", model), "visual", None
+    )
+    parameters = sum(p.numel() for p in model.parameters()) - embeddings.numel()
+    parameters -= sum(p.numel() for p in vision.parameters()) if vision is not None else 0
+    if head is not None and getattr(head, "weight", None) is embeddings:
+        parameters += embeddings.numel()  # tied: used as the output layer by every token
+    return ModelSize(
+        name=type(model).__name__,
+        layers=int(text.num_hidden_layers),
+        layer_parameters=parameters,
+        attention_width=heads * head_dim,
+        kv_bytes_per_token=2 * kv_heads * head_dim * embeddings.element_size() * int(text.num_hidden_layers),
+    )
+
+
+def _copy_cache(cache: Cache) -> Cache:
+    """A cache that can grow on its own. Dynamic layers grow by concatenation, so their tensors may be shared."""
+    if cache.is_compileable:
+        return copy.deepcopy(cache)
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
