@@ -16,6 +16,7 @@ class Greedy(Method):
 
     slug: ClassVar[str] = "greedy"
     paper: ClassVar[str] = "folklore"
+    honours_do_sample: ClassVar[bool] = False
 
     @classmethod
     def neutral(cls) -> Greedy:

@@ -28,6 +28,7 @@ class Method(ABC):
     family: ClassVar[str] = "decoding"
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    honours_do_sample: ClassVar[bool] = True  # False: the method itself fixes whether tokens are drawn
 
     @classmethod
     @abstractmethod

@@ -47,8 +47,8 @@ class Sampling(Method):
 
     @classmethod
     def neutral(cls) -> Sampling:
-        """Top-1 sampling: the argmax (but a coin among exact ties, which top-k keeps)."""
-        return cls(top_k=1)
+        """No filter, temperature 1: plain sampling."""
+        return cls()
 
     def decode(self, state: DecodingState) -> None:
         """The plain loop with this method's filters in place of the run's own."""

@@ -452,7 +452,7 @@ class Trace:
             if suffix == ".json":
                 temporary.write_text(self.to_json(), encoding="utf-8")
             else:
-                pa.parquet.write_table(self._table, temporary)
+                pa.parquet.write_table(self._table, temporary, write_page_checksum=True)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -468,16 +468,17 @@ class Trace:
         """
         path = Path(path)
         suffix = _file_kind(path)
+        content = path.read_bytes()
         try:
             if suffix == ".json":
-                return cls.from_json(path.read_text(encoding="utf-8"))
-            table = pa.parquet.ParquetFile(path).read()
+                return cls.from_json(content.decode("utf-8"))
+            table = pa.parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
             version = (table.schema.metadata or {}).get(_FORMAT.encode(), b"").decode()
             if version != str(SCHEMA_VERSION):
                 raise ValueError(f"its {_FORMAT} version is {version or 'absent'}, not {SCHEMA_VERSION}")
             return cls(table)
-        except (ValueError, pa.ArrowException) as error:
-            raise ValueError(f"Cannot read {path} as a trace: {error}") from error
+        except (ValueError, OSError, pa.ArrowException) as error:  # Arrow reports damaged bytes as OSError
+            raise ValueError(f"Cannot read {path} as a trace: {' '.join(str(error).split())}") from error
 
     # ----------------------------------------------------------------------------------------------- as a picture
 

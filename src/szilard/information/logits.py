@@ -30,9 +30,9 @@ from torch import Tensor
 # 0 * inf. exp(-1e4) is exactly 0 in float32 and float64, so that nothing else changes.
 _LARGEST_GAP = -1e4
 
-# Rows are worked through in chunks of about this many elements. It bounds the working memory (4 MiB a temporary on a CPU,
-# 256 MiB elsewhere), and on a CPU it is several times faster than one pass over a large batch, whose temporaries the
-# system allocator returns and page-faults anew at every step. A chunk holds several rows: softmax threads over rows.
+# Rows are worked through in chunks of about this many elements. It bounds the working memory (4 MiB a temporary on a
+# CPU, 256 MiB elsewhere), and on a CPU it is several times faster than one pass over a large batch, whose temporaries
+# the system allocator hands back and page-faults in anew. Not smaller: softmax threads over the rows of a chunk.
 _CHUNK_ELEMENTS_CPU = 2**20
 _CHUNK_ELEMENTS = 2**26
 
