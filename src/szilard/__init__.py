@@ -1,10 +1,10 @@
 """szilard: information-aware inference. Measure the information, then spend the compute only where it is.
 
-    import szilard
+import szilard
 
-    engine = szilard.load()                                   # the embedded model, or a hub id, folder, *.gguf
-    result = engine.generate("Why is the sky blue?", method=szilard.Lead(), max_new_tokens=128)
-    model.generate(**inputs, custom_generate=szilard.Lead())  # plain transformers
+engine = szilard.load()                                   # the embedded model, or a hub id, folder, *.gguf
+result = engine.generate("Why is the sky blue?", method=szilard.Lead(), max_new_tokens=128)
+model.generate(**inputs, custom_generate=szilard.Lead())  # plain transformers
 """
 
 from __future__ import annotations

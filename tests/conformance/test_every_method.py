@@ -24,7 +24,7 @@ def generate(model, inputs, method=None, **options):
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_neutral_setting_is_greedy_decoding_token_for_token(model, slug, rows):
-    if slug == "sampling" :
+    if slug == "sampling":
         pytest.skip("sampling's neutral setting draws: see below")
     inputs = prompt_batch(rows)
     plain = generate(model, inputs)

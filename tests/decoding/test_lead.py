@@ -14,7 +14,12 @@ from tests.conftest import prompt_batch, tiny_model
 
 def run(model, method, rows=1, **options):
     torch.manual_seed(0)
-    settings = {"max_new_tokens": 40, "do_sample": False, "return_dict_in_generate": True, "eos_token_id": None} | options
+    settings = {
+        "max_new_tokens": 40,
+        "do_sample": False,
+        "return_dict_in_generate": True,
+        "eos_token_id": None,
+    } | options
     return model.generate(**prompt_batch(rows), custom_generate=method, **settings)
 
 
@@ -68,7 +73,9 @@ def test_a_mixture_is_the_closed_form_of_the_paper():
             return cls()
 
         def decode(self, state):
-            state.model.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0], [0, 1], [-1, 1]])))
+            state.model.set_input_embeddings(
+                torch.nn.Embedding.from_pretrained(torch.tensor([[1.0, 0], [0, 1], [-1, 1]]))
+            )
             out["mixture"] = state.mix(torch.tensor([[0.5, 0.3, 0.2]]))
             state.stop(torch.ones_like(state.finished))
 

@@ -81,7 +81,9 @@ def test_one_hot_row_has_zero_entropy_and_no_nan(other: float) -> None:
     assert measures.varentropy.tolist() == [0.0] * 4
     assert measures.max_probability.tolist() == measures.top_k_mass.tolist() == [1.0] * 4
     assert torch.equal(measures.log_normaliser, row[:, 7])
-    assert entropy_of_probabilities(measures.probabilities).tolist() == [0.0] * 4
+    from_probabilities = entropy_of_probabilities(measures.probabilities)
+    assert from_probabilities.tolist() == [0.0] * 4
+    assert not torch.stack([measures.entropy, from_probabilities]).signbit().any()
 
 
 def test_impossible_tokens_do_not_change_a_row() -> None:
@@ -113,13 +115,13 @@ def test_row_without_a_distribution_gives_nan_and_leaves_its_neighbours_alone(po
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_measures_of_a_large_vocabulary_are_exact_to_1e_5(dtype: torch.dtype, scale: float) -> None:
-    rows = random_logits(2, 49152, scale=scale).to(dtype)
+def test_measures_of_a_large_vocabulary_are_exact_to_3e_6(dtype: torch.dtype, scale: float) -> None:
+    rows = random_logits(2, 151936, scale=scale).to(dtype)
     expected_entropy, expected_varentropy = exact(rows)
     measures = measure(rows, top_k=10)
-    assert (entropy(rows) - expected_entropy).abs().max() < 1e-5
-    assert (measures.entropy - expected_entropy).abs().max() < 1e-5
-    assert (measures.varentropy - expected_varentropy).abs().max() < 1e-5
+    assert (entropy(rows) - expected_entropy).abs().max() < 3e-6
+    assert (measures.entropy - expected_entropy).abs().max() < 3e-6
+    assert (measures.varentropy - expected_varentropy).abs().max() < 3e-6
     assert close(measures.log_normaliser, torch.logsumexp(rows.double(), -1), 1e-6)
     assert close(measures.top_k_mass, torch.softmax(rows.double(), -1).topk(10).values.sum(-1), 1e-6)
 

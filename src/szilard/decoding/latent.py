@@ -99,25 +99,21 @@ def structural_token_mask(state: DecodingState, tokens: str | Iterable[int] | No
     return mask
 
 
+_LATEX_COMMANDS = """
+    frac dfrac tfrac sqrt sum prod int lim log ln exp sin cos tan cdot times div pm leq geq neq approx infty pi
+    theta alpha beta gamma delta lambda mu sigma omega boxed left right text mathrm mathbf begin end
+""".split()
 _MATH_PIECES = (
     *string.digits,
     *string.ascii_letters,
     *"+-*/=<>^_%!|&~",
     *"()[]{}",
     *"×÷±·≤≥≠≈∞√∑∏∫∂∇∈∉⊂⊆∪∩∀∃→⇒⇔°π",
-    *(
-        rf"\{command}"
-        for command in (
-            "frac dfrac tfrac sqrt sum prod int lim log ln exp sin cos tan cdot times div pm leq geq neq approx infty "
-            "pi theta alpha beta gamma delta lambda mu sigma omega boxed left right text mathrm mathbf begin end"
-        ).split()
-    ),
+    *(f"\\{command}" for command in _LATEX_COMMANDS),
 )
 
 
-def anchor_vector(
-    state: DecodingState, anchor: str | Sequence[int] | torch.Tensor | None
-) -> torch.Tensor | None:
+def anchor_vector(state: DecodingState, anchor: str | Sequence[int] | torch.Tensor | None) -> torch.Tensor | None:
     """The vector that an uncertain stretch is anchored to, [hidden]: the mean input embedding of the anchor's tokens.
 
     Args:

@@ -1,4 +1,4 @@
-"""The plain autoregressive loop, and the telling apart of processors (what may be said) from warpers (how it is drawn)."""
+"""The plain autoregressive loop; processors (what may be said) told apart from warpers (how it is drawn)."""
 
 from __future__ import annotations
 

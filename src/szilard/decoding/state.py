@@ -219,7 +219,8 @@ class DecodingState(ABC):
             try:
                 tokens = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
             except RuntimeError as error:
-                self._refuse_bad_logits(logits, error)
+                if bool(scores.isnan().any()):
+                    raise ValueError(_NAN_LOGITS) from error
                 raise
         else:
             tokens = torch.argmax(scores, dim=-1)
@@ -231,7 +232,7 @@ class DecodingState(ABC):
         return torch.where(self.finished, self.pad_token_id, tokens)
 
     def watch(self, values: torch.Tensor) -> None:
-        """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra synchronisation)."""
+        """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra sync)."""
         self._poisoned = values.isnan().any()
 
     def record(self, token: torch.Tensor, entropy: torch.Tensor, **columns: Any) -> None:
@@ -307,15 +308,11 @@ class DecodingState(ABC):
             extra = self._buffer.new_full((self.batch_size, max(256, width)), self.pad_token_id)
             self._buffer = torch.cat([self._buffer, extra], dim=1)
 
-    def _refuse_bad_logits(self, logits: torch.Tensor, cause: Exception) -> None:
-        if bool(logits.isnan().any()):
-            raise ValueError(_NAN_LOGITS) from cause
-
     # ---- results ---------------------------------------------------------------------------------------------
 
     @property
     def sequences(self) -> torch.Tensor:
-        """Prompt and generated tokens, int64 [batch, width]: prompt left-padded, the end right-padded, as `generate`."""
+        """Prompt (left-padded) and generated tokens (right-padded), int64 [batch, width], as `generate` returns."""
         if not self._ragged:
             return self.tokens.clone()
         longest = self.prompt_width + int(self.generated.max())

@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["MODES", "SCHEMA_VERSION", "Candidate", "Trace", "TraceRecorder", "TraceStep", "token_pieces"]
+__all__ = [
+    "MODES",
+    "SCHEMA_VERSION",
+    "Candidate",
+    "Trace",
+    "TraceRecorder",
+    "TraceStep",
+    "entropy_maximum",
+    "is_hidden",
+    "token_pieces",
+    "visible_text",
+]
 
 SCHEMA_VERSION = 1
 MODES = ("discrete", "latent")  # what the integer column `mode` of a recorder means
@@ -68,7 +80,10 @@ _REQUIRED = {
 }
 _GIVEN_BY_RECORDER = frozenset(_REQUIRED) - {"mode"}  # names that `add(**columns)` cannot use
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_PICTURES = {"\n": "⏎\n", "\t": "⇥"}
+_REORDERING = frozenset(["LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"])  # bidirectional classes
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for bytes that are not (yet) a character
+_LEAST_MAXIMUM = 1.0  # nats
 _MAX_PENDING = 8  # tokens; a UTF-8 character has 4 bytes, so text still pending after 8 is not going to be completed
 
 
@@ -534,6 +549,34 @@ def token_pieces(tokens: Sequence[int], decode: Callable[[list[int]], str]) -> l
             context = decode(ids[prefix:read])
             emitted = len(context)
     return pieces
+
+
+def entropy_maximum(*traces: Trace) -> float:
+    """The entropy (nats) at the hot end of the scale: the largest finite one of all traces, but at least 1 nat.
+
+    The floor keeps a run that is certain throughout from looking hot.
+    """
+    finite = [trace["entropy"][np.isfinite(trace["entropy"])] for trace in traces]
+    return max([_LEAST_MAXIMUM, *(float(values.max()) for values in finite if len(values))])
+
+
+def visible_text(text: str) -> str:
+    """The text as it is safe and useful to show: what has no picture of its own gets one.
+
+    A newline is "⏎" and a real break, a tab "⇥"; other control characters (escape sequences would act on a terminal)
+    and the invisible characters that reorder text are written as their code points, e.g. "⟨U+202E⟩".
+
+    >>> visible_text("a\\tb\\x1b[2J")
+    'a⇥b⟨U+001B⟩[2J'
+    """
+    return "".join(_PICTURES.get(c, f"⟨U+{ord(c):04X}⟩") if c in _PICTURES or is_hidden(c) else c for c in text)
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character cannot be seen and acts: a control, a line separator, a mark that reorders text."""
+    if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
+        return True
+    return unicodedata.bidirectional(character) in _REORDERING or character in "\u200e\u200f\u061c\ufeff"
 
 
 def _memoised(decode: Callable[[list[int]], str] | None) -> Callable[[int], str | None]:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method
@@ -133,7 +139,9 @@ class Engine(ABC):
         results = self._results(state, chosen, inputs)
         return results[0] if single else results
 
-    def stream(self, prompt: Prompt, method: str | type[Method] | Method | None = None, **options: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, method: str | type[Method] | Method | None = None, **options: Any
+    ) -> Iterator[str]:
         """Generate for one prompt and yield its text piece by piece; closing the iterator stops the generation.
 
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
@@ -175,7 +183,9 @@ class Engine(ABC):
             raise outcome["error"]
         return outcome["result"]
 
-    def state(self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 128, raw: bool = False, **options: Any) -> DecodingState:
+    def state(
+        self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 128, raw: bool = False, **options: Any
+    ) -> DecodingState:
         """A decoding state on these prompts, for who writes the loop themself (see `szilard.DecodingState`)."""
         captured: list[DecodingState] = []
         prompts, _ = _as_batch(prompt)
@@ -211,7 +221,9 @@ class Engine(ABC):
         """Weights of the model."""
 
     @abstractmethod
-    def encode(self, prompts: Sequence[Prompt], *, images: list[list[Any]] | None = None, raw: bool = False) -> dict[str, Any]:
+    def encode(
+        self, prompts: Sequence[Prompt], *, images: list[list[Any]] | None = None, raw: bool = False
+    ) -> dict[str, Any]:
         """Left-padded model inputs for a batch: at least `input_ids` and `attention_mask`, int64 [batch, width]."""
 
     @abstractmethod
@@ -242,7 +254,7 @@ class Engine(ABC):
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}.")
         base = getattr(getattr(self, "model", None), "generation_config", None)
-        settings = {name: None for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")} | {"do_sample": False}
+        settings = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p")) | {"do_sample": False}
         if options.get("do_sample"):
             settings["top_k"] = 0  # transformers would cut to 50 otherwise
         config = GenerationConfig(**settings) if base is None else GenerationConfig.from_dict(base.to_dict() | settings)
@@ -279,7 +291,9 @@ class Engine(ABC):
                 raise ValueError(f"token ids must be a 1-D integer tensor, not {prompt.dtype} {tuple(prompt.shape)}.")
             ids = prompt.tolist()
             if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
-                raise ValueError(f"token id {bad[0]} is outside the vocabulary of {self.name} (0..{self.vocab_size - 1}).")
+                raise ValueError(
+                    f"token id {bad[0]} is outside the vocabulary of {self.name} (0..{self.vocab_size - 1})."
+                )
         elif _is_chat(prompt) or (isinstance(prompt, str) and not raw and self.has_chat_template):
             ids = self._chat_ids(_as_chat(prompt))
         elif isinstance(prompt, str):
@@ -361,7 +375,9 @@ def _as_list(tokens: Any) -> list[int]:
 
 
 def _is_chat(prompt: Any) -> bool:
-    return isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+    return (
+        isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+    )
 
 
 def _as_chat(prompt: Any) -> list[dict[str, Any]]:
@@ -379,7 +395,11 @@ def _as_batch(prompt: Any) -> tuple[list[Any], bool]:
         return [prompt], True
     if isinstance(prompt, torch.Tensor):
         return list(prompt), False
-    if isinstance(prompt, Sequence) and prompt and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):
+    if (
+        isinstance(prompt, Sequence)
+        and prompt
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt)
+    ):
         return [torch.tensor(prompt)], True
     if not isinstance(prompt, Sequence):
         raise TypeError(f"a prompt is text, a chat, token ids, or a list of these, not {type(prompt).__name__}.")
@@ -398,7 +418,9 @@ def _images_per_prompt(images: Any, prompts: list[Any], single: bool) -> list[li
     if single:
         return [list(images) if isinstance(images, (list, tuple)) else [images]]
     if not isinstance(images, (list, tuple)) or len(images) != len(prompts):
-        raise ValueError(f"images must be a list with one entry (image, list or None) for each of the {len(prompts)} prompts.")
+        raise ValueError(
+            f"images must be a list with one entry (image, list or None) for each of the {len(prompts)} prompts."
+        )
     return [[] if item is None else list(item) if isinstance(item, (list, tuple)) else [item] for item in images]
 
 

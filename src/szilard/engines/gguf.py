@@ -76,7 +76,7 @@ def _convert(path: Path, folder: Path) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"transformers cannot read {path.name}: {reason}") from error
     # The weights are plain float32 tensors now; without this transformers takes them for quantised and refuses to save.
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)

@@ -46,7 +46,9 @@ def load(
     path, name = find(model)
     if engine == "llama.cpp":
         if path is None or path.suffix != ".gguf":
-            raise ValueError(f"the llama.cpp engine runs GGUF files only, and {name!r} is none; use engine='transformers'.")
+            raise ValueError(
+                f"the llama.cpp engine runs GGUF files only, and {name!r} is none; use engine='transformers'."
+            )
         from szilard.engines.llama_cpp_engine import LlamaCppEngine
 
         return LlamaCppEngine(path, name=name, context_window=context_window)
@@ -136,9 +138,11 @@ def _load_transformers(
         config = AutoConfig.from_pretrained(source, **common)
         is_vision = type(config) in AutoModelForImageTextToText._model_mapping
         auto = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-        model = auto.from_pretrained(source, dtype=dtype, **common)
-        processor = AutoProcessor.from_pretrained(source, **common) if is_vision else None
-        tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(source, **common)
+        model: Any = auto.from_pretrained(source, dtype=dtype, **common)
+        processor: Any = AutoProcessor.from_pretrained(source, **common) if is_vision else None
+        tokenizer: Any = (
+            processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(source, **common)
+        )
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:300]
         where = f"in {source!r}" if path is not None else f"under the hub id {name!r}"

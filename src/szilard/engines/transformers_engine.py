@@ -29,7 +29,7 @@ class TransformersEngine(Engine):
     kind = "transformers"
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any = None, *, processor: Any = None, name: str | None = None
+        self, model: PreTrainedModel | Any, tokenizer: Any = None, *, processor: Any = None, name: str | None = None
     ) -> None:
         if tokenizer is None and processor is None:
             raise ValueError("an engine needs the model's tokenizer (or processor).")
@@ -128,7 +128,9 @@ class TransformersEngine(Engine):
             return state
 
         device = self.model.device
-        inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        inputs = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
+        }
         if streamer is not None:
             streamer.put(inputs["input_ids"].cpu())
         return self.model.generate(
@@ -169,9 +171,10 @@ def _with_images(prompt: Any, pictures: list[Any]) -> list[dict[str, Any]]:
     for turn in chat:
         if isinstance(turn["content"], str):
             turn["content"] = [{"type": "text", "text": turn["content"]}]
-    turn = next((turn for turn in chat if turn["role"] == "user"), None)
-    if turn is None:
+    users = [turn for turn in chat if turn["role"] == "user"]
+    if not users:
         raise ValueError("a chat with images needs a user turn.")
+    turn = users[0]
     turn["content"] = [{"type": "image", "image": picture} for picture in loaded] + list(turn["content"])
     return chat
 
@@ -199,4 +202,6 @@ def _load_image(picture: Any) -> Any:
     try:
         return Image.fromarray(picture).convert("RGB")
     except Exception:
-        raise ValueError(f"an image is a file path, a PIL image or a uint8 array, not {type(picture).__name__}.") from None
+        raise ValueError(
+            f"an image is a file path, a PIL image or a uint8 array, not {type(picture).__name__}."
+        ) from None

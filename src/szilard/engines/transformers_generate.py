@@ -61,7 +61,7 @@ def run_inside_generate(
     if not as_dict:
         return state.sequences
     return GenerateOutput(
-        sequences=state.sequences,
+        sequences=state.sequences,  # type: ignore[arg-type]
         scores=_as_tuple(state.scores),
         logits=_as_tuple(state.raw_logits),
         attentions=_as_tuple(state.attentions),
@@ -86,12 +86,14 @@ def open_state(
     """A decoding state from the arguments that `generate` prepares; refuses what the state cannot carry."""
     if model.config.is_encoder_decoder:
         raise ValueError(f"{type(model).__name__} is an encoder-decoder model; szilard decodes decoder-only models.")
-    if not isinstance(model, GenerationMixin) or not hasattr(model, "_prefill"):
+    if not hasattr(model, "_prefill"):
         raise ValueError("this version of transformers has no `_prefill`; szilard needs transformers 5.20 or newer.")
     if model_kwargs.get("use_cache") is False:
         raise ValueError("use_cache=False: every szilard method keeps a cache; call generate with use_cache=True.")
     if generation_config.num_beams and generation_config.num_beams > 1:
-        raise ValueError(f"num_beams={generation_config.num_beams}: szilard methods do not search beams; use num_beams=1.")
+        raise ValueError(
+            f"num_beams={generation_config.num_beams}: szilard methods do not search beams; use num_beams=1."
+        )
     if synced_gpus:
         raise ValueError("synced_gpus=True (FSDP / ZeRO-3 generation) is not supported; gather the model first.")
     as_dict = bool(generation_config.return_dict_in_generate)

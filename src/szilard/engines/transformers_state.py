@@ -11,10 +11,21 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
+
+_VISUAL_TOKEN_FIELDS = (
+    "vision_start_token_id",
+    "image_token_id",
+    "image_token_index",
+    "vision_end_token_id",
+    "boi_token_id",
+    "boi_token_index",
+    "eoi_token_id",
+    "eoi_token_index",
+)
 
 
 class TransformersState(DecodingState):
@@ -29,7 +40,12 @@ class TransformersState(DecodingState):
     """
 
     def __init__(
-        self, model: PreTrainedModel, prompt: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **base: Any
+        self,
+        model: Any,
+        prompt: torch.Tensor,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        **base: Any,
     ) -> None:
         pad = generation_config._pad_token_tensor
         super().__init__(
@@ -45,9 +61,7 @@ class TransformersState(DecodingState):
         self.visual_names: list[int] = []  # visual special tokens that the config does not name
         self.attentions: list[Any] | None = [] if generation_config.output_attentions else None
         self.hidden_states: list[Any] | None = [] if generation_config.output_hidden_states else None
-        mask = model_kwargs.get("attention_mask")
-        width = prompt.shape[1] if model_kwargs.get("inputs_embeds") is None else model_kwargs["inputs_embeds"].shape[1]
-        self._cached = mask.sum(1) if mask is not None else torch.full((self.batch_size,), width, device=prompt.device)
+        self._cached = prompt.new_zeros(self.batch_size)
         self._slots = 0  # cache slots per row, padding included
         self._size = model_size(model)
 
@@ -72,24 +86,26 @@ class TransformersState(DecodingState):
 
     def visual_tokens(self) -> list[int]:
         config = self.model.config
-        names = ("vision_start_token_id", "image_token_id", "image_token_index", "vision_end_token_id")
-        names += ("boi_token_index", "eoi_token_index", "boi_token_id", "eoi_token_id")
-        found = [getattr(config, name, None) for name in names] + self.visual_names
+        found = [getattr(config, name, None) for name in _VISUAL_TOKEN_FIELDS] + self.visual_names
         return list(dict.fromkeys(token for token in found if isinstance(token, int)))
 
     # ---- the verbs -------------------------------------------------------------------------------------------
 
     def prefill(self) -> torch.Tensor:
         self.cost.start()
+        past = self.model_kwargs.get("past_key_values")
+        known = past.get_seq_length() if past is not None else 0  # a conversation that goes on
+        mask = self.model_kwargs.get("attention_mask")
         outputs = self.model._prefill(self.tokens, self.generation_config, self.model_kwargs)
-        if "past_key_values" not in outputs:
+        if getattr(outputs, "past_key_values", None) is None:
             raise ValueError(
                 f"{type(self.model).__name__} returned no key-value cache, which the decoding state needs: "
                 "only models with `past_key_values` and use_cache=True are supported."
             )
-        slots = outputs.past_key_values.get_seq_length()
-        self.cost.add_forward(self._size, rows=self.batch_size, new=slots, cached=0)
-        self._slots = slots
+        self._slots = outputs.past_key_values.get_seq_length()
+        padding = 0 if mask is None else mask.shape[1] - mask.sum(1)
+        self._cached = self._cached + self._slots - padding
+        self.cost.add_forward(self._size, rows=self.batch_size, new=self._slots - known, cached=known)
         return self._after(outputs, 1)[:, -1]
 
     def feed(
@@ -150,7 +166,7 @@ class TransformersState(DecodingState):
             self.cache.crop(-common)
         except (RuntimeError, AttributeError) as error:
             raise ValueError(
-                f"the cache of {type(self.model).__name__} cannot forget these entries: feed with rewindable=True first."
+                f"{type(self.model).__name__} cannot forget these cache entries: feed them with rewindable=True."
             ) from error
         if common:
             for name in ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"):
@@ -170,7 +186,8 @@ class TransformersState(DecodingState):
 
     def _roll_right(self, shift: torch.Tensor) -> None:
         """Move row b's cache `shift[b]` slots to the right, so that after a common crop all rows end together."""
-        for layer in self.cache.layers:
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
             if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
                 continue
             slots = layer.keys.shape[-2]
@@ -279,19 +296,19 @@ def mix_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
-def model_size(model: PreTrainedModel) -> ModelSize:
+def model_size(model: Any) -> ModelSize:
     """The figures of a model that the cost counts need."""
     text = model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 1
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    embeddings = model.get_input_embeddings().weight
+    embeddings: torch.Tensor = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
-    vision = getattr(getattr(model, "model", model), "vision_tower", None) or getattr(
-        getattr(model, "model", model), "visual", None
-    )
+    inner = getattr(model, "model", model)
+    vision: Any = getattr(inner, "vision_tower", None) or getattr(inner, "visual", None)
     parameters = sum(p.numel() for p in model.parameters()) - embeddings.numel()
-    parameters -= sum(p.numel() for p in vision.parameters()) if vision is not None else 0
+    if vision is not None:
+        parameters -= sum(p.numel() for p in vision.parameters())
     if head is not None and getattr(head, "weight", None) is embeddings:
         parameters += embeddings.numel()  # tied: used as the output layer by every token
     return ModelSize(

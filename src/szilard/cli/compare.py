@@ -1,0 +1,120 @@
+"""`szilard compare`: the same prompts through several methods, side by side, in one run."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from szilard.cli import options as o
+from szilard.cli.facts import as_json as result_as_json
+from szilard.cli.facts import facts
+from szilard.cli.loading import errors, load_engine
+from szilard.decoding.method import Method
+from szilard.engines.engine import Result
+from szilard.registry import method_class
+
+
+def compare_command(
+    prompts: Annotated[list[str], typer.Argument(help="One or several prompts.")],
+    methods: Annotated[str, typer.Option("--methods", help="Names from `szilard methods`, by commas.")] = "greedy,lead",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="A hyperparameter of one method. Repeatable.", metavar="METHOD.NAME=VALUE"),
+    ] = None,
+    model: o.ModelOption = None,
+    image: o.ImageOption = None,
+    max_new_tokens: o.TokensOption = 256,
+    sample: o.SampleOption = False,
+    temperature: o.TemperatureOption = None,
+    top_p: o.TopPOption = None,
+    top_k: o.TopKOption = None,
+    seed: o.SeedOption = None,
+    raw: o.RawOption = False,
+    engine: o.EngineOption = "auto",
+    device: o.DeviceOption = None,
+    dtype: o.DtypeOption = "auto",
+    json_: o.JsonOption = False,
+    html: o.HtmlOption = None,
+) -> None:
+    """Run the same prompts through several methods and show text, entropy and cost side by side."""
+    chosen = methods_from(methods, set_)
+    sampling = o.sampling_from(sample, temperature, top_p, top_k)
+    o.check_writable(html)
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; give some text.")
+    loaded = load_engine(model, engine, device, dtype)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "raw": raw, "images": image or None}
+    loaded.generate(prompts[0], chosen[0], **(settings | {"max_new_tokens": 2}))  # warm up, so that speeds compare
+    results: list[list[Result]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("", total=len(prompts) * len(chosen))
+        for prompt in prompts:
+            results.append([])
+            for method in chosen:
+                progress.update(task, description=method.slug)
+                results[-1].append(loaded.generate(prompt, method, **settings, **sampling))
+                progress.advance(task)
+    if json_:
+        print(json.dumps([[result_as_json(r) for r in row] for row in results], ensure_ascii=False))
+    else:
+        _print_tables(prompts, results)
+    if html is not None:
+        from szilard.decoding.page import Run, render_page
+
+        runs = [
+            Run(title=str(result.method), prompt=prompt, trace=result.trace, facts=facts(result), subtitle=loaded.name)
+            for prompt, row in zip(prompts, results, strict=True)
+            for result in row
+        ]
+        o.write_text(html, render_page(runs, title="szilard: methods side by side"))
+        errors.print(f"[dim]page written to {html}[/dim]", highlight=False)
+
+
+def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
+    """The methods of `--methods a,b --set a.x=1`.
+
+    Raises:
+        ValueError: an unknown method or option, or a setting for a method that is not compared.
+    """
+    slugs = [method_class(name).slug for name in names.split(",") if name.strip()]
+    if not slugs:
+        raise ValueError("--methods is empty; name some, as in --methods greedy,lead.")
+    settings: dict[str, list[str]] = {slug: [] for slug in slugs}
+    for assignment in assignments or ():
+        owner, dot, rest = assignment.partition(".")
+        slug = method_class(owner).slug if dot and "=" in rest else ""
+        if slug not in settings:
+            raise ValueError(
+                f"--set {assignment!r}: write METHOD.NAME=VALUE with one of the compared methods ({', '.join(slugs)})."
+            )
+        settings[slug].append(rest)
+    return [o.method_from(slug, settings[slug]) for slug in slugs]
+
+
+def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:
+    console = Console()
+    for prompt, row in zip(prompts, results, strict=True):
+        console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
+        table = Table("method", *facts(row[0]), box=None, header_style="bold", pad_edge=False)
+        for result in row:
+            values = ["-" if value is None else str(value) for value in facts(result).values()]
+            table.add_row(result.method.slug, *values)
+        console.print(table)
+        texts = Table.grid(padding=(0, 1))
+        for result in row:
+            texts.add_row(f"[bold]{result.method.slug}[/bold]", Text(_short(result.text)))
+        console.print(texts)
+
+
+def _short(text: str, limit: int = 420) -> str:
+    """The beginning and the end of a text, white space folded."""
+    folded = " ".join(text.split())
+    return folded if len(folded) <= limit else f"{folded[: limit * 2 // 3]} [...] {folded[-limit // 3 :]}"

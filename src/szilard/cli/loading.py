@@ -1,0 +1,25 @@
+"""Loading a model for a command, with a spinner on stderr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from szilard.engines.engine import Engine
+
+errors = Console(stderr=True)
+
+
+def load_engine(model: str | None, engine: str, device: str | None, dtype: str) -> Engine:
+    """`szilard.load` while a spinner turns; progress bars of the libraries below are kept for conversions only."""
+    from transformers.utils import logging
+
+    from szilard.engines import load
+    from szilard.engines.loading import find
+
+    _, name = find(model)
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {"engine": engine, "device": device, "dtype": dtype}
+    with errors.status(f"loading {name}"):
+        return load(model, **options)

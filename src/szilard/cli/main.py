@@ -1,0 +1,81 @@
+"""The command line: one file per command, thin; this one joins them and turns errors into exit codes.
+
+0: done. 2: bad input, one sentence on stderr. 1: our fault.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from szilard.cli import chat, compare, doctor, generate, info, methods, trace
+
+app = typer.Typer(
+    name="szilard",
+    help="Information-aware inference: measure the uncertainty, then spend the compute only where it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("methods")(methods.methods_command)
+app.command("info")(info.info_command)
+app.command("generate")(generate.generate_command)
+app.command("chat")(chat.chat_command)
+app.command("compare")(compare.compare_command)
+app.command("trace")(trace.trace_command)
+app.command("doctor")(doctor.doctor_command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from szilard import __version__
+
+        print(f"szilard {__version__}")
+        raise typer.Exit()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: runs a command and returns its exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(arguments, standalone_mode=False)
+        return int(code or 0)
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        print("szilard: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
+            error.show()
+            return int(getattr(error, "exit_code", 2))
+        if os.environ.get("SZILARD_DEBUG"):
+            raise
+        if isinstance(error, (ValueError, TypeError)):
+            print(f"szilard: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        reason = (str(error).strip().splitlines() or [""])[0]
+        print(
+            f"szilard: something broke that should not have: {type(error).__name__}: {reason} "
+            "(set SZILARD_DEBUG=1 to see where)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
