@@ -73,16 +73,17 @@ def test_geometric_row_has_the_geometric_entropy_and_varentropy(ratio: float) ->
 
 
 @pytest.mark.parametrize("other", [-INF, -1e30, -3e38, -1e5])
-def test_one_hot_row_has_zero_entropy_and_no_nan(other: float) -> None:
-    row = torch.full((4, 100), other)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_one_hot_row_has_zero_entropy_and_no_nan(batch: int, other: float) -> None:
+    row = torch.full((batch, 100), other)
     row[:, 7] = 3e38 if other == -3e38 else 5.0
     measures = measure(row, top_k=3, probabilities=True)
-    assert measures.entropy.tolist() == entropy(row).tolist() == [0.0] * 4
-    assert measures.varentropy.tolist() == [0.0] * 4
-    assert measures.max_probability.tolist() == measures.top_k_mass.tolist() == [1.0] * 4
+    assert measures.entropy.tolist() == entropy(row).tolist() == [0.0] * batch
+    assert measures.varentropy.tolist() == [0.0] * batch
+    assert measures.max_probability.tolist() == measures.top_k_mass.tolist() == [1.0] * batch
     assert torch.equal(measures.log_normaliser, row[:, 7])
     from_probabilities = entropy_of_probabilities(measures.probabilities)
-    assert from_probabilities.tolist() == [0.0] * 4
+    assert from_probabilities.tolist() == [0.0] * batch
     assert not torch.stack([measures.entropy, from_probabilities]).signbit().any()
 
 
@@ -93,6 +94,12 @@ def test_impossible_tokens_do_not_change_a_row() -> None:
         if short is not None:
             assert close(long, short, 1e-6)
     assert close(entropy(padded), entropy(row), 1e-6)
+
+
+@pytest.mark.parametrize("row", [[math.nan, 0.0, 1.0], [INF, 0.0, 1.0], [-INF, -INF, -INF]])
+def test_a_single_row_without_a_distribution_gives_nan(row: list[float]) -> None:
+    for values in [*measure(torch.tensor(row), probabilities=True), entropy(torch.tensor(row))]:
+        assert values is None or values.isnan().all()
 
 
 @pytest.mark.parametrize("poison", [[math.nan, 0.0, 1.0], [INF, 0.0, 1.0], [-INF, -INF, -INF]])
@@ -115,8 +122,9 @@ def test_row_without_a_distribution_gives_nan_and_leaves_its_neighbours_alone(po
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_measures_of_a_large_vocabulary_are_exact_to_3e_6(dtype: torch.dtype, scale: float) -> None:
-    rows = random_logits(2, 151936, scale=scale).to(dtype)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_measures_of_a_large_vocabulary_are_exact_to_3e_6(batch: int, dtype: torch.dtype, scale: float) -> None:
+    rows = random_logits(batch, 151936, scale=scale).to(dtype)
     expected_entropy, expected_varentropy = exact(rows)
     measures = measure(rows, top_k=10)
     assert (entropy(rows) - expected_entropy).abs().max() < 3e-6
@@ -199,8 +207,9 @@ def test_a_strided_view_measures_like_its_copy() -> None:
     assert close(entropy(every_other), exact(every_other)[0])
 
 
-def test_probabilities_are_the_softmax_and_absent_unless_asked_for() -> None:
-    rows = random_logits(4, 60)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_probabilities_are_the_softmax_and_absent_unless_asked_for(batch: int) -> None:
+    rows = random_logits(batch, 60)
     assert close(measure(rows, probabilities=True).probabilities, torch.softmax(rows.double(), -1), 1e-6)
     assert measure(rows).probabilities is None
     assert measure(rows).top_k_mass is None

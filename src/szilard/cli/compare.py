@@ -73,6 +73,7 @@ def compare_command(
             Run(title=str(result.method), prompt=prompt, trace=result.trace, facts=facts(result), subtitle=loaded.name)
             for prompt, row in zip(prompts, results, strict=True)
             for result in row
+            if result.trace is not None
         ]
         o.write_text(html, render_page(runs, title="szilard: methods side by side"))
         errors.print(f"[dim]page written to {html}[/dim]", highlight=False)

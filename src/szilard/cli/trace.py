@@ -43,22 +43,24 @@ def trace_command(
     if output is not None and output.suffix not in {".json", ".parquet"}:
         raise ValueError(f"--output must end in .json or .parquet, not {output.name!r}.")
     console = Console()
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     if prompt.endswith((".json", ".parquet")) and Path(prompt).is_file():
         trace, title, text = Trace.load(prompt), Path(prompt).name, ""
+        known = {name: value for name, value in trace.summary().items() if value is not None}
     else:
         chosen = o.method_from(method, set_)
         sampling = o.sampling_from(sample, temperature, top_p, top_k)
         loaded = load_engine(model, engine, device, dtype)
         settings: dict[str, Any] = {"images": image or None, "max_new_tokens": max_new_tokens, "seed": seed, "raw": raw}
         result = loaded.generate(o.prompt_from(prompt, None), chosen, **settings, **sampling)
+        assert result.trace is not None
         trace, title, text, known = result.trace, str(chosen), result.prompt, facts(result)
     if output is not None:
         trace.save(output)
     if html is not None:
         from szilard.decoding.page import Run, render_page
 
-        run = Run(title=title, prompt=text, trace=trace, facts=known or trace.summary())
+        run = Run(title=title, prompt=text, trace=trace, facts=known)
         o.write_text(html, render_page([run], title=f"szilard: {title}"))
     if json_:
         print(trace.to_json())
@@ -66,9 +68,7 @@ def trace_command(
         console.print(_table(trace))
     else:
         console.print(heat_text(trace))
-        console.print(
-            f"\n[dim]{', '.join(f'{k} {v}' for k, v in (known or trace.summary()).items())}[/dim]", highlight=False
-        )
+        console.print(f"\n[dim]{', '.join(f'{k} {v}' for k, v in known.items())}[/dim]", highlight=False)
 
 
 def _table(trace: Trace) -> Table:

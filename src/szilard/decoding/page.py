@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from szilard.decoding.trace import Trace, TraceStep, entropy_maximum, is_hidden
+from szilard.decoding.trace import Candidate, Trace, TraceStep, entropy_maximum, is_hidden
 
 __all__ = ["Run", "render_page"]
 
 _RAMP_CELLS = 20
 _MIXED = 3  # candidates of a mixture named in the text; the details on hover have more
+_NAME_LENGTH = 20  # characters of a candidate's text shown in the text
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
 _TURN = {"latent": ("↘", "switch to latent mode"), "discrete": ("↗", "switch to discrete mode")}
@@ -132,9 +133,8 @@ def _legend(runs: Sequence[Run]) -> str:
     if any(step.mode == "latent" for step in steps):
         parts.append('<span class="key"><b>latent step</b></span>')
     if turns:
-        parts.append(
-            '<span class="key"><i class="turn-mark" data-mark="↘"></i><i class="turn-mark" data-mark="↗"></i>switch</span>'
-        )
+        marks = "".join(f'<i class="turn-mark" data-mark="{mark}"></i>' for mark, _ in _TURN.values())
+        parts.append(f'<span class="key">{marks}switch</span>')
     if any(step.anchored for step in steps):
         parts.append(f'<span class="key">{_ANCHOR}anchored</span>')
     if any(step.mode == "latent" and step.candidates for step in steps):
@@ -157,19 +157,26 @@ def _token(step: TraceStep, turn: str | None) -> str:
     if step.anchored:
         marks += _ANCHOR
     if step.text is None:
-        text = f'<span class="code">{step.token}</span>'
+        text = f'<span class="id">{step.token}</span>'
     else:
         text = _marked(step.text) or '<span class="mark">·</span>'
     mixture = ""
     if latent and step.candidates:
-        named = [
-            _inline(f"⟨{c.token}⟩" if c.text is None else c.text.strip(" ") or "␣") for c in step.candidates[:_MIXED]
-        ]
-        shares = [_number(c.weight) if not math.isfinite(c.weight) else f"{c.weight:.0%}" for c in step.candidates]
-        parts = [f"{name} <small>{share}</small>" for name, share in zip(named, shares, strict=False)]
+        parts = [f"{_name(c)} <small>{_percent(c.weight)}</small>" for c in step.candidates[:_MIXED]]
         mixture = f'<span class="mix">[{" · ".join(parts)}]</span>'
     entropy = _css_number(step.entropy)
     return f'{marks}<span class="t{" latent" if latent else ""}" style="--e:{entropy}">{text}</span>{mixture}'
+
+
+def _name(candidate: Candidate) -> str:
+    if candidate.text is None:
+        return f"⟨{candidate.token}⟩"
+    text = candidate.text.strip(" ") or "␣"
+    return _inline(text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…")
+
+
+def _percent(weight: float) -> str:
+    return f"{weight:.0%}" if math.isfinite(weight) else str(weight)
 
 
 def _turns(steps: Sequence[TraceStep]) -> list[str | None]:
@@ -296,7 +303,7 @@ def _data(trace: Trace, maximum: float) -> dict[str, Any]:
                 value = [[c.token, c.text, _short(c.weight)] for c in value]
             values.append(_short(value) if isinstance(value, float) else value)
     heights = [_height(step.entropy, maximum) for step in trace]
-    return {"steps": len(trace), "columns": columns, "heights": heights}
+    return {"columns": columns, "heights": heights}
 
 
 def _short(value: float) -> float | str:

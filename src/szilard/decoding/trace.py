@@ -361,12 +361,12 @@ class Trace:
         """The trace in five numbers, over all rows.
 
         Returns:
-            `steps`; `mean_entropy` (nats, over the steps that have one; None when none has); `latent_steps`;
+            `steps`; `mean_entropy` (nats, over the steps where it is finite; None when there is none); `latent_steps`;
             `latent_share` of the steps (0..1); `switches`: changes between discrete and latent mode in either
             direction, as recorded in `switched`, or counted from `mode` when the method did not record it.
         """
         entropy = self["entropy"]
-        known = entropy[~np.isnan(entropy)]
+        known = entropy[np.isfinite(entropy)]
         latent = self["mode"] == "latent"
         if "switched" in self.columns:
             switches = sum(bool(value) for value in self["switched"].tolist())
@@ -514,8 +514,9 @@ class Trace:
         """A self-contained HTML page of this trace; `szilard.decoding.page.render_page` compares several."""
         from szilard.decoding import page
 
-        summary = {name: value for name, value in self.summary().items() if value is not None}
-        run = page.Run(title=method or title, prompt=prompt, trace=self, facts=summary if facts is None else facts)
+        if facts is None:
+            facts = {name.replace("_", " "): value for name, value in self.summary().items() if value is not None}
+        run = page.Run(title=method or title, prompt=prompt, trace=self, facts=facts)
         return page.render_page([run], title=title)
 
 

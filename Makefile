@@ -1,0 +1,50 @@
+# Every target makes and reuses .venv in this checkout; nothing else need be installed but Python >= 3.10 and a C++
+# compiler (llama-cpp-python builds itself once; pip keeps the wheel).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+METHODS := greedy,sampling,soft-thinking,lead
+
+.PHONY: demo test lint bench zoo zoo-vlm reproduce reproduce-report clean
+
+$(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements-dev.txt -e ./zoo -e '.[demo]'
+	touch $@
+
+demo: $(READY)  ## the main job: think with and without latent decoding, side by side; writes demo.html
+	$(BIN)/szilard compare --methods $(METHODS) --set sampling.temperature=0.7 --set sampling.top_p=0.9 --seed 1 \
+	  --max-new-tokens 96 --html demo.html \
+	  "A train travels 60 miles in 1.5 hours. What is its average speed in miles per hour? Think step by step." \
+	  "Tom has 3 boxes with 12 pencils each and gives away 7 pencils. How many are left? Think step by step." \
+	  "Why is the sky blue?"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
+	$(BIN)/python benchmarks/decoding_speed.py
+	$(BIN)/python benchmarks/llama_cpp_speed.py
+
+zoo: zoo-vlm  ## train every reference checkpoint again
+
+zoo-vlm: $(READY)
+	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
+	$(BIN)/python -m szilard_zoo.evaluate_tiny_vlm zoo/szilard_zoo/tiny-vlm
+
+reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
+	$(BIN)/python benchmarks/reproduce_lead.py vision
+	$(if $(GSM8K),$(BIN)/python benchmarks/reproduce_lead.py text --data $(GSM8K),)
+	$(BIN)/python benchmarks/reproduction_page.py
+
+reproduce-report: $(READY)
+	$(BIN)/python benchmarks/reproduction_page.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
