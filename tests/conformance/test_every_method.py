@@ -106,3 +106,12 @@ def test_every_numeric_option_refuses_a_wrong_type_in_one_sentence(slug):
                 cls(**{field.name: "many"})
             with pytest.raises((TypeError, ValueError), match=field.name):
                 cls(**{field.name: float("nan")})
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_method_survives_the_round_trip_of_its_options(slug):
+    method = szilard.make_method(slug)
+    assert szilard.make_method(slug, method.options()) == method
+    assert str(method) == slug and method.changed_options() == {}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.anything = 1

@@ -85,8 +85,6 @@ def test_a_mixture_is_the_closed_form_of_the_paper():
     finally:
         model.set_input_embeddings(saved)
     assert torch.allclose(out["mixture"], torch.tensor([[0.3, 0.5]]))
-    anchored = 0.6 * out["mixture"] + 0.4 * torch.tensor([[2.0, 2.0]])
-    assert torch.allclose(anchored, torch.tensor([[0.98, 1.10]]))
 
 
 def recorded_feeds(monkeypatch):
@@ -139,6 +137,40 @@ def test_a_one_hot_distribution_mixes_to_exactly_that_tokens_embedding(model):
 
     model.generate(**prompt_batch(2), custom_generate=Probe(), max_new_tokens=1)
     assert checked
+
+
+def test_the_anchor_is_blended_in_by_its_strength(llama, monkeypatch):
+    fed = recorded_feeds(monkeypatch)
+    anchor = torch.linspace(-1, 1, 32, dtype=torch.float64)
+    out = run(llama, szilard.Lead(window=2, anchor=anchor, max_switches=None), output_logits=True)
+    table = llama.get_input_embeddings().weight
+    steps = [step for step in out.trace["anchored"].nonzero()[0] if step < len(fed)]
+    assert steps
+    for step in steps:
+        mixture = torch.softmax(out.logits[step][0].double(), -1) @ table
+        assert torch.allclose(fed[step][1][0, 0], 0.6 * mixture + 0.4 * anchor, atol=1e-5)
+
+
+def test_the_released_schedules_decay_the_anchor_and_mix_the_marker_in(llama, monkeypatch):
+    fed = recorded_feeds(monkeypatch)
+    anchor = torch.full((32,), 0.5, dtype=torch.float64)
+    method = szilard.Lead(
+        window=2, anchor=anchor, anchor_decay=True, closing_mix=0.7, end_of_thinking=[9], max_switches=None
+    )
+    out = run(llama, method, output_logits=True, max_new_tokens=40)
+    table, seen = llama.get_input_embeddings().weight, set()
+    for step, (_, embeddings) in enumerate(fed):
+        here = out.trace[step]
+        mixture = torch.softmax(out.logits[step][0].double(), -1) @ table
+        if here.anchored:
+            strength = 0.4 * (1 - step / 40)
+            assert torch.allclose(embeddings[0, 0], (1 - strength) * mixture + strength * anchor, atol=1e-5)
+            seen.add("anchored")
+        elif here.switched and here.mode == "discrete":
+            beta = 0.7 + 0.3 * step / 40
+            assert torch.allclose(embeddings[0, 0], beta * mixture + (1 - beta) * table[9], atol=1e-5)
+            seen.add("closed")
+    assert seen == {"anchored", "closed"}
 
 
 def test_full_anchor_strength_feeds_the_anchor_itself(llama, monkeypatch):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from szilard.cli import options as o
@@ -16,7 +15,7 @@ _HELP = "/method NAME [option=value ...], /heat (colour the last answer by entro
 
 
 def chat_command(
-    method: Annotated[str, typer.Option("--method", help="A name from `szilard methods`.")] = "greedy",
+    method: o.MethodOption = None,
     set_: o.SetOption = None,
     model: o.ModelOption = None,
     max_new_tokens: o.TokensOption = 512,
@@ -37,7 +36,7 @@ def chat_command(
     console = Console()
     start: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     turns, last = list(start), None
-    console.print(f"[bold]{loaded.name}[/bold] with {chosen}. {_HELP}", highlight=False)
+    console.print(f"[bold]{loaded.name}[/bold] with {chosen or 'plain decoding'}. {_HELP}", highlight=False)
     while True:
         try:
             line = input("\n> ").strip()

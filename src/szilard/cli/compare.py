@@ -60,7 +60,8 @@ def compare_command(
             results.append([])
             for method in chosen:
                 progress.update(task, description=method.slug)
-                results[-1].append(loaded.generate(prompt, method, **settings, **sampling))
+                draws = sampling if method.honours_do_sample or method.slug != "greedy" else {}
+                results[-1].append(loaded.generate(prompt, method, **settings, **draws))
                 progress.advance(task)
     if json_:
         print(json.dumps([[result_as_json(r) for r in row] for row in results], ensure_ascii=False))
@@ -97,7 +98,7 @@ def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
                 f"--set {assignment!r}: write METHOD.NAME=VALUE with one of the compared methods ({', '.join(slugs)})."
             )
         settings[slug].append(rest)
-    return [o.method_from(slug, settings[slug]) for slug in slugs]
+    return [method for slug in slugs if (method := o.method_from(slug, settings[slug])) is not None]
 
 
 def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:

@@ -16,7 +16,7 @@ from szilard.cli.loading import errors, load_engine
 
 def generate_command(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; '-' or nothing reads standard input.")] = None,
-    method: Annotated[str, typer.Option("--method", help="A name from `szilard methods`.")] = "greedy",
+    method: o.MethodOption = None,
     set_: o.SetOption = None,
     model: o.ModelOption = None,
     image: o.ImageOption = None,
@@ -70,7 +70,11 @@ def generate_command(
         from szilard.decoding.page import Run, render_page
 
         run = Run(
-            title=str(chosen), prompt=result.prompt, trace=result.trace, facts=facts(result), subtitle=loaded.name
+            title=str(result.method),
+            prompt=result.prompt,
+            trace=result.trace,
+            facts=facts(result),
+            subtitle=loaded.name,
         )
-        o.write_text(html, render_page([run], title=f"szilard: {chosen.slug}"))
+        o.write_text(html, render_page([run], title=f"szilard: {result.method.slug}"))
         errors.print(f"[dim]trace written to {html}[/dim]", highlight=False)

@@ -18,6 +18,10 @@ ModelOption = Annotated[
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, transformers or llama.cpp (GGUF).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; default: what there is.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16 or float64.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="A name from `szilard methods`; default: greedy, or sampling with --sample."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="A hyperparameter of the method: name=value. Repeatable.", metavar="NAME=VALUE"),
@@ -36,8 +40,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page of the trace.")]
 
 
-def method_from(name: str, assignments: Sequence[str] | None) -> Method:
-    """The method of `--method NAME --set a=b`."""
+def method_from(name: str | None, assignments: Sequence[str] | None) -> Method | None:
+    """The method of `--method NAME --set a=b`; None for plain decoding.
+
+    Raises:
+        ValueError: an unknown method or option, or a hyperparameter without a method.
+    """
+    if name is None:
+        if assignments:
+            raise ValueError(f"--set {assignments[0]} belongs to a method; name it with --method.")
+        return None
     cls = method_class(name)
     return make_method(cls, dict(parse_option(cls, assignment) for assignment in assignments or ()))
 

@@ -37,8 +37,10 @@ class Cost:
         layer_tokens: tokens x layers really run, per model.
         kv_bytes_held: largest size the cache reached, in bytes.
         kv_bytes_read: bytes of keys and values read by all forwards together.
-        flops: multiply-adds x 2 of the matrix products: 2 x parameters per token, plus attention. Vision towers
-            and methods' own products (reported as `extra_flops`) are counted apart.
+        flops: multiply-adds x 2 of the decoder's matrix products: 2 x parameters per token, plus attention.
+        extra_flops: multiply-adds x 2 of what the method itself computes (a mixture: 2 x vocabulary x hidden).
+        generated_tokens: new tokens of all rows.
+        batch_size: rows.
         wall_seconds: time from the first forward's start to the last commit.
     """
 

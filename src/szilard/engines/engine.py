@@ -16,6 +16,7 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
+    StopStringCriteria,
     TextIteratorStreamer,
 )
 
@@ -96,7 +97,7 @@ class Engine(ABC):
 
         Args:
             prompt: text, a chat (list of `{"role", "content"}`), token ids (1-D tensor), or a list of these (a batch).
-            method: a method object, class or name; None: greedy.
+            method: a method object, class or name; None: greedy, or with `do_sample=True` sampling.
             images: for one prompt an image or a list of them (path, URL-free: PIL image or array); for a batch a list
                 of those per prompt.
             max_new_tokens: limit per row.
@@ -115,7 +116,9 @@ class Engine(ABC):
             ValueError: bad input, before any work starts: an empty or too long prompt, ids outside the vocabulary, an
                 unknown method or option, images for a text model, a method that needs what this engine lacks.
         """
-        chosen = make_method(method)
+        chosen = make_method(method) if method is not None else _plain_method(options)
+        if chosen.slug == "greedy" and options.get("do_sample"):
+            raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
         prompts, single = _as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
@@ -147,7 +150,8 @@ class Engine(ABC):
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
         `yield from`) is the `Result`.
         """
-        make_method(method)
+        if method is not None:
+            method = make_method(method)
         if isinstance(prompt, Sequence) and not isinstance(prompt, str) and not _is_chat(prompt):
             raise ValueError("stream takes one prompt; use generate for a batch.")
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
@@ -254,13 +258,15 @@ class Engine(ABC):
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}.")
         base = getattr(getattr(self, "model", None), "generation_config", None)
-        settings = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p")) | {"do_sample": False}
-        if options.get("do_sample"):
-            settings["top_k"] = 0  # transformers would cut to 50 otherwise
-        config = GenerationConfig(**settings) if base is None else GenerationConfig.from_dict(base.to_dict() | settings)
-        config.max_length, config.max_new_tokens, config.num_beams, config.use_cache = None, max_new_tokens, 1, True
-        for name, value in options.items():
-            setattr(config, name, value)
+        settings: dict[str, Any] = {} if base is None else base.to_dict()
+        settings |= {"do_sample": False, "num_beams": 1, "use_cache": True}
+        settings |= {"max_new_tokens": max_new_tokens, "max_length": None}
+        if options.get("do_sample"):  # with the settings that the model comes with, as in `generate`
+            if settings.get("top_k") is None:
+                settings["top_k"] = 0  # all tokens, where transformers would cut to 50
+        else:
+            settings |= dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "typical_p"))
+        config = GenerationConfig.from_dict(settings | options)
         if config.eos_token_id is None:
             config.eos_token_id = self.tokenizer.eos_token_id
         if config.pad_token_id is None:
@@ -309,6 +315,17 @@ class Engine(ABC):
             raise ValueError(f"{self.name} has no chat template; give the prompt as plain text.")
         ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(ids["input_ids"])
+
+    def stop_criterion(self, texts: list[str]) -> StopStringCriteria:
+        """Transformers' criterion that ends a row at one of these texts.
+
+        Raises:
+            ValueError: the tokenizer's tokens cannot be spelled out (a word-level tokenizer, for example).
+        """
+        try:
+            return StopStringCriteria(self.tokenizer, texts)
+        except ValueError as error:
+            raise ValueError(f"stop texts do not work with the tokenizer of {self.name} ({error}).") from error
 
     @property
     def has_chat_template(self) -> bool:
@@ -366,6 +383,14 @@ def state_eos(state: DecodingState) -> Any:
         if hasattr(criterion, "eos_token_id"):
             return criterion.eos_token_id
     return []
+
+
+def _plain_method(options: dict[str, Any]) -> Method:
+    """What runs when no method is named; sampling takes its settings out of `options`."""
+    if not options.get("do_sample"):
+        return make_method("greedy")
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+    return make_method("sampling", {name: options.pop(name) for name in names if options.get(name) is not None})
 
 
 def _as_list(tokens: Any) -> list[int]:

@@ -94,9 +94,7 @@ class TransformersEngine(Engine):
     ) -> DecodingState:
         stop_strings, config.stop_strings = config.stop_strings, None
         if stop_strings:
-            from transformers import StopStringCriteria
-
-            stopping_criteria.append(StopStringCriteria(self.tokenizer, stop_strings))
+            stopping_criteria.append(self.stop_criterion(stop_strings))
 
         def inside(
             model: Any,
