@@ -9,11 +9,11 @@ LEAD in its neutral setting, and with LEAD as published, at batch 1 and 8. Ratio
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
 import torch
+from results_store import Store
 
 import szilard
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--save", action="store_true", help="keep the ratios in results/speed.jsonl")
     arguments = parser.parse_args()
     engine = szilard.load(arguments.model)
     contestants = {
@@ -67,9 +67,16 @@ def main() -> None:
                     "paired ratio": round(statistics.median(paired), 3),
                 }
             )
-    if arguments.json:
-        print(json.dumps(rows))
-        return
+    if arguments.save:
+        store = Store("speed")
+        for row in rows:
+            key = {
+                "peer": "transformers generate",
+                "model": engine.name,
+                "batch": row["batch"],
+                "method": row["method"],
+            }
+            store.add(key, {"ratio": row["paired ratio"], "tokens_per_second": row["tokens/s"]})
     print(f"{engine.name}, {engine.model.dtype}, {torch.get_num_threads()} threads, {arguments.tokens} new tokens")
     print(f"{'batch':>5}  {'method':<14} {'tokens/s':>9} {'ratio':>7} {'paired':>7}")
     for row in rows:
