@@ -1,0 +1,447 @@
+"""The decoding state on llama.cpp: every row is a sequence of its own in one shared key-value cache.
+
+Nothing is padded in the cache: a row has its own positions, so rows of different lengths need no special case, and
+finished rows are left out of the batch. Copies of a row (`fork`, `select`) share its cache entries until they differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from szilard.decoding.state import DecodingState
+from szilard.engines.transformers_state import mix_rows
+
+if TYPE_CHECKING:
+    from szilard.engines.llama_cpp_engine import LlamaModel
+
+_BATCH = 2048  # tokens handed to llama.cpp at once
+_MICRO_BATCH = 512  # tokens it computes at once
+_FIRST_ROOM = 512  # new tokens per row that a fresh cache has room for; it grows on demand
+_NO_FLASH_ATTENTION = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
+_POSITION_AXES = 4  # positions per embedding in models with multimodal rotary positions
+
+
+class LlamaContext:
+    """One llama.cpp context: a key-value cache that a state and its forks share, and the batch that is fed to it.
+
+    The cache belongs to its *holders* (states). When the last of them is closed or collected, it is freed.
+
+    Args:
+        model: the loaded model; kept alive by this object.
+        cells: cache entries over all sequences to begin with.
+        sequences: sequences to begin with.
+    """
+
+    def __init__(self, model: LlamaModel, *, cells: int, sequences: int) -> None:
+        self.model = model
+        self._lib = model.lib
+        self._holders = 0
+        self._abandoned: deque[int] = deque()  # sequences whose holder was collected; freed before the next work
+        self._open(cells, sequences)
+
+        # The batch: numpy arrays that llama.cpp reads in place.
+        self._tokens = np.zeros(_BATCH, np.int32)
+        self._positions = np.zeros(_BATCH * _POSITION_AXES, np.int32)
+        self._sequences = np.zeros(_BATCH, np.int32)
+        self._outputs = np.zeros(_BATCH, np.int8)
+        self._one_each = np.ones(_BATCH, np.int32)
+        self._pointers = self._sequences.ctypes.data + 4 * np.arange(_BATCH, dtype=np.uint64)
+        kinds = dict(self._lib.llama_batch._fields_)
+        self._vector_pointer = kinds["embd"]
+        self._token_batch, self._vector_batch = self._lib.llama_batch(), self._lib.llama_batch()
+        for batch in (self._token_batch, self._vector_batch):
+            batch.pos = ctypes.cast(self._positions.ctypes.data, kinds["pos"])
+            batch.n_seq_id = ctypes.cast(self._one_each.ctypes.data, kinds["n_seq_id"])
+            batch.seq_id = ctypes.cast(self._pointers.ctypes.data, kinds["seq_id"])
+            batch.logits = ctypes.cast(self._outputs.ctypes.data, kinds["logits"])
+        self._token_batch.token = ctypes.cast(self._tokens.ctypes.data, kinds["token"])
+
+    # ---- sequences -------------------------------------------------------------------------------------------
+
+    def acquire(self, count: int) -> list[int]:
+        """Ids of `count` empty sequences.
+
+        Raises:
+            ValueError: more than llama.cpp can hold.
+        """
+        self._free_abandoned()
+        if count > len(self._free):
+            wanted = self._sequence_count + count - len(self._free)
+            limit = self.model.most_sequences
+            if wanted > limit:
+                raise ValueError(
+                    f"llama.cpp holds at most {limit} sequences at once (rows and their copies); this needs {wanted}."
+                )
+            self._reopen(self.cells, min(limit, max(wanted, 2 * self._sequence_count)))
+        return [self._free.pop() for _ in range(count)]
+
+    def release(self, sequences: list[int]) -> None:
+        """Forget these sequences; their ids may be given out again."""
+        for sequence in sequences:
+            self.forget(sequence, 0)
+            self._free.append(sequence)
+
+    def copy(self, source: int, target: int) -> None:
+        """Let the empty sequence `target` share all entries of `source`."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def forget(self, sequence: int, start: int) -> bool:
+        """Drop a sequence's entries from position `start` on; False when this kind of cache cannot."""
+        return bool(self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def hold(self, holder: Any, sequences: list[int]) -> weakref.finalize:
+        """Make `holder` the owner of `sequences` (changed in place only); calling the result gives them back."""
+        self._holders += 1
+        return weakref.finalize(holder, self._abandon, sequences)
+
+    def _abandon(self, sequences: list[int]) -> None:
+        # Runs wherever the garbage collector does, perhaps beside a `decode` of another thread: touch no cache here
+        # unless nobody else is left to use it.
+        self._abandoned.extend(sequences)
+        self._holders -= 1
+        if self._holders == 0:
+            self._close()
+
+    def _free_abandoned(self) -> None:
+        while self._abandoned:
+            self.release([self._abandoned.popleft()])
+
+    # ---- work ------------------------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        *,
+        sequences: np.ndarray,
+        positions: np.ndarray,
+        outputs: np.ndarray,
+        tokens: np.ndarray | None = None,
+        embeddings: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Append to the cache and score.
+
+        Args:
+            sequences, positions: of each new entry, int [new]; positions of a sequence follow on from its last.
+            outputs: whose logits are wanted, bool [new].
+            tokens: ids, int [new]; or
+            embeddings: input vectors, float32 [new, input width], contiguous.
+
+        Returns:
+            Logits of the wanted entries in order, float32 [wanted, vocab] (a copy).
+
+        Raises:
+            ValueError: llama.cpp refuses the batch (an id outside the vocabulary).
+            RuntimeError: it fails.
+        """
+        self._free_abandoned()
+        vocab = self.model.vocab_size
+        logits = torch.empty(int(outputs.sum()), vocab)
+        written = 0
+        for start in range(0, len(positions), self._batch_size):
+            part = slice(start, min(start + self._batch_size, len(positions)))
+            new = part.stop - start
+            self._sequences[:new] = sequences[part]
+            self._outputs[:new] = outputs[part]
+            self._positions[:new] = positions[part]
+            if tokens is not None:
+                batch = self._token_batch
+                self._tokens[:new] = tokens[part]
+            else:
+                assert embeddings is not None
+                batch = self._vector_batch
+                batch.embd = ctypes.cast(embeddings[part].data_ptr(), self._vector_pointer)
+                if self.model.position_axes > 1:  # the same for time, height and width; nothing for the fourth
+                    self._positions[: 3 * new] = np.tile(positions[part], 3)
+                    self._positions[3 * new : 4 * new] = 0
+            batch.n_tokens = new
+            code = self._lib.llama_decode(self._context, batch)
+            while code == 1:  # no room: nothing was changed
+                self._reopen(2 * self.cells + new, self._sequence_count)
+                code = self._lib.llama_decode(self._context, batch)
+            if code == -1:
+                raise ValueError(f"llama.cpp refuses the batch: token ids must be within 0..{vocab - 1}.")
+            if code:
+                raise RuntimeError(f"llama_decode failed with code {code}.")
+            wanted = int(outputs[part].sum())
+            if wanted:
+                target = logits.data_ptr() + written * vocab * 4
+                ctypes.memmove(target, self._lib.llama_get_logits(self._context), wanted * vocab * 4)
+                written += wanted
+        return logits
+
+    # ---- the context itself ----------------------------------------------------------------------------------
+
+    def _open(self, cells: int, sequences: int) -> None:
+        lib = self._lib
+        settings = lib.llama_context_default_params()
+        settings.n_ctx = -(-max(cells, 256) // 256) * 256
+        settings.n_batch, settings.n_ubatch = _BATCH, _MICRO_BATCH
+        settings.n_seq_max = sequences
+        settings.n_threads = settings.n_threads_batch = self.model.threads
+        settings.kv_unified = True  # one pool of entries: sequences may share them
+        settings.swa_full = True  # sliding-window layers keep the past, so that it can be rewound
+        settings.no_perf = True
+        # On a CPU flash attention sums in float16: a tenth faster on a small model, but further from the float32
+        # model's logits, and a row's logits depend more on its neighbours. Off is llama-cpp-python's default, too.
+        settings.flash_attn_type = _NO_FLASH_ATTENTION
+        self.model.log.clear()
+        context = lib.llama_init_from_model(self.model.pointer, settings)
+        if not context:
+            raise RuntimeError(f"llama.cpp cannot make a context of {settings.n_ctx} entries: {self.model.log.text()}.")
+        self._context = context
+        self._memory = lib.llama_get_memory(context)
+        self.cells = int(lib.llama_n_ctx(context))
+        self._batch_size = min(_BATCH, int(lib.llama_n_batch(context)))
+        self._free = list(range(sequences - 1, -1, -1))
+        self._sequence_count = sequences
+        # The model must outlive the context, whatever order the interpreter tears things down in.
+        self._close = weakref.finalize(self, _free_context, lib, context, self.model)
+
+    def _reopen(self, cells: int, sequences: int) -> None:
+        """A larger context with the same content."""
+        lib, old, close_old = self._lib, self._context, self._close
+        free, count = self._free, self._sequence_count
+        size = lib.llama_state_get_size(old)
+        content = (ctypes.c_uint8 * size)()
+        written = lib.llama_state_get_data(old, content, size)
+        self._open(cells, sequences)
+        if lib.llama_state_set_data(self._context, content, written) != written:
+            raise RuntimeError("llama.cpp cannot move the cache to a larger context.")
+        self._free = [*range(sequences - 1, count - 1, -1), *free]
+        close_old()
+
+
+def _free_context(lib: Any, context: Any, model: Any) -> None:
+    lib.llama_free(context)
+    del model
+
+
+class LlamaCppState(DecodingState):
+    """A batch on a llama.cpp model. Closed by `close`, as a context manager, or when it is collected.
+
+    Args:
+        model: the loaded model.
+        prompt: token ids int64 [batch, prompt], left-padded.
+        attention_mask: 1 for a token, 0 for padding, [batch, prompt].
+        base: arguments of `DecodingState`.
+    """
+
+    def __init__(self, model: LlamaModel, prompt: torch.Tensor, attention_mask: torch.Tensor, **base: Any) -> None:
+        super().__init__(prompt, **base)
+        self.model = model
+        self._mask = attention_mask.bool()
+        self._lengths = np.zeros(self.batch_size, np.int64)  # entries in the cache
+        room = _FIRST_ROOM if self.max_new_tokens is None else min(self.max_new_tokens, _FIRST_ROOM)
+        cells = int(self._mask.sum()) + self.batch_size * room
+        self._context = LlamaContext(model, cells=cells, sequences=self.batch_size)
+        self._ids = self._context.acquire(self.batch_size)  # the sequence of each row; changed in place only
+        self._holding = self._context.hold(self, self._ids)
+
+    def close(self) -> None:
+        """Give the cache back, now; what was committed stays readable. Closing twice is fine."""
+        self._holding()
+
+    def __enter__(self) -> LlamaCppState:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # ---- what a method may ask -------------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.vocab_size
+
+    @property
+    def embedding_matrix(self) -> torch.Tensor:
+        return self.model.embedding_matrix
+
+    @property
+    def cached(self) -> torch.Tensor:
+        return torch.from_numpy(self._lengths.copy())
+
+    def visual_tokens(self) -> list[int]:
+        return []
+
+    # ---- the verbs -------------------------------------------------------------------------------------------
+
+    def prefill(self) -> torch.Tensor:
+        """Run the prompts, in pieces of at most 2,048 tokens over all rows."""
+        self._check_open()
+        self.cost.start()
+        lengths = self._mask.sum(1).numpy()
+        ends = lengths.cumsum()
+        outputs = np.zeros(int(ends[-1]), bool)
+        outputs[ends - 1] = True
+        logits = self._context.decode(
+            sequences=np.repeat(self._ids, lengths),
+            positions=np.arange(ends[-1]) - np.repeat(ends - lengths, lengths),
+            outputs=outputs,
+            tokens=self.tokens[:, : self.prompt_width][self._mask].numpy(),
+        )
+        self._count(lengths, self._lengths)
+        self._lengths = lengths.astype(np.int64)
+        return logits
+
+    def feed(
+        self,
+        tokens: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        *,
+        hidden_states: bool = False,
+        rewindable: bool = False,
+    ) -> torch.Tensor:
+        """As `DecodingState.feed`, in float32. Finished rows are not computed: their logits are zeros, their cache
+        stays as it is, and they cost nothing."""
+        self._check_open()
+        if hidden_states:
+            raise ValueError("the llama.cpp engine gives no hidden states; use engine='transformers'.")
+        if rewindable and not self.model.can_rewind:
+            raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
+        if (tokens is None) == (embeddings is None):
+            raise ValueError("feed takes either tokens or embeddings.")
+        given: Any = tokens if tokens is not None else embeddings
+        if given.dim() == (1 if tokens is not None else 2):
+            given = given[:, None]
+        if given.shape[0] != self.batch_size:
+            raise ValueError(f"feed got {given.shape[0]} rows for a batch of {self.batch_size}.")
+        new = given.shape[1]
+        active = np.flatnonzero(~self.finished.numpy())
+        everyone = len(active) == self.batch_size
+        if not everyone:
+            given = given[active]
+        cached = self._lengths[active]
+        if len(active) and int(cached.max()) + new > self.model.context_window:
+            raise ValueError(
+                f"{self.model.name} has a context window of {self.model.context_window} tokens; a row holds "
+                f"{int(cached.max())} and was fed {new} more."
+            )
+        logits = self._context.decode(
+            sequences=np.repeat(np.array(self._ids, np.int32)[active], new),
+            positions=(cached[:, None] + np.arange(new)).ravel(),
+            outputs=np.ones(len(active) * new, bool),
+            **({"tokens": given.reshape(-1).numpy()} if tokens is not None else {"embeddings": self._as_input(given)}),
+        ).view(len(active), new, self.vocab_size)
+        self._count(np.full(len(active), new), cached)
+        self._lengths[active] += new
+        if everyone:
+            return logits
+        padded = logits.new_zeros(self.batch_size, new, self.vocab_size)
+        padded[active] = logits
+        return padded
+
+    def _as_input(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """[batch, new, hidden] as llama.cpp reads it: float32 [batch x new, input width]."""
+        vectors = embeddings.reshape(-1, embeddings.shape[-1]).to(torch.float32).contiguous()
+        if vectors.shape[1] != self.model.hidden_size:
+            raise ValueError(f"{self.model.name} takes vectors of {self.model.hidden_size}, not {vectors.shape[1]}.")
+        extra = self.model.input_width - self.model.hidden_size  # image features of deeper layers: none here
+        return torch.nn.functional.pad(vectors, (0, extra)) if extra else vectors
+
+    def rewind(self, lengths: torch.Tensor) -> None:
+        """As `DecodingState.rewind`; finished rows were not fed, so more than they hold may be asked of them."""
+        self._check_open()
+        wanted = np.where(self.finished.numpy(), np.minimum(lengths.numpy(), self._lengths), lengths.numpy())
+        if (wanted > self._lengths).any() or (wanted < 0).any():
+            raise ValueError(
+                f"rewind can only shorten: rows hold {self._lengths.tolist()} entries, asked for {lengths.tolist()}."
+            )
+        for row in np.flatnonzero(wanted < self._lengths):
+            if not self._context.forget(self._ids[row], int(wanted[row])):
+                raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
+            self._lengths[row] = wanted[row]
+
+    def fork(self, copies: int) -> LlamaCppState:
+        """As `DecodingState.fork`. Shares the cache entries so far; give it back early with `close`."""
+        self._check_open()
+        if copies < 1:
+            raise ValueError(f"fork takes at least 1 copy, not {copies!r}.")
+        twin = copy.copy(self)
+        twin.streamer = twin.trace = twin.scores = twin.raw_logits = None
+        twin._ids = self._context.acquire(self.batch_size * copies)
+        twin._holding = self._context.hold(twin, twin._ids)
+        rows = np.arange(self.batch_size).repeat(copies)
+        for row, target in zip(rows, twin._ids, strict=True):
+            self._context.copy(self._ids[row], target)
+        twin._take(torch.from_numpy(rows))
+        return twin
+
+    def select(self, rows: torch.Tensor) -> None:
+        self._check_open()
+        wanted = torch.arange(self.batch_size)[rows.cpu()].tolist()  # refuses a row that is not there
+        copies = self._context.acquire(len(wanted) - len(set(wanted)))
+        ids: list[int] = []
+        for row in wanted:
+            source = self._ids[row]
+            if source in ids:
+                self._context.copy(source, copies[-1])
+                source = copies.pop()
+            ids.append(source)
+        unwanted = [sequence for sequence in self._ids if sequence not in ids]
+        self._ids[:] = ids
+        self._context.release(unwanted)
+        self._take(torch.tensor(wanted, dtype=torch.long))
+
+    def _take(self, rows: torch.Tensor) -> None:
+        """Let the bookkeeping follow: new row i is old row `rows[i]`."""
+        self._lengths, self._mask = self._lengths[rows.numpy()], self._mask[rows]
+        self._buffer, self._shift = self._buffer[rows], self._shift[rows]
+        self.finished, self.generated = self.finished[rows], self.generated[rows]
+        self.done = bool(self.finished.all())
+
+    def _check_open(self) -> None:
+        if not self._holding.alive:
+            raise ValueError("this decoding state is closed; start another with engine.state(...).")
+
+    def _count(self, new: np.ndarray, cached: np.ndarray) -> None:
+        """Count one forward of `new[b]` tokens on top of `cached[b]` in each row b: what really ran, no padding."""
+        size, cost, total = self.model.size, self.cost, int(new.sum())
+        if total == 0:
+            return
+        cost.forward_passes[size.name] = cost.forward_passes.get(size.name, 0) + 1
+        cost.tokens[size.name] = cost.tokens.get(size.name, 0) + total
+        cost.layer_tokens[size.name] = cost.layer_tokens.get(size.name, 0) + total * size.layers
+        held = (total + int(cached.sum())) * size.kv_bytes_per_token
+        cost.kv_bytes_held = max(cost.kv_bytes_held, held)
+        cost.kv_bytes_read += held
+        pairs = int((new * cached + new * (new + 1) // 2).sum())
+        cost.flops += 2 * size.layer_parameters * total + 4 * size.attention_width * size.layers * pairs
+
+    # ---- embeddings ------------------------------------------------------------------------------------------
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding_matrix[tokens] * self.model.embedding_scale
+
+    def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        weight = self.embedding_matrix
+        if tokens is None:
+            mixed = mix_rows(probabilities, weight)
+        else:
+            mixed = torch.einsum("bk,bkh->bh", probabilities.to(weight.dtype), weight[tokens])
+        return mixed * self.model.embedding_scale
+
+
+@contextlib.contextmanager
+def probe(model: LlamaModel) -> Iterator[Any]:
+    """A small context of its own, as a function: inputs of two entries -> logits after the second, float32 [vocab]."""
+    context = LlamaContext(model, cells=256, sequences=1)
+
+    def logits(**inputs: Any) -> torch.Tensor:
+        context.forget(0, 0)
+        return context.decode(
+            sequences=np.zeros(2, np.int32), positions=np.arange(2), outputs=np.array([False, True]), **inputs
+        )[0]
+
+    try:
+        yield logits
+    finally:
+        context._close()
