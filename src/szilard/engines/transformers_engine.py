@@ -70,8 +70,7 @@ class TransformersEngine(Engine):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            padding=True,
-            processor_kwargs={"padding_side": "left"},
+            processor_kwargs={"padding": True, "padding_side": "left"},
         )
         return dict(inputs)
 
