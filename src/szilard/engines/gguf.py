@@ -115,9 +115,10 @@ def open_gguf(path: str | Path):  # type: ignore[no-untyped-def]  # -> gguf.GGUF
         ValueError: the `gguf` package is missing, or the file is damaged.
     """
     try:
+        import accelerate  # noqa: F401  (transformers needs it to read GGUF)
         import gguf
-    except ModuleNotFoundError:
-        raise ValueError("reading GGUF files needs the gguf package: pip install 'szilard[gguf]'") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"reading GGUF files needs the package {error.name}: pip install 'szilard[gguf]'") from None
     check_gguf(path)
     try:
         return gguf.GGUFReader(str(path))
