@@ -107,7 +107,7 @@ BAD = [
     (["generate", "w10", "--method", "leed"], "did you mean 'lead'"),
     (["generate", "w10", "--method", "lead", "-s", "windw=3"], "did you mean 'window'"),
     (["generate", "w10", "--method", "lead", "-s", "window"], "name=value"),
-    (["generate", "w10", "--method", "lead", "-s", "window=wide"], "window must be int or float"),
+    (["generate", "w10", "--method", "lead", "-s", "window=wide"], "window must be a whole number or a number"),
     (["generate", "w10", "--method", "lead", "-s", "anchor_strength=7"], "between 0 and 1"),
     (["generate", ""], "prompt is empty"),
     (["generate", "w10", "--temperature", "0.5"], "only acts with --sample"),
@@ -119,6 +119,10 @@ BAD = [
     (["compare", "w10", "--methods", ","], "--methods is empty"),
     (["compare", "w10", "-s", "window=3"], "METHOD.NAME=VALUE"),
     (["trace", "w10", "-o", "x.csv"], "must end in .json or .parquet"),
+    (["generate", "w10", "--method", "lead", "-s", 'anchor=[1, "a"]'], "token ids"),
+    (["generate", "w10", "--method", "lead", "-s", "anchor=[1,"], "list of token ids"),
+    (["generate", "w10", "--method", "sampling", "--sample", "--temperature", "0.5"], "settings of its own"),
+    (["generate", "w10", "--seed", "99999999999999999999"], "seed must be"),
     (["methods", "leed"], "did you mean 'lead'"),
 ]
 
@@ -156,3 +160,29 @@ def test_a_page_that_cannot_be_finished_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(UnicodeEncodeError):
         write_text(target, "new \ud800")
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_link_is_followed_and_a_device_is_written_to(tmp_path):
+    from pathlib import Path
+
+    from szilard.cli.options import write_text
+
+    real, link = tmp_path / "real.html", tmp_path / "link.html"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink() and real.read_text() == "new"
+    write_text(Path("/dev/null"), "gone")
+    assert not Path("/dev/null").is_file()
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(cli):
+    code, out, _ = cli("compare", "[/red] w10 [bold]", "-m", "MODEL", "-n", 3)
+    assert code == 0 and "[/red] w10 [bold]" in out
+
+
+def test_ids_can_be_set_on_the_command_line(cli):
+    record = json.loads(
+        cli("generate", "w10", "-m", "MODEL", "--method", "lead", "-s", "anchor=[5, 6]", "-n", 4, "--json")[1]
+    )
+    assert record["options"]["anchor"] == [5, 6]

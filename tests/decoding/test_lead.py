@@ -253,6 +253,14 @@ def test_rows_of_a_batch_switch_on_their_own(llama):
     assert len(patterns) > 1
 
 
+def test_a_method_keeps_a_copy_of_its_ids_and_can_be_hashed():
+    ids = [1, 2]
+    method = szilard.Lead(anchor=ids, end_of_thinking=ids)
+    ids.append(3)
+    assert method.anchor == (1, 2) and method == szilard.Lead(anchor=(1, 2), end_of_thinking=(1, 2))
+    assert len({method, szilard.Lead(anchor=(1, 2), end_of_thinking=(1, 2))}) == 1
+
+
 def test_the_released_constants_are_those_of_the_authors_code():
     released = szilard.Lead.released()
     assert (released.window, released.enter_entropy, released.exit_entropy) == (256, 1.0, 0.2)
@@ -268,6 +276,11 @@ def test_the_released_constants_are_those_of_the_authors_code():
         ({"initial_mode": "dreaming"}, "initial_mode must be one of"),
         ({"threshold": "high"}, "threshold must be 'dynamic' or"),
         ({"max_switches": 1.5}, "max_switches must be a whole number or None"),
+        ({"window": 10**30}, "window must be"),
+        ({"anchor": [1.5]}, "anchor must be text, token ids"),
+        ({"anchor": 5}, "anchor must be text, token ids"),
+        ({"end_of_thinking": ["a"]}, "end_of_thinking must be"),
+        ({"anchor": torch.full((3,), torch.nan)}, "finite"),
         ({"structural_tokens": "words"}, "structural_tokens must be"),
     ],
 )

@@ -58,6 +58,33 @@ def test_stop_texts_that_the_tokenizer_cannot_match_are_refused(engine):
         engine.generate("w10", max_new_tokens=3, stop="w20")  # its words are no pieces of text
 
 
+def test_sampling_by_name_takes_the_settings(engine):
+    cold = engine.generate("w10", "sampling", do_sample=True, temperature=1e-5, seed=1, max_new_tokens=12)
+    assert cold.tokens == engine.generate("w10", max_new_tokens=12).tokens
+    assert cold.method == szilard.Sampling(temperature=1e-5)
+
+
+def test_seeded_runs_in_threads_do_not_disturb_one_another(engine):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def draw(_):
+        return engine.generate("w10", do_sample=True, temperature=3.0, seed=1, max_new_tokens=30).tokens
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len({tuple(tokens) for tokens in pool.map(draw, range(6))}) == 1
+
+
+def test_a_chat_that_the_template_refuses_is_the_users_to_mend(engine):
+    engine.tokenizer.chat_template = "{{ raise_exception('no system turns here') }}"
+    with pytest.raises(ValueError, match="refuses this chat: no system turns here"):
+        engine.generate([{"role": "system", "content": "w10"}])
+
+
+def test_a_state_of_ones_own_tracks_no_gradients(engine):
+    state = engine.state("w10", max_new_tokens=4)
+    assert not state.prefill().requires_grad and not state.feed(torch.tensor([5])).requires_grad
+
+
 def test_streamed_pieces_join_to_the_text_and_the_result_comes_last(engine):
     pieces, stream = [], engine.stream("w10", szilard.Lead(), max_new_tokens=12)
     while True:
@@ -126,6 +153,12 @@ BAD = [
     ({"prompt": "w10", "images": "x.png"}, "text model and cannot take images"),
     ({"prompt": "w10", "stop": ""}, "stop must be text"),
     ({"prompt": "w10", "seed": "one"}, "seed must be"),
+    ({"prompt": "w10", "seed": 2**64}, "seed must be"),
+    ({"prompt": b"w10"}, "a prompt is text"),
+    ({"prompt": torch.tensor(3)}, "1-D or 2-D"),
+    ({"prompt": "w10", "stop": 5}, "stop must be text"),
+    ({"prompt": "w10", "temperature": 2.0}, "only acts with do_sample=True"),
+    ({"prompt": "w10", "method": szilard.Sampling(), "do_sample": True, "top_p": 0.5}, "settings of its own"),
     ({"prompt": ["w10"], "images": ["a", "b"]}, "one entry"),
 ]
 

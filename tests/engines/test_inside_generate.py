@@ -135,6 +135,17 @@ def test_a_conversation_continues_from_the_returned_cache(llama):
     assert second.cost.tokens["LlamaForCausalLM"] == 6
 
 
+def test_a_static_cache_gives_the_same_logits(llama):
+    settings = {"max_new_tokens": 10, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    settings |= {"eos_token_id": None}
+    dynamic = llama.generate(**prompt_batch(2), custom_generate=szilard.Greedy(), **settings)
+    static = llama.generate(
+        **prompt_batch(2), custom_generate=szilard.Greedy(), cache_implementation="static", **settings
+    )
+    assert torch.equal(dynamic.sequences, static.sequences)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(dynamic.logits, static.logits, strict=True))
+
+
 def test_half_precision_models_run(llama):
     model = type(llama)(llama.config).bfloat16().eval()
     out = model.generate(**prompt_batch(2), custom_generate=szilard.Lead(window=2), max_new_tokens=8, do_sample=False)

@@ -48,6 +48,38 @@ def test_a_damaged_config_is_refused(tmp_path):
         szilard.load(tmp_path)
 
 
+def test_weights_with_a_hole_are_refused(model_folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(model_folder, tmp_path / "holed")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"incomplete: model.layers.0.mlp.up_proj.weight"):
+        szilard.load(folder)
+    (folder / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="no usable model"):
+        szilard.load(folder)
+
+
+def test_a_cache_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(ValueError, match="SZILARD_CACHE"), build_folder(tmp_path / "cache" / "gguf" / "x"):
+        pass
+
+
+def test_what_a_killed_conversion_left_is_cleared_away(tmp_path):
+    import os
+
+    (tmp_path / ".built-dead").mkdir()
+    os.utime(tmp_path / ".built-dead", (0, 0))
+    with build_folder(tmp_path / "built"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["built"]
+
+
 @pytest.mark.parametrize("content", [b"", b"GGU", b"PK\x03\x04 this is a zip", b"GGUF\x01\x00\x00\x00"])
 def test_a_file_that_is_no_gguf_is_refused(tmp_path, content):
     path = tmp_path / "model.gguf"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from szilard_zoo import path, scenes
 from szilard_zoo.scenes import Sample
@@ -48,8 +48,8 @@ class Replies:
 
 @torch.no_grad()
 def reply(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
     samples: Sequence[Sample],
     *,
     batch_size: int = 64,
@@ -117,8 +117,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def report(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
     *,
     questions: int = 1500,
     polled: int = 900,
@@ -150,8 +150,9 @@ def report(
     rows.append(accuracy_by_kind(own, swapped.texts))
     names = ("held-out", "held-out, colours uniform (prior broken)", "held-out, with the picture of another question")
     lines = [
-        f"Greedy decoding, {questions} held-out questions (seed {seed}, kinds in turn), {polled} polled. The standard error "
-        f"is at most {_percent(0.5 / questions**0.5)} overall and {_percent(0.5 / (questions / 5) ** 0.5)} for one kind.",
+        f"Greedy decoding, {questions} held-out questions (seed {seed}, kinds in turn), {polled} polled. "
+        f"Standard error: at most {_percent(0.5 / questions**0.5)} overall, "
+        f"{_percent(0.5 / (questions / len(scenes.QUESTION_KINDS)) ** 0.5)} for one kind.",
         "",
         f"| accuracy | {' | '.join(rows[0])} |",
         f"|---|{'---|' * len(rows[0])}",

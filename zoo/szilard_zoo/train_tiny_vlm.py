@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import (
     CLIPVisionConfig,
+    GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -152,7 +153,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
         **ids,
     )
     model = LlavaForConditionalGeneration(config)
-    model.generation_config.update(
+    model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=128, do_sample=False
     )
     return model
@@ -286,10 +287,10 @@ class Trainee(nn.Module):
         text_loss = functional.cross_entropy(self.model.lm_head(hidden[learnt]).float(), batch.labels[learnt])
 
         logits = self.patch_head(seen).float().flatten(0, 1).split(self.patch_classes, dim=-1)
-        patch_loss = sum(
+        colour_loss, shape_loss = (
             functional.cross_entropy(each, batch.patches[..., index].flatten()) for index, each in enumerate(logits)
         )
-        return text_loss, patch_loss
+        return text_loss, colour_loss + shape_loss
 
 
 def learning_rate(progress: float, peak: float, *, warmup: float = 0.03, floor: float = 0.02) -> float:

@@ -53,7 +53,7 @@ def test_a_batch_of_held_out_questions_is_answered_well_above_chance(checkpoint)
     samples = list(scenes.dataset("heldout", 40, seed=1))
     replies = evaluate_tiny_vlm.reply(*checkpoint, samples, batch_size=40)
     right = [scenes.is_correct(sample, text) for sample, text in zip(samples, replies.texts, strict=True)]
-    assert sum(right) >= 0.6 * len(samples)  # another picture in its place: about 0.2
+    assert sum(right) >= 0.6 * len(samples)  # with another picture in its place: 0.25
     assert sum(replies.finished) >= 38
     assert all(text.startswith("<think>") for text in replies.texts)
 

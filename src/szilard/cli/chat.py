@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from szilard.cli import options as o
 from szilard.cli.facts import facts
-from szilard.cli.loading import errors, load_engine
+from szilard.cli.loading import load_engine, note
 from szilard.decoding.heatmap import heat_text
 
 _HELP = "/method NAME [option=value ...], /heat (colour the last answer by entropy), /reset, /quit"
@@ -36,7 +37,7 @@ def chat_command(
     console = Console()
     start: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     turns, last = list(start), None
-    console.print(f"[bold]{loaded.name}[/bold] with {chosen or 'plain decoding'}. {_HELP}", highlight=False)
+    console.print(Text(f"{loaded.name} with {chosen or 'plain decoding'}. {_HELP}"))
     while True:
         try:
             line = input("\n> ").strip()
@@ -56,7 +57,7 @@ def chat_command(
                     console.print(heat_text(last.trace))
                 elif command == "method" and words:
                     chosen = o.method_from(words[0], words[1:])
-                    console.print(f"[dim]now {chosen}[/dim]", highlight=False)
+                    console.print(Text(f"now {chosen}", style="dim"))
                 else:
                     console.print(_HELP, highlight=False, markup=False)
                 continue
@@ -72,6 +73,6 @@ def chat_command(
                 console.print("\n[dim]stopped; this turn is forgotten[/dim]")
                 continue
             turns = [*asked, {"role": "assistant", "content": last.text}]
-            errors.print("\n[dim]" + ", ".join(f"{k} {v}" for k, v in facts(last).items()) + "[/dim]", highlight=False)
+            note("\n" + ", ".join(f"{k} {v}" for k, v in facts(last).items()))
         except (ValueError, TypeError) as error:
-            errors.print(f"[red]{error}[/red]", highlight=False)
+            note(str(error), "red")

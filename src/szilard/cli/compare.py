@@ -14,7 +14,7 @@ from rich.text import Text
 from szilard.cli import options as o
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
-from szilard.cli.loading import errors, load_engine
+from szilard.cli.loading import errors, load_engine, note
 from szilard.decoding.method import Method
 from szilard.engines.engine import Result
 from szilard.registry import method_class
@@ -60,7 +60,7 @@ def compare_command(
             results.append([])
             for method in chosen:
                 progress.update(task, description=method.slug)
-                draws = sampling if method.honours_do_sample or method.slug != "greedy" else {}
+                draws = sampling if method.slug != "greedy" else {}
                 results[-1].append(loaded.generate(prompt, method, **settings, **draws))
                 progress.advance(task)
     if json_:
@@ -77,7 +77,7 @@ def compare_command(
             if result.trace is not None
         ]
         o.write_text(html, render_page(runs, title="szilard: methods side by side"))
-        errors.print(f"[dim]page written to {html}[/dim]", highlight=False)
+        note(f"page written to {html}")
 
 
 def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
@@ -104,7 +104,7 @@ def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
 def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:
     console = Console()
     for prompt, row in zip(prompts, results, strict=True):
-        console.print(f"\n[bold]{prompt}[/bold]", highlight=False)
+        console.print(Text(f"\n{prompt}", style="bold"))
         table = Table("method", *facts(row[0]), box=None, header_style="bold", pad_edge=False)
         for result in row:
             values = ["-" if value is None else str(value) for value in facts(result).values()]

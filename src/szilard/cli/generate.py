@@ -11,7 +11,7 @@ import typer
 from szilard.cli import options as o
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
-from szilard.cli.loading import errors, load_engine
+from szilard.cli.loading import load_engine, note
 
 
 def generate_command(
@@ -65,7 +65,7 @@ def generate_command(
         sys.stdout.write("\n")
         if not quiet:
             line = ", ".join(f"{name} {value}" for name, value in facts(result).items())
-            errors.print(f"[dim]{result.method.slug} on {loaded.name}: {line}[/dim]", highlight=False)
+            note(f"{result.method.slug} on {loaded.name}: {line}")
     if html is not None:
         from szilard.decoding.page import Run, render_page
 
@@ -77,4 +77,4 @@ def generate_command(
             subtitle=loaded.name,
         )
         o.write_text(html, render_page([run], title=f"szilard: {result.method.slug}"))
-        errors.print(f"[dim]trace written to {html}[/dim]", highlight=False)
+        note(f"trace written to {html}")

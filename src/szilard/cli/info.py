@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from szilard.cli import options as o
 from szilard.cli.loading import load_engine
@@ -53,4 +54,4 @@ def info_command(
             value = ", ".join(value)
         elif isinstance(value, dict):
             value = "; ".join(f"{slug} (needs {', '.join(missing)})" for slug, missing in value.items()) or "-"
-        console.print(f"[bold]{key:>15}[/bold]  {value}", highlight=False)
+        console.print(f"[bold]{key:>15}[/bold]  {escape(str(value))}", highlight=False)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
 from szilard.engines.engine import Engine
 
 errors = Console(stderr=True)
+
+
+def note(text: str, style: str = "dim") -> None:
+    """A line on stderr, printed as it is: whatever it holds, nothing is taken for markup."""
+    errors.print(Text(text, style=style))
 
 
 def load_engine(model: str | None, engine: str, device: str | None, dtype: str) -> Engine:
@@ -21,5 +28,5 @@ def load_engine(model: str | None, engine: str, device: str | None, dtype: str) 
     _, name = find(model)
     logging.disable_progress_bar()
     options: dict[str, Any] = {"engine": engine, "device": device, "dtype": dtype}
-    with errors.status(f"loading {name}"):
+    with errors.status(f"loading {escape(name)}"):
         return load(model, **options)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -40,11 +41,13 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it tells every retry; we tell the outcome
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(arguments, standalone_mode=False)
         return int(code or 0)
     except typer.Abort:
+        print("szilard: interrupted", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("szilard: interrupted", file=sys.stderr)

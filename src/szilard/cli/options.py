@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,8 +86,6 @@ def prompt_from(prompt: str | None, system: str | None) -> Any:
         ValueError: nothing there.
     """
     if prompt is None or prompt == "-":
-        import sys
-
         if prompt is None and sys.stdin.isatty():
             raise ValueError('give a prompt, as in: szilard generate "Why is the sky blue?"')
         prompt = sys.stdin.read()
@@ -99,22 +100,29 @@ def check_writable(path: Path | None) -> None:
     """Refuse an output file that cannot be written, before any work.
 
     Raises:
-        ValueError: its folder is missing, or it is a folder itself.
+        ValueError: its folder is missing or closed, or it is a folder itself.
     """
     if path is None:
         return
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; name a file in it.")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"the folder {str(path.absolute().parent)!r} does not exist; make it first.")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"the folder {str(folder)!r} does not exist; make it first.")
+    try:
+        if not path.exists() or path.is_file():
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"nothing can be written to the folder {str(folder)!r} ({error.strerror}).") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: never a half-written one."""
-    import os
-    import tempfile
-
-    handle, scratch = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
+    """Write a file in one step: never a half-written one. A link is followed; a device or pipe is written to."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

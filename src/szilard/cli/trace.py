@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from szilard.cli import options as o
 from szilard.cli.facts import facts
@@ -40,7 +42,7 @@ def trace_command(
     """Show what happened at every step: token, entropy, mode, decision."""
     o.check_writable(html)
     o.check_writable(output)
-    if output is not None and output.suffix not in {".json", ".parquet"}:
+    if output is not None and output.suffix.lower() not in {".json", ".parquet"}:
         raise ValueError(f"--output must end in .json or .parquet, not {output.name!r}.")
     console = Console()
     known: dict[str, Any] = {}
@@ -68,7 +70,7 @@ def trace_command(
         console.print(_table(trace))
     else:
         console.print(heat_text(trace))
-        console.print(f"\n[dim]{', '.join(f'{k} {v}' for k, v in known.items())}[/dim]", highlight=False)
+        console.print(Text("\n" + ", ".join(f"{k} {v}" for k, v in known.items()), style="dim"))
 
 
 def _table(trace: Trace) -> Table:
@@ -87,4 +89,4 @@ def _cell(name: str, value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, bool):
         return "yes" if value else ""
-    return repr(value) if name == "text" else str(value)
+    return escape(repr(value)) if name == "text" else str(value)

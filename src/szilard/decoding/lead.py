@@ -34,7 +34,7 @@ from szilard.decoding.latent import (
     structural_token_mask,
     token_ids,
 )
-from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.method import Method, check_bool, check_choice, check_ids, check_number
 from szilard.decoding.state import DecodingState
 from szilard.information import measure
 
@@ -103,6 +103,12 @@ class Lead(Method):
         if not isinstance(self.answer_prefix, str):
             raise TypeError(f"answer_prefix must be text, not {self.answer_prefix!r}.")
         check_number("answer_budget", self.answer_budget, low=1, integer=True)
+        for name in ("anchor", "structural_tokens", "end_of_thinking"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str) and not (name == "anchor" and torch.is_tensor(value)):
+                object.__setattr__(self, name, check_ids(name, value))
+        if torch.is_tensor(self.anchor) and not bool(self.anchor.isfinite().all()):
+            raise ValueError("anchor must be a vector of finite numbers.")
 
     @classmethod
     def neutral(cls) -> Lead:

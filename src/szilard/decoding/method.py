@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import json
 import math
@@ -79,7 +80,9 @@ class Method(ABC):
         changed = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, torch.Tensor) or value != field.default:
+            if isinstance(value, torch.Tensor):
+                changed[field.name] = f"tensor{list(value.shape)}"
+            elif value != field.default:
                 changed[field.name] = value
         return changed
 
@@ -104,8 +107,10 @@ def check_number(
     accepted = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, accepted):
         raise TypeError(f"{name} must be {kind}{' or None' if optional else ''}, not {value!r}.")
-    if math.isnan(value) or not low <= value <= high:
-        allowed = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+    if integer and high == math.inf:
+        high = 2**63 - 1  # what a tensor can hold
+    if math.isnan(value) or not low <= value <= high or (isinstance(value, int) and abs(value) >= 2**63):
+        allowed = f"between {low:g} and {high:g}" if high < 2**62 else f"at least {low:g}"
         raise ValueError(f"{name} must be {allowed}, not {value!r}.")
 
 
@@ -122,9 +127,9 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def nearest(word: str, words: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the word closest to a mistyped one, or an empty string."""
+    """`; did you mean 'x'?` for the word closest to a mistyped one, or a full stop."""
     close = get_close_matches(word, list(words), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def parse_option(cls: type[Method], assignment: str) -> tuple[str, Any]:
@@ -144,6 +149,21 @@ def parse_option(cls: type[Method], assignment: str) -> tuple[str, Any]:
     return name, _typed(name, text.strip(), hints[name])
 
 
+_COLLECTIONS = {list, tuple, set, frozenset, collections.abc.Sequence}
+
+
+def check_ids(name: str, value: Any) -> tuple[int, ...]:
+    """Token ids as a tuple.
+
+    Raises:
+        TypeError: not a collection of whole numbers.
+    """
+    collection = isinstance(value, (list, tuple, set, frozenset, range))
+    if not collection or not all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+        raise TypeError(f"{name} must be text, token ids (whole numbers in a list) or None, not {value!r}.")
+    return tuple(sorted(value)) if isinstance(value, (set, frozenset)) else tuple(value)
+
+
 def _typed(name: str, text: str, hint: Any) -> Any:
     """The value of `text` under a field's type; a union is tried from its most to its least specific member."""
     members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -157,12 +177,13 @@ def _typed(name: str, text: str, hint: Any) -> Any:
                 return number(text)
             except ValueError:
                 continue
-    if any(typing.get_origin(member) in {list, tuple, set, frozenset} for member in members) and text[:1] in "[{":
+    if any(typing.get_origin(member) in _COLLECTIONS for member in members) and text[:1] in "[{":
         try:
-            return tuple(json.loads(text))
-        except ValueError:
-            raise ValueError(f"{name}={text!r} is not a JSON list.") from None
+            return check_ids(name, tuple(json.loads(text)))
+        except json.JSONDecodeError:
+            raise ValueError(f"{name}={text!r} is not a list of token ids, as in [1, 2].") from None
     if str in members:
         return text
-    wanted = " or ".join(getattr(member, "__name__", str(member)) for member in members)
+    words = {int: "a whole number", float: "a number", type(None): "none", bool: "true or false"}
+    wanted = " or ".join(words.get(member, getattr(member, "__name__", str(member))) for member in members)
     raise ValueError(f"{name} must be {wanted}, not {text!r}.")

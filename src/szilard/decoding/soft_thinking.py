@@ -18,7 +18,7 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from szilard.decoding.latent import CANDIDATES_SHOWN, ForcedTokens, Marker, token_ids
-from szilard.decoding.method import Method, check_number
+from szilard.decoding.method import Method, check_ids, check_number
 from szilard.decoding.plain import without_warpers
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy as entropy_of
@@ -59,6 +59,8 @@ class SoftThinking(Method):
         check_number("mixture_size", self.mixture_size, low=1, integer=True)
         check_number("cold_entropy", self.cold_entropy, low=0)
         check_number("cold_steps", self.cold_steps, low=1, integer=True)
+        if self.end_of_thinking is not None and not isinstance(self.end_of_thinking, str):
+            object.__setattr__(self, "end_of_thinking", check_ids("end_of_thinking", self.end_of_thinking))
 
     @classmethod
     def neutral(cls) -> SoftThinking:

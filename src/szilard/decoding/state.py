@@ -44,6 +44,7 @@ class DecodingState(ABC):
         keep_scores / keep_logits: keep the processed / raw logits of every choice (off: no second copy).
         trace: a recorder, or None for no trace.
         cost: the counts to add to.
+        generator: source of the draws; None: PyTorch's default generator, as in `generate`.
         encode: text -> token ids without special tokens, or None when no tokenizer is known.
     """
 
@@ -60,6 +61,7 @@ class DecodingState(ABC):
         keep_logits: bool = False,
         trace: TraceRecorder | None = None,
         cost: Cost | None = None,
+        generator: torch.Generator | None = None,
         encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
@@ -72,6 +74,7 @@ class DecodingState(ABC):
         self.streamer = streamer
         self.trace = trace
         self.cost = cost if cost is not None else Cost()
+        self.generator = generator
         self.encode = encode
         self.scores: list[torch.Tensor] | None = [] if keep_scores else None
         self.raw_logits: list[torch.Tensor] | None = [] if keep_logits else None
@@ -202,7 +205,7 @@ class DecodingState(ABC):
             logits: raw next-token logits [batch, vocab]; left untouched.
             processors: used instead of the run's own list.
             do_sample: used instead of the run's own setting.
-            generator: source of the draw; None: PyTorch's default, as in `generate`.
+            generator: source of the draw, used instead of the run's own.
 
         Returns:
             int64 [batch]; finished rows get the padding token.
@@ -216,12 +219,12 @@ class DecodingState(ABC):
             scores = processor(self.tokens, scores)
         if self.do_sample if do_sample is None else do_sample:
             probabilities = torch.softmax(scores, dim=-1)
+            generator = generator or self.generator
             try:
                 tokens = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
             except RuntimeError as error:
-                if bool(scores.isnan().any()):
-                    raise ValueError(_NAN_LOGITS) from error
-                raise
+                nothing_left = bool((scores == -torch.inf).all(-1).any())
+                raise ValueError(_NO_TOKEN_LEFT if nothing_left else _NAN_LOGITS) from error
         else:
             tokens = torch.argmax(scores, dim=-1)
         self.watch(torch.gather(scores, 1, tokens[:, None]))  # argmax picks a NaN if there is one
@@ -335,6 +338,7 @@ class DecodingState(ABC):
 
 
 _NAN_LOGITS = (
-    "the model returned NaN logits, so no token can be chosen: check the checkpoint and its dtype "
-    "(float16 often overflows on a CPU; try dtype='float32' or 'bfloat16')."
+    "the model (or a logits processor) returned NaN logits, so no token can be chosen: check the checkpoint and its "
+    "dtype (float16 often overflows on a CPU; try dtype='float32' or 'bfloat16')."
 )
+_NO_TOKEN_LEFT = "the logits processors forbid every token of the vocabulary, so none can be drawn: allow some."

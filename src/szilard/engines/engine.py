@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from szilard.decoding.cost import Cost
-from szilard.decoding.method import Method
+from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import Trace, TraceRecorder
 from szilard.engines.transformers_generate import check_needs
@@ -74,6 +74,7 @@ class Engine(ABC):
     kind: str
     tokenizer: Any
     provides: frozenset[str]
+    device = torch.device("cpu")
 
     # ---- doors -----------------------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ class Engine(ABC):
             images: for one prompt an image or a list of them (path, URL-free: PIL image or array); for a batch a list
                 of those per prompt.
             max_new_tokens: limit per row.
-            seed: makes sampling repeatable (PyTorch's generator is seeded for this call and restored after it).
+            seed: makes sampling repeatable: this run draws from a stream of its own, seeded with it.
             raw: continue the text as it is, without the model's chat template.
             trace: keep the step records.
             stop: text at which to stop.
@@ -116,7 +117,8 @@ class Engine(ABC):
             ValueError: bad input, before any work starts: an empty or too long prompt, ids outside the vocabulary, an
                 unknown method or option, images for a text model, a method that needs what this engine lacks.
         """
-        chosen = make_method(method) if method is not None else _plain_method(options)
+        check_number("seed", seed, low=0, high=2**63 - 1, integer=True, optional=True)
+        chosen = _method_with(method, options)
         if chosen.slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
@@ -126,10 +128,10 @@ class Engine(ABC):
         self._check_length(inputs, config.max_new_tokens)
         criteria = StoppingCriteriaList(stopping_criteria or [])
         if stop is not None:
-            config.stop_strings = [stop] if isinstance(stop, str) else list(stop)
+            config.stop_strings = [stop] if isinstance(stop, str) or not isinstance(stop, Sequence) else list(stop)
             if not all(isinstance(text, str) and text for text in config.stop_strings):
                 raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
-        with _seeded(seed), torch.no_grad():
+        with torch.no_grad():
             state = self._run(
                 chosen,
                 inputs,
@@ -138,6 +140,7 @@ class Engine(ABC):
                 stopping_criteria=criteria,
                 streamer=streamer,
                 recorder=TraceRecorder() if trace else None,
+                generator=_generator(seed, self.device),
             )
         results = self._results(state, chosen, inputs)
         return results[0] if single else results
@@ -152,8 +155,10 @@ class Engine(ABC):
         """
         if method is not None:
             method = make_method(method)
-        if isinstance(prompt, Sequence) and not isinstance(prompt, str) and not _is_chat(prompt):
+        if not _as_batch(prompt)[1]:
             raise ValueError("stream takes one prompt; use generate for a batch.")
+        if "streamer" in options:
+            raise ValueError("stream has a streamer of its own; use generate to pass one.")
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
         given_up = threading.Event()
         criteria = [*(options.pop("stopping_criteria", None) or []), _StopWhen(given_up)]
@@ -204,6 +209,7 @@ class Engine(ABC):
             stopping_criteria=StoppingCriteriaList(),
             streamer=None,
             recorder=TraceRecorder(),
+            generator=None,
         )
         return captured[0]
 
@@ -241,6 +247,7 @@ class Engine(ABC):
         stopping_criteria: StoppingCriteriaList,
         streamer: Any,
         recorder: TraceRecorder | None,
+        generator: torch.Generator | None,
     ) -> DecodingState:
         """Decode and return the finished state. `method` has `decode`, or is a function that takes the open state."""
 
@@ -249,8 +256,6 @@ class Engine(ABC):
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
         for name in options:
             if name not in _GENERATION_FIELDS or name in _FIXED:
-                from szilard.decoding.method import nearest
-
                 raise ValueError(
                     f"generate has no option {name!r}{nearest(name, _GENERATION_FIELDS - _FIXED)} Hyperparameters of a "
                     "method go into the method, as in szilard.Lead(window=64)."
@@ -293,7 +298,7 @@ class Engine(ABC):
 
     def _ids(self, prompt: Prompt, raw: bool) -> list[int]:
         if isinstance(prompt, torch.Tensor):
-            if prompt.is_floating_point() or prompt.dim() != 1:
+            if prompt.is_floating_point() or prompt.dtype == torch.bool or prompt.dim() != 1:
                 raise ValueError(f"token ids must be a 1-D integer tensor, not {prompt.dtype} {tuple(prompt.shape)}.")
             ids = prompt.tolist()
             if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
@@ -313,8 +318,21 @@ class Engine(ABC):
     def _chat_ids(self, chat: list[dict[str, Any]]) -> list[int]:
         if not self.has_chat_template:
             raise ValueError(f"{self.name} has no chat template; give the prompt as plain text.")
-        ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+        ids = self._template(self.tokenizer, chat)
         return list(ids["input_ids"])
+
+    def _template(self, owner: Any, chat: Any, **options: Any) -> Any:
+        """The chat (or chats) through the template of a tokenizer or processor.
+
+        Raises:
+            ValueError: the template refuses it.
+        """
+        try:
+            return owner.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=True, return_dict=True, **options
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template of {self.name} refuses this chat: {error}") from error
 
     def stop_criterion(self, texts: list[str]) -> StopStringCriteria:
         """Transformers' criterion that ends a row at one of these texts.
@@ -385,12 +403,29 @@ def state_eos(state: DecodingState) -> Any:
     return []
 
 
-def _plain_method(options: dict[str, Any]) -> Method:
-    """What runs when no method is named; sampling takes its settings out of `options`."""
-    if not options.get("do_sample"):
-        return make_method("greedy")
-    names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-    return make_method("sampling", {name: options.pop(name) for name in names if options.get(name) is not None})
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+def _method_with(method: Any, options: dict[str, Any]) -> Method:
+    """The method to run; plain decoding when none is named. `Sampling` takes its settings out of `options`.
+
+    Raises:
+        ValueError: sampling settings that would not act.
+    """
+    if method is None:
+        method = "sampling" if options.get("do_sample") else "greedy"
+    chosen = make_method(method)
+    given = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
+    if chosen.slug == "sampling" and given:
+        if isinstance(method, Method):
+            raise ValueError(f"the method 'sampling' has settings of its own: give {', '.join(given)} to the method.")
+        for name in given:
+            del options[name]
+        return make_method("sampling", given)
+    if given and not options.get("do_sample"):
+        name = next(iter(given))
+        raise ValueError(f"{name} only acts with do_sample=True; add that, or leave {name} out.")
+    return chosen
 
 
 def _as_list(tokens: Any) -> list[int]:
@@ -416,9 +451,13 @@ def _as_chat(prompt: Any) -> list[dict[str, Any]]:
 
 def _as_batch(prompt: Any) -> tuple[list[Any], bool]:
     """The prompts as a list, and whether only one was given."""
+    if isinstance(prompt, (bytes, bytearray)):
+        raise TypeError("a prompt is text, a chat, token ids, or a list of these, not bytes: decode them first.")
     if isinstance(prompt, str) or _is_chat(prompt) or (isinstance(prompt, torch.Tensor) and prompt.dim() == 1):
         return [prompt], True
     if isinstance(prompt, torch.Tensor):
+        if prompt.dim() != 2:
+            raise ValueError(f"token ids are a 1-D or 2-D tensor, not one of {prompt.dim()} dimensions.")
         return list(prompt), False
     if (
         isinstance(prompt, Sequence)
@@ -459,13 +498,6 @@ class _StopWhen(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
-@contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be a whole number, not {seed!r}.")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:
+    """A random stream of the run's own, so that seeded runs in several threads do not disturb one another."""
+    return None if seed is None else torch.Generator(device=device).manual_seed(seed)

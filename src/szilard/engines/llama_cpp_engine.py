@@ -116,6 +116,7 @@ class LlamaCppEngine(Engine):
         stopping_criteria: StoppingCriteriaList,
         streamer: Any,
         recorder: TraceRecorder | None,
+        generator: torch.Generator | None,
     ) -> DecodingState:
         if "embeddings_in" in getattr(method, "needs", ()):
             _ = self._model.embedding_scale  # a model that cannot be fed vectors is refused before any work
@@ -135,6 +136,7 @@ class LlamaCppEngine(Engine):
             pad_token_id=int(config.pad_token_id or 0),
             streamer=streamer,
             trace=recorder,
+            generator=generator,
             encode=self._encode_marker,
         )
         if callable(getattr(method, "decode", None)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +114,7 @@ def _load_transformers(
     path: Path | None, name: str, device: str | None, dtype: Any, revision: str | None, trust_remote_code: bool
 ) -> Engine:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
     from szilard.engines.transformers_engine import TransformersEngine
@@ -127,8 +127,9 @@ def _load_transformers(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ValueError(f"device {device!r} is not available here ({str(error).splitlines()[0]}).") from None
     source = str(path) if path is not None else name
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -138,13 +139,19 @@ def _load_transformers(
         config = AutoConfig.from_pretrained(source, **common)
         is_vision = type(config) in AutoModelForImageTextToText._model_mapping
         auto = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
-        model: Any = auto.from_pretrained(source, dtype=dtype, **common)
+        loaded: Any = auto.from_pretrained(source, dtype=dtype, output_loading_info=True, **common)
+        model, report = loaded
         processor: Any = AutoProcessor.from_pretrained(source, **common) if is_vision else None
         tokenizer: Any = (
             processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(source, **common)
         )
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         where = f"in {source!r}" if path is not None else f"under the hub id {name!r}"
         raise ValueError(f"no usable model {where}: {reason}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"the weights in {source!r} are incomplete: {missing[0]} and {len(missing) - 1} more are missing; "
+            "download the model again."
+        )
     return TransformersEngine(model.to(device), tokenizer, processor=processor, name=name)

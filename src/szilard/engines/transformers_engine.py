@@ -38,6 +38,7 @@ class TransformersEngine(Engine):
         self.tokenizer = tokenizer if tokenizer is not None else processor.tokenizer
         self.name = name or model.name_or_path or type(model).__name__
         self.provides = provided_by(model)
+        self.device = model.device
 
     @property
     def context_window(self) -> int | None:
@@ -64,11 +65,9 @@ class TransformersEngine(Engine):
         if "vision" not in self.provides or self.processor is None:
             raise ValueError(f"{self.name} is a text model and cannot take images; use an image-text model.")
         chats = [_with_images(prompt, pictures) for prompt, pictures in zip(prompts, images or [], strict=True)]
-        inputs = self.processor.apply_chat_template(
+        inputs = self._template(
+            self.processor,
             chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         )
@@ -77,7 +76,7 @@ class TransformersEngine(Engine):
     def _chat_ids(self, chat: list[dict[str, Any]]) -> list[int]:
         if self.processor is None or not getattr(self.processor, "chat_template", None):
             return super()._chat_ids(chat)
-        inputs = self.processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True)
+        inputs = self._template(self.processor, [chat])
         return list(inputs["input_ids"][0])
 
     def _run(
@@ -90,6 +89,7 @@ class TransformersEngine(Engine):
         stopping_criteria: StoppingCriteriaList,
         streamer: Any,
         recorder: TraceRecorder | None,
+        generator: torch.Generator | None,
     ) -> DecodingState:
         stop_strings, config.stop_strings = config.stop_strings, None
         if stop_strings:
@@ -112,6 +112,7 @@ class TransformersEngine(Engine):
                 model_kwargs,
                 streamer=streamer,
                 trace=recorder,
+                generator=generator,
                 encode=self._encode_marker,
             )
             state.visual_names = self._visual_names

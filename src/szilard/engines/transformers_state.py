@@ -91,10 +91,11 @@ class TransformersState(DecodingState):
 
     # ---- the verbs -------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def prefill(self) -> torch.Tensor:
         self.cost.start()
         past = self.model_kwargs.get("past_key_values")
-        known = past.get_seq_length() if past is not None else 0  # a conversation that goes on
+        known = int(past.get_seq_length()) if past is not None else 0  # a conversation that goes on
         mask = self.model_kwargs.get("attention_mask")
         outputs = self.model._prefill(self.tokens, self.generation_config, self.model_kwargs)
         if getattr(outputs, "past_key_values", None) is None:
@@ -102,12 +103,13 @@ class TransformersState(DecodingState):
                 f"{type(self.model).__name__} returned no key-value cache, which the decoding state needs: "
                 "only models with `past_key_values` and use_cache=True are supported."
             )
-        self._slots = outputs.past_key_values.get_seq_length()
+        self._slots = int(outputs.past_key_values.get_seq_length())
         padding = 0 if mask is None else mask.shape[1] - mask.sum(1)
         self._cached = self._cached + self._slots - padding
         self.cost.add_forward(self._size, rows=self.batch_size, new=self._slots - known, cached=known)
         return self._after(outputs, 1)[:, -1]
 
+    @torch.no_grad()
     def feed(
         self,
         tokens: torch.Tensor | None = None,
@@ -153,8 +155,9 @@ class TransformersState(DecodingState):
         return outputs.logits[:, -new:].to(self.device)
 
     def rewind(self, lengths: torch.Tensor) -> None:
-        drop = self._cached - lengths.to(self._cached.device)
-        if bool((drop < 0).any()):
+        lengths = lengths.to(self._cached.device)
+        drop = self._cached - lengths
+        if bool(((drop < 0) | (lengths < 0)).any()):
             raise ValueError(
                 f"rewind can only shorten: rows hold {self._cached.tolist()} entries, asked for {lengths.tolist()}."
             )
