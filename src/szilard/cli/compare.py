@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from szilard.cli import options as o
@@ -18,6 +18,9 @@ from szilard.cli.loading import errors, load_engine, note
 from szilard.decoding.method import Method
 from szilard.engines.engine import Result
 from szilard.registry import method_class
+
+# What fits a terminal of 80 columns; the page and the JSON carry the rest.
+_SHOWN = ("tokens", "latent steps", "switches", "mean entropy", "forward passes", "tokens/s", "finish")
 
 
 def compare_command(
@@ -105,10 +108,10 @@ def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:
     console = Console()
     for prompt, row in zip(prompts, results, strict=True):
         console.print(Text(f"\n{prompt}", style="bold"))
-        table = Table("method", *facts(row[0]), box=None, header_style="bold", pad_edge=False)
+        table = Table(Column("method", no_wrap=True), *_SHOWN, box=None, header_style="bold", pad_edge=False)
         for result in row:
-            values = ["-" if value is None else str(value) for value in facts(result).values()]
-            table.add_row(result.method.slug, *values)
+            values = facts(result)
+            table.add_row(result.method.slug, *("-" if values[name] is None else str(values[name]) for name in _SHOWN))
         console.print(table)
         texts = Table.grid(padding=(0, 1))
         for result in row:
