@@ -159,19 +159,20 @@ class Lead(Method):
             anchored = torch.zeros_like(latent)
             if bool(mixing.any()):
                 assert measured.probabilities is not None
-                mixture = state.mix(measured.probabilities)  # [batch, hidden]
+                rows = mixing.nonzero()[:, 0]
+                mixture = state.mix(measured.probabilities[rows])  # [rows, hidden]
                 if anchor is not None:
                     # Paper: the anchor enters at the switching step; here: at the first step of the stretch that is
                     # really fed latently, because a structural token at the switch would lose it.
                     anchored = anchor_due & latent
                     strength = self._annealed(self.anchor_strength, step, state)
                     blended = (1 - strength) * mixture + strength * anchor
-                    mixture = torch.where(anchored[:, None], blended, mixture)
+                    mixture = torch.where(anchored[rows, None], blended, mixture)
                     anchor_due = anchor_due & ~anchored
-                if closing is not None:
+                if closes is not None and closing is not None:
                     beta = 1 - self._annealed(1 - self.closing_mix, step, state, always=True)
-                    mixture = torch.where(closes[:, None], beta * mixture + (1 - beta) * closing, mixture)  # type: ignore[index]
-                embeddings = torch.where(mixing[:, None], mixture, state.embed(tokens).to(mixture.dtype))
+                    mixture = torch.where(closes[rows, None], beta * mixture + (1 - beta) * closing, mixture)
+                embeddings = state.embed(tokens).to(mixture.dtype).index_copy(0, rows, mixture)
                 if state.trace is not None:
                     weights, ids = measured.probabilities.topk(min(CANDIDATES_SHOWN, logits.shape[-1]), dim=-1)
                     candidates = (ids, torch.where(latent[:, None], weights, torch.nan))

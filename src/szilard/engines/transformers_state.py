@@ -285,6 +285,8 @@ def mix_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     common = min(probabilities.shape[-1], weight.shape[0])
     dtype = torch.promote_types(weight.dtype, torch.float32)
     probabilities = probabilities[:, :common].to(dtype)
+    if probabilities.shape[0] <= _FEW_ROWS and weight.dtype == torch.float32 and weight.device.type == "cpu":
+        return torch.stack([_gather_row(row, weight) for row in probabilities])
     mixed = probabilities.new_zeros(probabilities.shape[0], weight.shape[1])
     whole = common - common % _SLICE if weight.dtype == dtype else 0
     if whole:
@@ -296,7 +298,21 @@ def mix_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
+def _gather_row(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The sum for one row, [vocab] -> [hidden], reading only the tokens that show in it.
+
+    What is left out holds 5e-6 of the mass at most (in practice a tenth of that): a product with the whole matrix
+    costs two to five times as much on a CPU.
+    """
+    ids = (probabilities >= 5e-6 / probabilities.shape[0]).nonzero()[:, 0]
+    bags = torch.arange(0, max(1, ids.shape[0]), 256, device=ids.device)  # partial sums, for the precision
+    shares = probabilities[ids]
+    parts = torch.nn.functional.embedding_bag(ids, weight, bags, mode="sum", per_sample_weights=shares)
+    return parts.sum(0)
+
+
 _SLICE = 1024  # vocabulary rows per partial sum
+_FEW_ROWS = 2  # up to here gathering beats the whole product
 
 
 def model_size(model: Any) -> ModelSize:
