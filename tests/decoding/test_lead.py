@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import szilard
+from szilard.decoding.latent import Marker
 from szilard.decoding.lead import ModeSwitch
 from tests.conftest import prompt_batch, tiny_model
 
@@ -232,11 +233,58 @@ def test_too_many_switches_force_the_end_of_thinking(llama):
     assert (trace["mode"][second + 2 :] == "discrete").all()
 
 
-def test_without_a_marker_twice_too_many_switches_end_the_row_within_the_budget(llama):
-    method = szilard.Lead(window=0, end_of_thinking=None, max_switches=1, answer_budget=5)
-    out = run(llama, method, max_new_tokens=120)
-    trigger = next(i for i, step in enumerate(out.trace) if step.switches == 3)
-    assert len(out.trace) == trigger + 5
+def test_twice_too_many_switches_force_the_answer_and_end_the_row_within_the_budget(engine):
+    method = szilard.Lead(window=0, end_of_thinking=None, max_switches=1, answer_prefix="w20 w21", answer_budget=8)
+    result = engine.generate("w10", method, max_new_tokens=120, eos_token_id=-1)
+    trace = result.trace
+    trigger = next(i for i, step in enumerate(trace) if step.switches == 3)
+    assert trace["token"][trigger + 1 : trigger + 3].tolist() == [20, 21]
+    assert len(trace) == trigger + 8  # the triggering step is the first of the budget
+    assert (trace["mode"][trigger:] == "discrete").all()
+
+
+def test_forced_text_is_said_in_one_piece_and_fed_as_it_is(llama):
+    marker = [11, 12, 13, 14, 15]
+    trace = run(llama, szilard.Lead(window=0, end_of_thinking=marker, max_switches=1), max_new_tokens=60).trace
+    first = next(i for i, step in enumerate(trace) if step.switches == 1)
+    assert trace["token"][first + 1 : first + 6].tolist() == marker
+    assert (trace["mode"][first + 1 :] == "discrete").all()
+
+
+def test_the_step_that_ends_thinking_still_counts_its_switch():
+    switch = ModeSwitch(szilard.Lead(), _Rows(1))
+    for entropy, locked in ((1.0, False), (1.2, False), (0.3, True), (2.0, True)):
+        flips = switch.step(torch.tensor([entropy]), torch.tensor([locked]))
+        if entropy == 0.3:
+            assert flips[1].item() and switch.switches.item() == 1
+    assert not switch.latent.item()
+
+
+def test_a_prompt_that_closes_thinking_is_answered_discretely(engine):
+    open_, closed = engine.generate("w10", szilard.Lead()), engine.generate("w10 </think>", szilard.Lead())
+    assert open_.trace["mode"][0] == "latent"
+    assert (closed.trace["mode"] == "discrete").all()
+
+
+def test_a_marker_is_found_in_the_spelling_that_its_neighbours_cause():
+    class State:
+        """Spells "</think>" as 5 6 7, and as 5 6 8 before a blank line."""
+
+        tokens = torch.tensor([[1, 5, 6]])
+        finished, generated, vocab_size = torch.tensor([False]), torch.tensor([3]), 20
+        device = torch.device("cpu")
+
+        def encode(self, text):
+            words = {"": [], " ": [2], ".": [3], "\n": [4], ")": [9], "\n\n": [10], "</think>": [5, 6, 7]}
+            if text in words:
+                return words[text]
+            before, after = text.split("</think>")
+            return words[before] + ([5, 6, 8] if after == "\n\n" else [5, 6, 7] + words[after])
+
+    marker = Marker(State(), "</think>", name="end_of_thinking")
+    for last, found in ((7, True), (8, True), (4, False)):
+        assert marker.completed_by(torch.tensor([last]), State()).item() is found
+    assert marker.ids == (5, 6, 7)
 
 
 def test_structural_tokens_are_fed_as_themselves(llama, monkeypatch):
@@ -265,6 +313,8 @@ def test_the_released_constants_are_those_of_the_authors_code():
     released = szilard.Lead.released()
     assert (released.window, released.enter_entropy, released.exit_entropy) == (256, 1.0, 0.2)
     assert (released.closing_mix, released.anchor_decay, released.anchor_strength) == (0.7, True, 0.4)
+    assert released.anchor == "image"
+    assert szilard.SwiReasoning.released() == szilard.SwiReasoning()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,19 @@ def test_no_logits_are_kept_unless_asked_for(llama, monkeypatch):
     assert kept == [(None, None, None)]
 
 
+def test_every_method_keeps_scores_and_logits_of_every_step(llama):
+    for slug in szilard.methods():
+        out = llama.generate(
+            **prompt_batch(1),
+            custom_generate=szilard.make_method(slug),
+            max_new_tokens=7,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+        )
+        assert len(out.scores) == len(out.logits) == out.sequences.shape[1] - 11
+
+
 def test_prompts_may_come_as_embeddings(llama):
     inputs = prompt_batch(2)
     vectors = llama.get_input_embeddings()(inputs["input_ids"])

@@ -79,6 +79,16 @@ def test_the_automatic_anchor_is_the_mean_of_the_visual_special_tokens(vlm, samp
     assert torch.allclose(vector, vlm.model.get_input_embeddings().weight[ids].mean(0), atol=1e-6)
 
 
+def test_both_doors_anchor_alike(vlm, samples, pictures):
+    method, inputs = (
+        szilard.Lead(window=2, max_switches=None),
+        vlm.encode([samples[0].question], images=[[pictures[0]]]),
+    )
+    inside = vlm.model.generate(**inputs, custom_generate=method, max_new_tokens=40, do_sample=False)
+    ours = vlm.generate(samples[0].question, method, images=pictures[0], max_new_tokens=40)
+    assert inside[0, inputs["input_ids"].shape[1] :].tolist() == ours.tokens
+
+
 def test_lead_anchors_every_return_to_latent_thinking(vlm, samples, pictures):
     method = szilard.Lead(window=2, max_switches=None)
     for result in vlm.generate(

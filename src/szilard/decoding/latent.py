@@ -36,46 +36,86 @@ def token_ids(state: DecodingState, text: str | Sequence[int] | None, *, name: s
 
 
 class Marker:
-    """Finds a marker (one token or several in a row) in what each row generates."""
+    """Finds a marker in what each row generates.
 
-    def __init__(self, ids: tuple[int, ...], device: torch.device) -> None:
-        self.ids = ids
-        self._ids = torch.tensor(ids, dtype=torch.long, device=device)
+    A marker that is no single token is spelled differently beside other characters ("</think>" before a blank line may
+    end in the token ">\\n\\n"), so a marker given as text is looked for in the spellings that its neighbours cause.
+
+    Attributes:
+        ids: its plain spelling; empty when there is no marker.
+    """
+
+    def __init__(self, state: DecodingState, marker: str | Sequence[int] | None, *, name: str) -> None:
+        self.ids = token_ids(state, marker, name=name)
+        spellings = {self.ids} if self.ids else set()
+        if isinstance(marker, str) and len(self.ids) > 1:
+            spellings |= _spellings_beside_others(state, marker)
+        self._spellings = [torch.tensor(ids, device=state.device) for ids in sorted(spellings)]
+        self._last = torch.tensor(sorted({ids[-1] for ids in spellings}), dtype=torch.long, device=state.device)
 
     def completed_by(self, tokens: torch.Tensor, state: DecodingState) -> torch.Tensor:
         """Whether the not yet committed `tokens` [batch] complete the marker; bool [batch]."""
-        length = len(self.ids)
-        if length == 0:
-            return torch.zeros_like(tokens, dtype=torch.bool)
-        hit = tokens == self._ids[-1]
-        if length == 1 or state.tokens.shape[1] < length - 1:
-            return hit if length == 1 else torch.zeros_like(hit)
-        before = state.tokens[:, -(length - 1) :]  # [batch, length - 1]
-        return hit & (before == self._ids[:-1]).all(1) & (state.generated >= length - 1)
+        found = torch.zeros_like(tokens, dtype=torch.bool)
+        if not self._spellings:
+            return found
+        if len(self.ids) == 1:
+            return tokens == self._last[0]
+        if not bool(torch.isin(tokens, self._last).any()):
+            return found
+        for ids in self._spellings:
+            before = len(ids) - 1
+            if state.tokens.shape[1] >= before:
+                same = (tokens == ids[-1]) & (state.tokens[:, state.tokens.shape[1] - before :] == ids[:-1]).all(1)
+                found = found | (same & (state.generated >= before))
+        return found
+
+    def ends_prompt(self, state: DecodingState) -> torch.Tensor:
+        """Rows whose prompt closes with the marker (a chat template that switches thinking off), bool [batch]."""
+        found = torch.zeros_like(state.finished)
+        for ids in self._spellings:
+            tail = state.tokens[:, -(len(ids) + _AFTER_MARKER) :]
+            if tail.shape[1] >= len(ids):
+                found = found | (tail.unfold(1, len(ids), 1) == ids).all(-1).any(-1)
+        return found
+
+
+_AFTER_MARKER = 3  # tokens (line breaks) that a template may put between the marker and the answer
+
+
+def _spellings_beside_others(state: DecodingState, text: str) -> set[tuple[int, ...]]:
+    found = set()
+    for before in ("", " ", ".", "\n", ")"):
+        for after in ("", " ", "\n", "\n\n"):
+            ids = token_ids(state, before + text + after, name="marker")
+            start, end = (token_ids(state, part, name="marker") for part in (before, after))
+            if start and ids[: len(start)] == start:
+                ids = ids[len(start) :]
+            if end and ids[-len(end) :] == end:
+                ids = ids[: -len(end)]
+            found.add(ids)
+    return {ids for ids in found if ids}
 
 
 class ForcedTokens:
     """Per row, tokens that the method itself puts into the output (a closing marker, an answer's first words)."""
 
-    def __init__(self, batch: int) -> None:
-        self._queues: list[deque[int]] = [deque() for _ in range(batch)]
-        self._pending = False
+    def __init__(self, state: DecodingState) -> None:
+        self._queues: list[deque[int]] = [deque() for _ in range(state.batch_size)]
+        self.speaking = torch.zeros_like(state.finished)  # rows whose token of this step is forced
 
     def queue(self, row: int, ids: Iterable[int]) -> None:
-        """Replace the row's next tokens by `ids`."""
-        self._queues[row] = deque(ids)
-        self._pending = any(self._queues)
+        """Have the row say `ids` next, after what it is already made to say."""
+        self._queues[row].extend(ids)
 
     def override(self, tokens: torch.Tensor) -> torch.Tensor:
         """`tokens` [batch] with the next forced token where a row has one."""
-        if not self._pending:
+        if not any(self._queues):
+            if self.speaking.any():
+                self.speaking = torch.zeros_like(self.speaking)
             return tokens
-        tokens = tokens.clone()
-        for row, queue in enumerate(self._queues):
-            if queue:
-                tokens[row] = queue.popleft()
-        self._pending = any(self._queues)
-        return tokens
+        self.speaking = torch.tensor([bool(queue) for queue in self._queues], device=tokens.device)
+        forced = [queue.popleft() if queue else 0 for queue in self._queues]
+        return torch.where(self.speaking, torch.tensor(forced, device=tokens.device), tokens)
 
 
 def structural_token_mask(state: DecodingState, tokens: str | Iterable[int] | None) -> torch.Tensor | None:
@@ -101,14 +141,14 @@ def structural_token_mask(state: DecodingState, tokens: str | Iterable[int] | No
 
 _LATEX_COMMANDS = """
     frac dfrac tfrac sqrt sum prod int lim log ln exp sin cos tan cdot times div pm leq geq neq approx infty pi
-    theta alpha beta gamma delta lambda mu sigma omega boxed left right text mathrm mathbf begin end
+    theta alpha beta gamma delta lambda mu sigma omega boxed left right text mathrm mathbf begin end sim equiv to
+    in notin subset supset cup cap epsilon dots ldots mathbb overline mid forall exists min max operatorname
 """.split()
 _MATH_PIECES = (
     *string.digits,
     *string.ascii_letters,
-    *"+-*/=<>^_%!|&~",
+    *"+-*/=<>^_|",
     *"()[]{}",
-    *"×÷±·≤≥≠≈∞√∑∏∫∂∇∈∉⊂⊆∪∩∀∃→⇒⇔°π",
     *(f"\\{command}" for command in _LATEX_COMMANDS),
 )
 
@@ -117,7 +157,8 @@ def anchor_vector(state: DecodingState, anchor: str | Sequence[int] | torch.Tens
     """The vector that an uncertain stretch is anchored to, [hidden]: the mean input embedding of the anchor's tokens.
 
     Args:
-        anchor: "auto" (the model's visual special tokens), other text (its tokens), ids, a vector, or None.
+        anchor: "auto" (the model's visual special tokens), "image" (its image placeholder alone), other text (its
+            tokens), ids, a vector, or None.
 
     Returns:
         None when there is nothing to anchor to.
@@ -134,7 +175,10 @@ def anchor_vector(state: DecodingState, anchor: str | Sequence[int] | torch.Tens
         return anchor.to(state.embedding_matrix)
     if isinstance(anchor, torch.Tensor):
         anchor = anchor.tolist()
-    ids = state.visual_tokens() if anchor == "auto" else token_ids(state, anchor, name="anchor")
+    if isinstance(anchor, str) and anchor in ("auto", "image"):
+        ids = state.visual_tokens(placeholder_only=anchor == "image")
+    else:
+        ids = list(token_ids(state, anchor, name="anchor"))
     if not ids:
         return None
     rows = state.embed(torch.tensor(list(ids), device=state.device))

@@ -47,19 +47,22 @@ class Lead(Method):
         anchor_strength: lambda in (9), 0..1. (The released code's flag is alpha_0 = 1 - lambda.)
         window: W, steps to stay discrete before thinking latently again; `inf` for never again.
         max_switches: C_max. At a latent -> discrete switch number C >= C_max the end of thinking is forced; at
-            C > 2 C_max also `answer_prefix`, and at most `answer_budget` tokens are left. None: no bound.
+            C > 2 C_max also `answer_prefix`, and the row answers, discretely, within `answer_budget`. None: no bound.
         enter_entropy: latent mode is entered only above this entropy (nats), on top of (7). Released code: 1.0.
         exit_entropy: latent mode is left only below this entropy (nats), on top of (6). Released code: 0.2.
         initial_mode: the mode of the first step, "latent" or "discrete".
-        threshold: "dynamic" for H^ of (8), or a constant H^ in nats (0: always latent, inf: always discrete).
+        threshold: "dynamic" for H^ of (8), or a constant H^ in nats (0: always latent, inf: always discrete), which
+            also decides the first step; with window=0 it is the paper's Fig. 5.
         anchor: e_vis. "auto": mean input embedding of the model's visual special tokens, none for a text model;
-            or text, token ids, a vector [hidden], or None.
+            "image": the image placeholder's alone (released code); or text, token ids, a vector [hidden], or None.
         anchor_first_phase: anchor the stretch that decoding starts with, too.
         anchor_decay: lambda falls linearly to 0 over max_new_tokens (released code).
         closing_mix: beta_0. The first discrete step feeds beta_t e~_t + (1 - beta_t) e(end_of_thinking), beta_t rising
-            from beta_0 to 1 over max_new_tokens (released code 0.7); 0: the token itself (paper).
+            from beta_0 to 1 over max_new_tokens (released code 0.7); 0, or no marker: the token itself (paper). For a
+            marker of several tokens e is the mean of their embeddings (inferred).
         structural_tokens: tokens fed as themselves even in latent mode: None, "math", or a set of ids.
-        end_of_thinking: text or ids of the marker after which a row stays discrete; None when there is none.
+        end_of_thinking: text or ids of the marker after which a row stays discrete; None when there is none. A prompt
+            that ends with it (thinking switched off by the chat template) is discrete from the start.
         answer_prefix: text forced after the marker when the bound is passed twice.
         answer_budget: B; of the steps from that switch on, itself included, B are left.
     """
@@ -117,11 +120,16 @@ class Lead(Method):
 
     @classmethod
     def released(cls) -> Lead:
-        """The constants of the authors' code (its newline mix at step 0 left out: it mixes in no newline)."""
+        """The constants of the authors' code; sampling (0.6, top-p 0.95, top-k 20 there) stays with the run.
+
+        Left out: its mix of the two-character token backslash-n into step 0. Differs: an anchor that falls on a
+        structural token is kept for the next latent step, where the code loses it.
+        """
         return cls(
             window=256,
             enter_entropy=1.0,
             exit_entropy=0.2,
+            anchor="image",
             anchor_decay=True,
             closing_mix=0.7,
             structural_tokens="math",
@@ -129,14 +137,14 @@ class Lead(Method):
 
     def decode(self, state: DecodingState) -> None:
         """The switching loop; all of its state is per row."""
-        marker = Marker(token_ids(state, self.end_of_thinking, name="end_of_thinking"), state.device)
+        marker = Marker(state, self.end_of_thinking, name="end_of_thinking")
         structural = structural_token_mask(state, self.structural_tokens)
         anchor = anchor_vector(state, self.anchor) if self.anchor_strength > 0 else None
         closing = self._closing_vector(state, marker) if self.closing_mix > 0 else None
         switch = ModeSwitch(self, state)
         regulation = _Regulation(self, state, marker)
         anchor_due = torch.full_like(state.finished, self.anchor_first_phase)
-        locked = torch.zeros_like(state.finished)
+        locked = marker.ends_prompt(state)
         step = 0
 
         logits = state.prefill()  # [batch, vocab]
@@ -144,10 +152,11 @@ class Lead(Method):
             # 1. How uncertain is the next token? Full vocabulary, temperature 1, no processors.
             measured = measure(logits, probabilities=True)
             # 2. The token of the text, by the ordinary rule.
-            tokens = regulation.override(state.choose(logits))
-            locked = locked | marker.completed_by(tokens, state)
-            # 3. The gates; a switch already governs this step's embedding.
-            to_latent, to_discrete = switch.step(measured.entropy, locked)
+            tokens = regulation.forced.override(state.choose(logits))
+            tokens = torch.where(state.finished, state.pad_token_id, tokens)
+            locked = locked | regulation.ended | marker.completed_by(tokens, state)
+            # 3. The gates; a switch already governs this step's embedding. Forced text is fed as it is.
+            to_latent, to_discrete = switch.step(measured.entropy, locked | regulation.forced.speaking)
             anchor_due = (anchor_due | to_latent) & switch.latent
             # 4. What the model is fed in the token's place.
             latent = switch.latent & ~state.finished
@@ -177,7 +186,7 @@ class Lead(Method):
                     weights, ids = measured.probabilities.topk(min(CANDIDATES_SHOWN, logits.shape[-1]), dim=-1)
                     candidates = (ids, torch.where(latent[:, None], weights, torch.nan))
             # 5. Too many switches: put the end of thinking, or the answer's beginning, into the text.
-            over_budget = regulation.step(to_discrete, switch.switches)
+            over_budget = regulation.step(to_discrete & ~locked, switch.switches)
             # 6. Commit, and feed.
             if state.trace is not None:
                 state.record(
@@ -229,12 +238,12 @@ class ModeSwitch:
         """Advance by one step; returns which rows switched (to latent, to discrete), bool [batch] each."""
         method, never = self.method, torch.zeros_like(self.latent)
         constant = isinstance(method.threshold, (int, float))
-        self.latent = self.latent & ~locked
         if self._first:
             self._first = False
             self.reference = torch.full_like(entropy, method.threshold) if constant else entropy.clone()  # type: ignore[arg-type]
             if constant:  # Paper, Fig. 5: inf is plain decoding, so the first step obeys the threshold, too.
-                self.latent = self.latent & (entropy > self.reference)
+                self.latent = self.latent & ~(entropy < self.reference)
+            self.latent = self.latent & ~locked
             return never, never
         # The steps are counted before the test, so discrete -> latent is possible at exactly W steps (released code).
         self.stay = self.stay + 1
@@ -247,7 +256,7 @@ class ModeSwitch:
             & (self.stay >= method.window)
         )
         changed = to_discrete | to_latent
-        self.latent = self.latent ^ changed
+        self.latent = (self.latent ^ changed) & ~locked
         self.stay = torch.where(changed, 0, self.stay)
         self.switches = self.switches + to_discrete
         if not constant:
@@ -262,29 +271,29 @@ class _Regulation:
         self.method = method
         self.state = state
         self.marker = marker
-        self.forced = ForcedTokens(state.batch_size)
-        self.left = torch.full((state.batch_size,), -1, device=state.device)  # steps left; -1: no budget
-
-    def override(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The chosen tokens [batch], or the forced ones where there are some."""
-        return self.forced.override(tokens)
+        self.forced = ForcedTokens(state)
+        self.ended = torch.zeros_like(state.finished)  # rows that were told to answer: discrete from here on
+        self._left = torch.zeros(state.batch_size, dtype=torch.long, device=state.device)  # steps they have
+        self._prefix = token_ids(state, method.answer_prefix, name="answer_prefix")
 
     def step(self, to_discrete: torch.Tensor, switches: torch.Tensor) -> torch.Tensor | None:
         """Queue what the rows that just switched must say; returns the rows whose budget ends here, or None."""
         bound = self.method.max_switches
         if bound is None:
             return None
-        over = to_discrete & (switches >= bound) & ~self.state.finished
+        over = to_discrete & (switches >= bound) & ~self.state.finished & ~self.ended
         if bool(over.any()):
             for row in over.nonzero()[:, 0].tolist():
-                terminate = int(switches[row]) > 2 * bound
-                text = self.marker.ids
+                # Without a tokenizer there is no text to force, and a row is not cut off in the middle of a thought.
+                terminate = int(switches[row]) > 2 * bound and bool(self._prefix)
+                self.forced.queue(row, self.marker.ids + (self._prefix if terminate else ()))
                 if terminate:
-                    text += token_ids(self.state, self.method.answer_prefix, name="answer_prefix")
-                    if self.left[row] < 0:
-                        self.left[row] = self.method.answer_budget
-                self.forced.queue(row, text)
-        if not bool((self.left >= 0).any()):
+                    self.ended[row] = True
+                    self._left[row] = self.method.answer_budget
+                    self._any_ended = True
+        if not self._any_ended:
             return None
-        self.left = torch.where(self.left > 0, self.left - 1, self.left)
-        return self.left == 0
+        self._left = self._left - 1
+        return self.ended & (self._left == 0)
+
+    _any_ended = False

@@ -17,7 +17,7 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
-from szilard.decoding.latent import CANDIDATES_SHOWN, ForcedTokens, Marker, token_ids
+from szilard.decoding.latent import CANDIDATES_SHOWN, ForcedTokens, Marker
 from szilard.decoding.method import Method, check_ids, check_number
 from szilard.decoding.plain import without_warpers
 from szilard.decoding.state import DecodingState
@@ -69,10 +69,10 @@ class SoftThinking(Method):
 
     def decode(self, state: DecodingState) -> None:
         """Latent until the marker, ordinary afterwards, row by row."""
-        marker = Marker(token_ids(state, self.end_of_thinking, name="end_of_thinking"), state.device)
-        forced = ForcedTokens(state.batch_size)
+        marker = Marker(state, self.end_of_thinking, name="end_of_thinking")
+        forced = ForcedTokens(state)
         processors = without_warpers(state.logits_processor)
-        answering = torch.zeros_like(state.finished)
+        answering = marker.ends_prompt(state)
         cold = torch.zeros(state.batch_size, dtype=torch.long, device=state.device)
 
         logits = state.prefill()  # [batch, vocab]
@@ -80,22 +80,23 @@ class SoftThinking(Method):
             scores = logits.to(torch.float32, copy=bool(processors))
             for processor in processors:
                 scores = processor(state.tokens, scores)
-            tempered = scores / self.temperature
-            weights, ids = self.mixture(tempered)  # [batch, n], the likeliest first
+            weights, ids = self.mixture(scores)  # [batch, n], the likeliest first
             state.watch(weights)
             tokens = ids[:, 0]
             if bool(answering.any()):
                 ordinary = self._answer_processors(processors, state.do_sample)
                 tokens = torch.where(answering, state.choose(logits, processors=ordinary), tokens)
+            else:
+                state.keep(scores, logits)
             tokens = torch.where(state.finished, state.pad_token_id, forced.override(tokens))
 
-            entropy = entropy_of(tempered)
+            entropy = entropy_of(logits.float() / self.temperature)  # tempered, but not filtered
             cold = torch.where(entropy < self.cold_entropy, cold + 1, 0)
             if marker.ids and self.cold_entropy > 0:
                 for row in ((cold == self.cold_steps) & ~answering).nonzero()[:, 0].tolist():
                     forced.queue(row, marker.ids)
             answering = answering | marker.completed_by(tokens, state)
-            latent = ~answering & ~state.finished
+            latent = ~answering & ~state.finished & ~forced.speaking
             if self.mixture_size == 1:
                 latent = torch.zeros_like(latent)
             latent_here = bool(latent.any())
@@ -118,10 +119,14 @@ class SoftThinking(Method):
             else:
                 logits = state.feed(tokens)[:, -1]
 
-    def mixture(self, tempered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mixture(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The filtered, renormalised distribution: [batch, vocab] -> weights [batch, n] and ids [batch, n], sorted."""
-        likeliest, ids = tempered.topk(min(self.top_k, tempered.shape[-1]), dim=-1)
-        weights = torch.softmax(likeliest, dim=-1)  # [batch, top_k], descending
+        likeliest, ids = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1)
+        # Equal scores (common in half precision) stand in the order of their ids, so that the first is the argmax.
+        ids, order = ids.sort(dim=-1)
+        likeliest, order = likeliest.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+        ids = ids.gather(-1, order)
+        weights = torch.softmax(likeliest / self.temperature, dim=-1)  # [batch, top_k], descending
         before = weights.cumsum(-1) - weights
         kept = (before < self.top_p) | (torch.arange(weights.shape[-1], device=weights.device) == 0)
         weights = torch.where(kept, weights, 0)

@@ -131,8 +131,8 @@ class DecodingState(ABC):
         """Real (unpadded) entries in the cache, int64 [batch]."""
 
     @abstractmethod
-    def visual_tokens(self) -> list[int]:
-        """Ids of the model's visual special tokens (start, placeholder, end); empty for a text model."""
+    def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
+        """Ids of the model's visual special tokens (start, image placeholder, end); empty for a text model."""
 
     # ---- the verbs that touch the model ----------------------------------------------------------------------
 
@@ -228,11 +228,15 @@ class DecodingState(ABC):
         else:
             tokens = torch.argmax(scores, dim=-1)
         self.watch(torch.gather(scores, 1, tokens[:, None]))  # argmax picks a NaN if there is one
+        self.keep(scores, logits)
+        return torch.where(self.finished, self.pad_token_id, tokens)
+
+    def keep(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
+        """Keep this step's processed and raw logits, where the run asked for them."""
         if self.scores is not None:
             self.scores.append(scores)
         if self.raw_logits is not None:
             self.raw_logits.append(logits.to(torch.float32, copy=True))
-        return torch.where(self.finished, self.pad_token_id, tokens)
 
     def watch(self, values: torch.Tensor) -> None:
         """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra sync)."""

@@ -38,3 +38,8 @@ class SwiReasoning(Lead):
     anchor_decay: bool = True
     closing_mix: float = 0.7
     structural_tokens: str | Sequence[int] | frozenset[int] | None = "math"
+
+    @classmethod
+    def released(cls) -> SwiReasoning:
+        """The defaults: they are the released code's, but for its mix of the token backslash-n into step 0."""
+        return cls()

@@ -269,7 +269,7 @@ class LlamaCppState(DecodingState):
     def cached(self) -> torch.Tensor:
         return torch.from_numpy(self._lengths.copy())
 
-    def visual_tokens(self) -> list[int]:
+    def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         return []
 
     # ---- the verbs -------------------------------------------------------------------------------------------

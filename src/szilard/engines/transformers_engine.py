@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import TraceRecorder
 from szilard.engines.engine import Engine, Prompt, _as_chat
-from szilard.engines.transformers_generate import open_state, provided_by
+from szilard.engines.transformers_generate import open_state, provided_by, visual_names
 
 
 class TransformersEngine(Engine):
@@ -115,7 +115,7 @@ class TransformersEngine(Engine):
                 generator=generator,
                 encode=self._encode_marker,
             )
-            state.visual_names = self._visual_names
+            state.visual_names = visual_names(model, self.tokenizer)
             if callable(getattr(method, "decode", None)):
                 try:
                     method.decode(state)
@@ -138,26 +138,6 @@ class TransformersEngine(Engine):
             stopping_criteria=stopping_criteria,
             custom_generate=inside,
         )
-
-    @cached_property
-    def _visual_names(self) -> list[int]:
-        """Ids of visual special tokens that only the tokenizer knows, by the names in use."""
-        known = self.tokenizer.get_vocab()
-        return [known[name] for name in _VISUAL_TOKENS if name in known] if "vision" in self.provides else []
-
-
-_VISUAL_TOKENS = (
-    "<|vision_start|>",
-    "<|image_pad|>",
-    "<|vision_end|>",
-    "<vision_start>",
-    "<image>",
-    "<vision_end>",
-    "<fake_token_around_image>",
-    "<start_of_image>",
-    "<image_soft_token>",
-    "<end_of_image>",
-)
 
 
 def _with_images(prompt: Any, pictures: list[Any]) -> list[dict[str, Any]]:

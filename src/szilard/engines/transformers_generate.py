@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from szilard.decoding.cost import Cost
 from szilard.decoding.trace import Trace, TraceRecorder
-from szilard.engines.transformers_state import TransformersState
+from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
 
 if TYPE_CHECKING:
     from szilard.decoding.method import Method
@@ -54,6 +54,8 @@ def run_inside_generate(
         encode=lambda text: _encode_with_models_tokenizer(model, text),
     )
     check_needs(method, provided_by(model), f"{type(model).__name__} on transformers")
+    if state.model.config.get_text_config() is not model.config:
+        state.visual_names = visual_names(model, _tokenizer_beside(getattr(model, "name_or_path", "") or ""))
     try:
         method.decode(state)
     finally:
@@ -151,7 +153,21 @@ def _streamer_of_caller() -> Any:
     return None
 
 
-_TOKENIZERS: dict[str, Callable[[str], list[int]] | None] = {}
+def visual_names(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of visual special tokens that only the tokenizer knows by name; empty for a text model or no tokenizer."""
+    if tokenizer is None or "vision" not in provided_by(model):
+        return []
+    known = tokenizer.get_vocab()
+    return [known[name] for name in VISUAL_TOKENS if name in known]
+
+
+@lru_cache(maxsize=8)
+def _tokenizer_beside(name: str) -> Any:
+    """The tokenizer that lies beside the weights of this name, if it can be had without the network."""
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
+    except Exception:
+        return None
 
 
 def _encode_with_models_tokenizer(model: Any, text: str) -> list[int]:
@@ -160,23 +176,15 @@ def _encode_with_models_tokenizer(model: Any, text: str) -> list[int]:
     Raises:
         LookupError: none is found there without going to the network.
     """
-    name = getattr(model, "name_or_path", "") or ""
-    if name not in _TOKENIZERS:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
-        except Exception:
-            tokenizer = None
-        _TOKENIZERS[name] = None if tokenizer is None else lambda t: tokenizer.encode(t, add_special_tokens=False)
-        if tokenizer is None:
-            warnings.warn(
-                "the model comes without a tokenizer, so markers given as text (such as '</think>') cannot be found in "
-                "its output: give them as token ids, or None for models that have no such marker.",
-                stacklevel=6,
-            )
-    encode = _TOKENIZERS[name]
-    if encode is None:
+    tokenizer = _tokenizer_beside(getattr(model, "name_or_path", "") or "")
+    if tokenizer is None:
+        warnings.warn(
+            "the model comes without a tokenizer, so markers given as text (such as '</think>') cannot be found in "
+            "its output: give them as token ids, or None for models that have no such marker.",
+            stacklevel=6,
+        )
         raise LookupError("no tokenizer")
-    return encode(text)
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:

@@ -16,15 +16,32 @@ from transformers import Cache
 from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
 
-_VISUAL_TOKEN_FIELDS = (
+# Where configurations keep the ids of the image placeholder, and of what stands before and after it.
+_PLACEHOLDER_FIELDS = ("image_token_id", "image_token_index")
+_BORDER_FIELDS = (
     "vision_start_token_id",
-    "image_token_id",
-    "image_token_index",
     "vision_end_token_id",
+    "image_start_token_id",
+    "image_end_token_id",
     "boi_token_id",
     "boi_token_index",
     "eoi_token_id",
     "eoi_token_index",
+)
+# What tokenizers call them, for configurations that do not say.
+VISUAL_TOKENS = (
+    "<|vision_start|>",
+    "<|image_pad|>",
+    "<|vision_end|>",
+    "<vision_start>",
+    "<image>",
+    "<vision_end>",
+    "<fake_token_around_image>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<end_of_image>",
+    "<img>",
+    "</img>",
 )
 
 
@@ -84,10 +101,14 @@ class TransformersState(DecodingState):
         """The model's key-value cache."""
         return self.model_kwargs["past_key_values"]
 
-    def visual_tokens(self) -> list[int]:
+    def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         config = self.model.config
-        found = [getattr(config, name, None) for name in _VISUAL_TOKEN_FIELDS] + self.visual_names
-        return list(dict.fromkeys(token for token in found if isinstance(token, int)))
+        fields = _PLACEHOLDER_FIELDS if placeholder_only else _PLACEHOLDER_FIELDS + _BORDER_FIELDS
+        found = [getattr(config, name, None) for name in fields]
+        if not placeholder_only:
+            found += self.visual_names
+        rows = self.embedding_matrix.shape[0]
+        return list(dict.fromkeys(token for token in found if isinstance(token, int) and 0 <= token < rows))
 
     # ---- the verbs -------------------------------------------------------------------------------------------
 
