@@ -29,7 +29,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
-	$(BIN)/python benchmarks/decoding_speed.py
+	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py
 
 zoo: zoo-vlm  ## train every reference checkpoint again
