@@ -24,10 +24,10 @@ from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
-Prompt = str | Sequence[Mapping[str, Any]] | torch.Tensor
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"num_beams", "num_return_sequences", "use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
 
@@ -122,9 +122,9 @@ class Engine(ABC):
         if chosen.slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
-        prompts, single = _as_batch(prompt)
+        prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
-        inputs = self.encode(prompts, images=_images_per_prompt(images, prompts, single), raw=raw)
+        inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
         self._check_length(inputs, config.max_new_tokens)
         criteria = StoppingCriteriaList(stopping_criteria or [])
         if stop is not None:
@@ -155,7 +155,7 @@ class Engine(ABC):
         """
         if method is not None:
             method = make_method(method)
-        if not _as_batch(prompt)[1]:
+        if not as_batch(prompt)[1]:
             raise ValueError("stream takes one prompt; use generate for a batch.")
         if "streamer" in options:
             raise ValueError("stream has a streamer of its own; use generate to pass one.")
@@ -197,7 +197,7 @@ class Engine(ABC):
     ) -> DecodingState:
         """A decoding state on these prompts, for who writes the loop themself (see `szilard.DecodingState`)."""
         captured: list[DecodingState] = []
-        prompts, _ = _as_batch(prompt)
+        prompts, _ = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, raw=raw)
         self._check_length(inputs, config.max_new_tokens)
@@ -305,8 +305,8 @@ class Engine(ABC):
                 raise ValueError(
                     f"token id {bad[0]} is outside the vocabulary of {self.name} (0..{self.vocab_size - 1})."
                 )
-        elif _is_chat(prompt) or (isinstance(prompt, str) and not raw and self.has_chat_template):
-            ids = self._chat_ids(_as_chat(prompt))
+        elif is_chat(prompt) or (isinstance(prompt, str) and not raw and self.has_chat_template):
+            ids = self._chat_ids(as_chat(prompt))
         elif isinstance(prompt, str):
             ids = self.tokenizer(prompt)["input_ids"] if prompt else []
         else:
@@ -432,60 +432,6 @@ def _as_list(tokens: Any) -> list[int]:
     if isinstance(tokens, torch.Tensor):
         return tokens.flatten().tolist()
     return [tokens] if isinstance(tokens, int) else list(tokens)
-
-
-def _is_chat(prompt: Any) -> bool:
-    return (
-        isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
-    )
-
-
-def _as_chat(prompt: Any) -> list[dict[str, Any]]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    for turn in prompt:
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
-            raise ValueError(f"a chat is a list of {{'role', 'content'}}, but one turn is {turn!r}.")
-    return [dict(turn) for turn in prompt]
-
-
-def _as_batch(prompt: Any) -> tuple[list[Any], bool]:
-    """The prompts as a list, and whether only one was given."""
-    if isinstance(prompt, (bytes, bytearray)):
-        raise TypeError("a prompt is text, a chat, token ids, or a list of these, not bytes: decode them first.")
-    if isinstance(prompt, str) or _is_chat(prompt) or (isinstance(prompt, torch.Tensor) and prompt.dim() == 1):
-        return [prompt], True
-    if isinstance(prompt, torch.Tensor):
-        if prompt.dim() != 2:
-            raise ValueError(f"token ids are a 1-D or 2-D tensor, not one of {prompt.dim()} dimensions.")
-        return list(prompt), False
-    if (
-        isinstance(prompt, Sequence)
-        and prompt
-        and all(isinstance(item, int) and not isinstance(item, bool) for item in prompt)
-    ):
-        return [torch.tensor(prompt)], True
-    if not isinstance(prompt, Sequence):
-        raise TypeError(f"a prompt is text, a chat, token ids, or a list of these, not {type(prompt).__name__}.")
-    if not prompt:
-        raise ValueError("the prompt is empty; give some text.")
-    return [torch.tensor(item) if _is_ids(item) else item for item in prompt], False
-
-
-def _is_ids(item: Any) -> bool:
-    return isinstance(item, list) and bool(item) and all(isinstance(token, int) for token in item)
-
-
-def _images_per_prompt(images: Any, prompts: list[Any], single: bool) -> list[list[Any]] | None:
-    if images is None:
-        return None
-    if single:
-        return [list(images) if isinstance(images, (list, tuple)) else [images]]
-    if not isinstance(images, (list, tuple)) or len(images) != len(prompts):
-        raise ValueError(
-            f"images must be a list with one entry (image, list or None) for each of the {len(prompts)} prompts."
-        )
-    return [[] if item is None else list(item) if isinstance(item, (list, tuple)) else [item] for item in images]
 
 
 class _StopWhen(StoppingCriteria):

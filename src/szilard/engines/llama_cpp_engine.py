@@ -28,9 +28,10 @@ from transformers import (
 from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import TraceRecorder
-from szilard.engines.engine import Engine, Prompt
+from szilard.engines.engine import Engine
 from szilard.engines.gguf import check_gguf, embeddings_of, has_tensor, tokenizer_of
 from szilard.engines.llama_cpp_state import LlamaCppState, probe
+from szilard.engines.prompts import Prompt
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _CACHE_BYTES = 2  # float16 keys and values

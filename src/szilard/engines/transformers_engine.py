@@ -12,7 +12,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import TraceRecorder
-from szilard.engines.engine import Engine, Prompt, _as_chat
+from szilard.engines.engine import Engine
+from szilard.engines.prompts import Prompt, as_chat
 from szilard.engines.transformers_generate import open_state, provided_by, visual_names
 
 
@@ -144,7 +145,7 @@ def _with_images(prompt: Any, pictures: list[Any]) -> list[dict[str, Any]]:
     """The prompt as a chat whose first user turn holds the pictures; a chat that brings its own is left as it is."""
     if isinstance(prompt, torch.Tensor):
         raise ValueError("images go with text or a chat, not with token ids.")
-    chat = _as_chat(prompt)
+    chat = as_chat(prompt)
     loaded = [_load_image(picture) for picture in pictures]
     for turn in chat:
         if isinstance(turn["content"], str):
