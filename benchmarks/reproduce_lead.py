@@ -48,6 +48,8 @@ VISION_METHODS: dict[str, Any] = {
     "lead, threshold 0.3, window 0": Lead(threshold=0.3, window=0),
     "lead, threshold 0.5, window 0": Lead(threshold=0.5, window=0),
     "lead, threshold 1, window 0": Lead(threshold=1.0, window=0),
+    "lead, no anchor, threshold 0.3, window 0": Lead(anchor=None, threshold=0.3, window=0),
+    "lead, no anchor, threshold 1, window 0": Lead(anchor=None, threshold=1.0, window=0),
     "lead, threshold inf (plain)": Lead(threshold=math.inf),
 }
 TEXT_METHODS: dict[str, Any] = {

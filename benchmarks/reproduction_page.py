@@ -37,10 +37,10 @@ slightly under latent steps without an anchor, at the price of accuracy; the dif
 (3) The anchor's harm has one cause: the row of `<image>`. In a LLaVA model image features replace that placeholder, so its
 embedding is never trained, and the anchor (the mean of `<vision_start>`, `<image>`, `<vision_end>`) is mostly noise. An
 anchor of the two trained markers alone does as well as no anchor. The paper's models (Qwen2.5-VL) replace the placeholder
-in the same way, but start from a large pretrained table. (4) Small constant thresholds with window 0 switch at nearly
-every step and destroy the chains, which agrees with the paper that the persistence window matters. (5) With the
-published windows (128 to 512) chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anchor` are
-equal there by construction. Not measured here: 7B models, and a model trained on mixtures.
+in the same way, but start from a large pretrained table. (4) That anchor explains the rows with a constant threshold, too:
+they enter latent thinking often and are anchored every time. Without it, a constant threshold of 1 nat is on a par with
+greedy and better than the dynamic one, which does not agree with the paper. (5) With the published windows (128 to 512)
+chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anchor` are equal there by construction. Not measured here: 7B models, and a model trained on mixtures.
 """
 
 
