@@ -6,12 +6,13 @@ transformers' own in the order of `generate`, and the forward passes are llama.c
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,15 @@ class LlamaCppEngine(Engine):
             generator=generator,
             encode=self._encode_marker,
         )
-        if callable(getattr(method, "decode", None)):
-            try:
-                method.decode(state)
-            finally:
-                state.finish()
-                state.close()
-        else:
+        if not callable(getattr(method, "decode", None)):
             method(state)
+            return state
+        try:
+            with _one_torch_thread():
+                method.decode(state)
+        finally:
+            state.finish()
+            state.close()
         return state
 
 
@@ -369,3 +371,14 @@ def _available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch's worker threads spin after each of the few small operations of a step, on the cores llama.cpp needs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
