@@ -1,4 +1,6 @@
-"""Write docs/reproduction.md from the results store. No number on that page is typed.
+"""Write docs/reproduction.md from the results store: every measured figure in its tables and lists comes from there.
+
+The paragraphs that state a paper's claim and that read the tables are written by hand, here.
 
 python benchmarks/reproduction_page.py
 """
