@@ -30,7 +30,7 @@ lint: $(READY)
 
 bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
 	$(BIN)/python benchmarks/decoding_speed.py --save
-	$(BIN)/python benchmarks/llama_cpp_speed.py
+	$(BIN)/python benchmarks/llama_cpp_speed.py --save
 
 zoo: zoo-vlm  ## train every reference checkpoint again
 

@@ -1,6 +1,6 @@
 """What szilard's loop costs on top of llama.cpp: tokens per second beside llama-cpp-python's own greedy loop.
 
-    python benchmarks/llama_cpp_speed.py [model.gguf] [--tokens 128] [--rounds 7] [--threads N]
+    python benchmarks/llama_cpp_speed.py [model.gguf] [--tokens 128] [--rounds 7] [--threads N] [--save]
 
 Both run in one process, alternately, on the same prompt; the table gives the medians over the rounds, prompt included.
 The last lines split szilard's step into llama.cpp's own forward and everything else.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from results_store import Store
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,9 @@ from szilard.engines.loading import find
 PROMPT = "Explain step by step why the sky is blue and the sunset is red."
 
 
-def compare(path: Any, name: str, *, tokens: int = 128, rounds: int = 7, threads: int | None = None) -> Table:
+def compare(
+    path: Any, name: str, *, tokens: int = 128, rounds: int = 7, threads: int | None = None, save: bool = False
+) -> Table:
     """Time both loops (and LEAD, which has no counterpart) alternately.
 
     Returns:
@@ -68,6 +71,9 @@ def compare(path: Any, name: str, *, tokens: int = 128, rounds: int = 7, threads
     table = Table("loop", "ms/token", "tokens/s", "ratio", title=f"{name}, {tokens} new tokens, {threads} threads")
     for what, times in seconds.items():
         median = statistics.median(times)
+        if save:
+            key = {"peer": "llama-cpp-python", "model": name, "batch": 1, "method": what}
+            Store("speed").add(key, {"ratio": round(base / median, 3), "tokens_per_second": round(1 / median, 1)})
         table.add_row(what, f"{median * 1e3:.2f}", f"{1 / median:.1f}", f"{base / median:.3f}")
     for what, milliseconds in step_parts(engine, prompt, tokens).items():
         table.add_row(f"  of a greedy step: {what}", f"{milliseconds:.3f}", "", "")
@@ -118,9 +124,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--save", action="store_true", help="keep the ratios in results/speed.jsonl")
     given = parser.parse_args()
     path, name = find(given.model)
-    Console().print(compare(path, name, tokens=given.tokens, rounds=given.rounds, threads=given.threads))
+    Console().print(
+        compare(path, name, tokens=given.tokens, rounds=given.rounds, threads=given.threads, save=given.save)
+    )
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class ForcedTokens:
     def __init__(self, state: DecodingState) -> None:
         self._queues: list[deque[int]] = [deque() for _ in range(state.batch_size)]
         self.speaking = torch.zeros_like(state.finished)  # rows whose token of this step is forced
+        self._spoke = False
 
     def queue(self, row: int, ids: Iterable[int]) -> None:
         """Have the row say `ids` next, after what it is already made to say."""
@@ -110,9 +111,10 @@ class ForcedTokens:
     def override(self, tokens: torch.Tensor) -> torch.Tensor:
         """`tokens` [batch] with the next forced token where a row has one."""
         if not any(self._queues):
-            if self.speaking.any():
-                self.speaking = torch.zeros_like(self.speaking)
+            if self._spoke:
+                self._spoke, self.speaking = False, torch.zeros_like(self.speaking)
             return tokens
+        self._spoke = True
         self.speaking = torch.tensor([bool(queue) for queue in self._queues], device=tokens.device)
         forced = [queue.popleft() if queue else 0 for queue in self._queues]
         return torch.where(self.speaking, torch.tensor(forced, device=tokens.device), tokens)

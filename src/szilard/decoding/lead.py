@@ -36,7 +36,7 @@ from szilard.decoding.latent import (
 )
 from szilard.decoding.method import Method, check_bool, check_choice, check_ids, check_number
 from szilard.decoding.state import DecodingState
-from szilard.information import measure
+from szilard.information import entropy
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,12 @@ class Lead(Method):
         logits = state.prefill()  # [batch, vocab]
         while True:
             # 1. How uncertain is the next token? Full vocabulary, temperature 1, no processors.
-            measured = measure(logits, probabilities=True)
+            uncertainty = entropy(logits)
             # 2. The token of the text, by the ordinary rule.
-            tokens = regulation.forced.override(state.choose(logits))
-            tokens = torch.where(state.finished, state.pad_token_id, tokens)
+            tokens = state.pad(regulation.forced.override(state.choose(logits)))
             locked = locked | regulation.ended | marker.completed_by(tokens, state)
             # 3. The gates; a switch already governs this step's embedding. Forced text is fed as it is.
-            to_latent, to_discrete = switch.step(measured.entropy, locked | regulation.forced.speaking)
+            to_latent, to_discrete = switch.step(uncertainty, locked | regulation.forced.speaking)
             anchor_due = (anchor_due | to_latent) & switch.latent
             # 4. What the model is fed in the token's place.
             latent = switch.latent & ~state.finished
@@ -164,34 +163,39 @@ class Lead(Method):
                 latent = latent & ~structural[tokens.clamp(max=structural.shape[0] - 1)]
             closes = to_discrete & ~state.finished if closing is not None else None
             mixing = latent if closes is None else latent | closes
+            over = regulation.over(to_discrete & ~locked, switch.switches)
+            any_mixing, all_mixing, any_over = torch.stack([mixing.any(), mixing.all(), over.any()]).tolist()
             embeddings = candidates = None
             anchored = torch.zeros_like(latent)
-            if bool(mixing.any()):
-                assert measured.probabilities is not None
-                rows = mixing.nonzero()[:, 0]
-                mixture = state.mix(measured.probabilities[rows])  # [rows, hidden]
+            if any_mixing:
+                rows = None if all_mixing else mixing.nonzero()[:, 0]
+                wide = torch.promote_types(logits.dtype, torch.float32)
+                probabilities = torch.softmax(logits if rows is None else logits[rows], dim=-1, dtype=wide)
+                mixture = state.mix(probabilities)  # [rows, hidden]
                 if anchor is not None:
                     # Paper: the anchor enters at the switching step; here: at the first step of the stretch that is
                     # really fed latently, because a structural token at the switch would lose it.
                     anchored = anchor_due & latent
                     strength = self._annealed(self.anchor_strength, step, state)
                     blended = (1 - strength) * mixture + strength * anchor
-                    mixture = torch.where(anchored[rows, None], blended, mixture)
+                    mixture = torch.where(_of(anchored, rows)[:, None], blended, mixture)
                     anchor_due = anchor_due & ~anchored
                 if closes is not None and closing is not None:
                     beta = 1 - self._annealed(1 - self.closing_mix, step, state, always=True)
-                    mixture = torch.where(closes[rows, None], beta * mixture + (1 - beta) * closing, mixture)
-                embeddings = state.embed(tokens).to(mixture.dtype).index_copy(0, rows, mixture)
+                    mixture = torch.where(_of(closes, rows)[:, None], beta * mixture + (1 - beta) * closing, mixture)
+                if rows is None:
+                    embeddings = mixture
+                else:
+                    embeddings = state.embed(tokens).to(mixture.dtype).index_copy(0, rows, mixture)
                 if state.trace is not None:
-                    weights, ids = measured.probabilities.topk(min(CANDIDATES_SHOWN, logits.shape[-1]), dim=-1)
-                    candidates = (ids, torch.where(latent[:, None], weights, torch.nan))
+                    candidates = self._candidates(probabilities, rows, latent)
             # 5. Too many switches: put the end of thinking, or the answer's beginning, into the text.
-            over_budget = regulation.step(to_discrete & ~locked, switch.switches)
+            over_budget = regulation.step(over if any_over else None, switch.switches)
             # 6. Commit, and feed.
             if state.trace is not None:
                 state.record(
                     tokens,
-                    measured.entropy,
+                    uncertainty,
                     mode=latent.long(),
                     switched=to_latent | to_discrete,
                     reference=switch.reference,
@@ -211,6 +215,17 @@ class Lead(Method):
                 logits = state.feed(embeddings=embeddings[:, None])[:, -1]
             step += 1
 
+    def _candidates(
+        self, probabilities: torch.Tensor, rows: torch.Tensor | None, latent: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and weights [batch, k] of the likeliest tokens in each mixture; NaN where a row's step is discrete."""
+        weights, ids = probabilities.topk(min(CANDIDATES_SHOWN, probabilities.shape[-1]), dim=-1)
+        if rows is not None:
+            shape = (latent.shape[0], ids.shape[1])
+            ids = ids.new_zeros(shape).index_copy(0, rows, ids)
+            weights = weights.new_zeros(shape).index_copy(0, rows, weights)
+        return ids, torch.where(latent[:, None], weights, torch.nan)
+
     def _annealed(self, strength: float, step: int, state: DecodingState, always: bool = False) -> float:
         """`strength`, or with decay `strength` (1 - t / T_max)."""
         if not (self.anchor_decay or always) or not state.max_new_tokens:
@@ -220,6 +235,10 @@ class Lead(Method):
     def _closing_vector(self, state: DecodingState, marker: Marker) -> torch.Tensor | None:
         """e(end_of_thinking), [hidden]; the mean of its rows when the marker is several tokens (inferred)."""
         return anchor_vector(state, marker.ids) if marker.ids else None
+
+
+def _of(mask: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    return mask if rows is None else mask[rows]
 
 
 class ModeSwitch:
@@ -276,16 +295,19 @@ class _Regulation:
         self._left = torch.zeros(state.batch_size, dtype=torch.long, device=state.device)  # steps they have
         self._prefix = token_ids(state, method.answer_prefix, name="answer_prefix")
 
-    def step(self, to_discrete: torch.Tensor, switches: torch.Tensor) -> torch.Tensor | None:
-        """Queue what the rows that just switched must say; returns the rows whose budget ends here, or None."""
-        bound = self.method.max_switches
-        if bound is None:
-            return None
-        over = to_discrete & (switches >= bound) & ~self.state.finished & ~self.ended
-        if bool(over.any()):
+    def over(self, to_discrete: torch.Tensor, switches: torch.Tensor) -> torch.Tensor:
+        """Of the rows that just switched, those that have now switched too often, bool [batch]."""
+        if self.method.max_switches is None:
+            return torch.zeros_like(to_discrete)
+        return to_discrete & (switches >= self.method.max_switches) & ~self.state.finished & ~self.ended
+
+    def step(self, over: torch.Tensor | None, switches: torch.Tensor) -> torch.Tensor | None:
+        """Queue what the rows that are `over` must say; returns the rows whose budget ends here, or None."""
+        if over is not None:
+            assert self.method.max_switches is not None
             for row in over.nonzero()[:, 0].tolist():
                 # Without a tokenizer there is no text to force, and a row is not cut off in the middle of a thought.
-                terminate = int(switches[row]) > 2 * bound and bool(self._prefix)
+                terminate = int(switches[row]) > 2 * self.method.max_switches and bool(self._prefix)
                 self.forced.queue(row, self.marker.ids + (self._prefix if terminate else ()))
                 if terminate:
                     self.ended[row] = True

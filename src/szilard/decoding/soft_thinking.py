@@ -88,7 +88,7 @@ class SoftThinking(Method):
                 tokens = torch.where(answering, state.choose(logits, processors=ordinary), tokens)
             else:
                 state.keep(scores, logits)
-            tokens = torch.where(state.finished, state.pad_token_id, forced.override(tokens))
+            tokens = state.pad(forced.override(tokens))
 
             entropy = entropy_of(logits.float() / self.temperature)  # tempered, but not filtered
             cold = torch.where(entropy < self.cold_entropy, cold + 1, 0)

@@ -90,7 +90,9 @@ class DecodingState(ABC):
         self.finished = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
         self.generated = torch.zeros(batch, dtype=torch.long, device=prompt.device)
         self.done = False
-        self._poisoned: torch.Tensor | None = None
+        self._some_finished = False  # what the host knows of `finished`: saves operations while it is False
+        self._most_generated = 0  # no row has more new tokens than this
+        self._watched: torch.Tensor | None = None
         self.cost.batch_size = max(self.cost.batch_size, batch)
 
     # ---- what a method may ask -------------------------------------------------------------------------------
@@ -225,11 +227,12 @@ class DecodingState(ABC):
             except RuntimeError as error:
                 nothing_left = bool((scores == -torch.inf).all(-1).any())
                 raise ValueError(_NO_TOKEN_LEFT if nothing_left else _NAN_LOGITS) from error
+            self.watch(torch.gather(scores, 1, tokens[:, None]))
         else:
-            tokens = torch.argmax(scores, dim=-1)
-        self.watch(torch.gather(scores, 1, tokens[:, None]))  # argmax picks a NaN if there is one
+            chosen, tokens = scores.max(dim=-1)
+            self.watch(chosen)  # a NaN if there is one
         self.keep(scores, logits)
-        return torch.where(self.finished, self.pad_token_id, tokens)
+        return self.pad(tokens)
 
     def keep(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep this step's processed and raw logits, where the run asked for them."""
@@ -238,9 +241,13 @@ class DecodingState(ABC):
         if self.raw_logits is not None:
             self.raw_logits.append(logits.to(torch.float32, copy=True))
 
+    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` [batch], with the padding token in finished rows."""
+        return torch.where(self.finished, self.pad_token_id, tokens) if self._some_finished else tokens
+
     def watch(self, values: torch.Tensor) -> None:
         """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra sync)."""
-        self._poisoned = values.isnan().any()
+        self._watched = values
 
     def record(self, token: torch.Tensor, entropy: torch.Tensor, **columns: Any) -> None:
         """Add one step to the trace, if there is one (call before `commit`). Columns are [batch] or plain values."""
@@ -265,50 +272,62 @@ class DecodingState(ABC):
     def stop(self, rows: torch.Tensor) -> None:
         """End these rows (bool [batch]) without a further token."""
         self.finished = self.finished | rows
-        self.done = bool(self.finished.all())
+        self._read_finished()
 
     def _commit_column(self, tokens: torch.Tensor, rows: torch.Tensor | None) -> None:
-        stalled = None
-        moving = ~self.finished
+        moving = stalled = None  # None: all, none
         if rows is not None:
-            stalled = moving & ~rows
-            moving = moving & rows
-            if not bool(moving.any()):
+            moving, stalled = ~self.finished & rows, ~self.finished & ~rows
+            some_move, some_stall = torch.stack([moving.any(), stalled.any()]).tolist()
+            if not some_move:
                 return
+            if not some_stall:
+                stalled = None
+        elif self._some_finished:
+            moving = ~self.finished
         self._reserve(self._width + 1)
-        if stalled is not None and bool(stalled.any()):
-            # A row that stays behind moves one column to the right: all rows end in the same column.
+        column = self.pad(tokens)
+        if stalled is None:
+            self._buffer[:, self._width] = column
+        else:  # a row that stays behind moves one column to the right: all rows end in the same column
             self._ragged = True
             self._buffer[stalled, 1 : self._width + 1] = self._buffer[stalled, : self._width]
             self._buffer[stalled, 0] = self.pad_token_id
             self._shift[stalled] += 1
-            self._buffer[~stalled, self._width] = torch.where(moving, tokens, self.pad_token_id)[~stalled]
-        else:
-            self._buffer[:, self._width] = torch.where(moving, tokens, self.pad_token_id)
+            self._buffer[~stalled, self._width] = column[~stalled]
         self._width += 1
-        self.generated += moving
+        self.generated += 1 if moving is None else moving
+        self._most_generated += 1
         if self.streamer is not None:
             self.streamer.put((tokens if rows is None else tokens[moving]).cpu())
-
         stopped = self._stopped()
-        self.finished = self.finished | (moving & stopped)
-        if self._poisoned is None:
-            self.done = bool(self.finished.all())
-            return
-        done, poisoned = torch.stack([self.finished.all(), self._poisoned]).tolist()  # one synchronisation
-        if poisoned:
-            raise ValueError(_NAN_LOGITS)
-        self.done, self._poisoned = done, None
+        if stopped is not None:
+            self.finished = stopped if moving is None else self.finished | (moving & stopped)
+        self._read_finished()
 
-    def _stopped(self) -> torch.Tensor:
-        if self.stopping_criteria:
-            # Hugging Face passes the tuple of scores so far, or None.
-            stopped = self.stopping_criteria(self.tokens, None if self.scores is None else tuple(self.scores))
-        else:
-            stopped = torch.zeros_like(self.finished)
-        if self.max_new_tokens is not None:
-            stopped = stopped | (self.generated >= self.max_new_tokens)
+    def _stopped(self) -> torch.Tensor | None:
+        """Rows that are at their end, by the criteria and the length limit, bool [batch]; None: not one."""
+        scores = None if self.scores is None else tuple(self.scores)  # as Hugging Face passes them
+        stopped = None
+        for criterion in self.stopping_criteria:
+            says = criterion(self.tokens, scores)
+            stopped = says if stopped is None else stopped | says
+        if self.max_new_tokens is not None and self._most_generated >= self.max_new_tokens:
+            full = self.generated >= self.max_new_tokens
+            stopped = full if stopped is None else stopped | full
         return stopped
+
+    def _read_finished(self) -> None:
+        """Bring what the host must know of this step over, in one synchronisation."""
+        flags = self.finished
+        if self._watched is not None:
+            flags = torch.cat([flags, self._watched.isnan().flatten()])
+            self._watched = None
+        read = flags.tolist()
+        finished = read[: self.batch_size]
+        self.done, self._some_finished = all(finished), any(finished)
+        if any(read[self.batch_size :]):
+            raise ValueError(_NAN_LOGITS)
 
     def _reserve(self, width: int) -> None:
         if width > self._buffer.shape[1]:

@@ -122,7 +122,7 @@ class LlamaContext:
         *,
         sequences: np.ndarray,
         positions: np.ndarray,
-        outputs: np.ndarray,
+        outputs: np.ndarray | None,
         tokens: np.ndarray | None = None,
         embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -130,7 +130,7 @@ class LlamaContext:
 
         Args:
             sequences, positions: of each new entry, int [new]; positions of a sequence follow on from its last.
-            outputs: whose logits are wanted, bool [new].
+            outputs: whose logits are wanted, bool [new]; None: everyone's.
             tokens: ids, int [new]; or
             embeddings: input vectors, float32 [new, input width], contiguous.
 
@@ -143,13 +143,13 @@ class LlamaContext:
         """
         self._free_abandoned()
         vocab = self.model.vocab_size
-        logits = torch.empty(int(outputs.sum()), vocab)
+        logits = torch.empty(len(positions) if outputs is None else int(outputs.sum()), vocab)
         written = 0
         for start in range(0, len(positions), self._batch_size):
             part = slice(start, min(start + self._batch_size, len(positions)))
             new = part.stop - start
             self._sequences[:new] = sequences[part]
-            self._outputs[:new] = outputs[part]
+            self._outputs[:new] = 1 if outputs is None else outputs[part]
             self._positions[:new] = positions[part]
             if tokens is not None:
                 batch = self._token_batch
@@ -170,7 +170,7 @@ class LlamaContext:
                 raise ValueError(f"llama.cpp refuses the batch: token ids must be within 0..{vocab - 1}.")
             if code:
                 raise RuntimeError(f"llama_decode failed with code {code}.")
-            wanted = int(outputs[part].sum())
+            wanted = new if outputs is None else int(outputs[part].sum())
             if wanted:
                 target = logits.data_ptr() + written * vocab * 4
                 ctypes.memmove(target, self._lib.llama_get_logits(self._context), wanted * vocab * 4)
@@ -315,26 +315,28 @@ class LlamaCppState(DecodingState):
         if given.shape[0] != self.batch_size:
             raise ValueError(f"feed got {given.shape[0]} rows for a batch of {self.batch_size}.")
         new = given.shape[1]
-        active = np.flatnonzero(~self.finished.numpy())
-        everyone = len(active) == self.batch_size
-        if not everyone:
-            given = given[active]
-        cached = self._lengths[active]
-        if len(active) and int(cached.max()) + new > self.model.context_window:
+        everyone = not self._some_finished
+        active = None if everyone else np.flatnonzero(~self.finished.numpy())
+        ids, cached = np.array(self._ids, np.int32), self._lengths
+        if active is not None:
+            given, ids, cached = given[active], ids[active], cached[active]
+        longest = int(cached.max(initial=0))
+        if longest + new > self.model.context_window:
             raise ValueError(
                 f"{self.model.name} has a context window of {self.model.context_window} tokens; a row holds "
-                f"{int(cached.max())} and was fed {new} more."
+                f"{longest} and was fed {new} more."
             )
         logits = self._context.decode(
-            sequences=np.repeat(np.array(self._ids, np.int32)[active], new),
-            positions=(cached[:, None] + np.arange(new)).ravel(),
-            outputs=np.ones(len(active) * new, bool),
+            sequences=ids if new == 1 else ids.repeat(new),
+            positions=cached if new == 1 else (cached[:, None] + np.arange(new)).ravel(),
+            outputs=None,
             **({"tokens": given.reshape(-1).numpy()} if tokens is not None else {"embeddings": self._as_input(given)}),
-        ).view(len(active), new, self.vocab_size)
-        self._count(np.full(len(active), new), cached)
-        self._lengths[active] += new
-        if everyone:
+        ).view(len(ids), new, self.vocab_size)
+        self._count(new, cached)
+        if active is None:
+            self._lengths = cached + new
             return logits
+        self._lengths[active] += new
         padded = logits.new_zeros(self.batch_size, new, self.vocab_size)
         padded[active] = logits
         return padded
@@ -396,24 +398,28 @@ class LlamaCppState(DecodingState):
         self._lengths, self._mask = self._lengths[rows.numpy()], self._mask[rows]
         self._buffer, self._shift = self._buffer[rows], self._shift[rows]
         self.finished, self.generated = self.finished[rows], self.generated[rows]
-        self.done = bool(self.finished.all())
+        self._read_finished()
 
     def _check_open(self) -> None:
         if not self._holding.alive:
             raise ValueError("this decoding state is closed; start another with engine.state(...).")
 
-    def _count(self, new: np.ndarray, cached: np.ndarray) -> None:
+    def _count(self, new: np.ndarray | int, cached: np.ndarray) -> None:
         """Count one forward of `new[b]` tokens on top of `cached[b]` in each row b: what really ran, no padding."""
-        size, cost, total = self.model.size, self.cost, int(new.sum())
+        past, rows = int(cached.sum()), len(cached)
+        if isinstance(new, int):
+            total, pairs = rows * new, new * past + rows * new * (new + 1) // 2
+        else:
+            total, pairs = int(new.sum()), int((new * cached + new * (new + 1) // 2).sum())
         if total == 0:
             return
+        size, cost = self.model.size, self.cost
         cost.forward_passes[size.name] = cost.forward_passes.get(size.name, 0) + 1
         cost.tokens[size.name] = cost.tokens.get(size.name, 0) + total
         cost.layer_tokens[size.name] = cost.layer_tokens.get(size.name, 0) + total * size.layers
-        held = (total + int(cached.sum())) * size.kv_bytes_per_token
+        held = (total + past) * size.kv_bytes_per_token
         cost.kv_bytes_held = max(cost.kv_bytes_held, held)
         cost.kv_bytes_read += held
-        pairs = int((new * cached + new * (new + 1) // 2).sum())
         cost.flops += 2 * size.layer_parameters * total + 4 * size.attention_width * size.layers * pairs
 
     # ---- embeddings ------------------------------------------------------------------------------------------
