@@ -15,6 +15,8 @@ _METHODS = {
     "sampling": ("szilard.decoding.sampling", "Sampling"),
     "lead": ("szilard.decoding.lead", "Lead"),
     "swi-reasoning": ("szilard.decoding.swi_reasoning", "SwiReasoning"),
+    "adadec": ("szilard.decoding.adadec", "AdaDec"),
+    "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
 }
 CLASSES = {name: slug for slug, (_, name) in _METHODS.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import szilard
 from tests.conftest import prompt_batch, tiny_model
 
 SLUGS = tuple(szilard.methods())
+ONE_FORWARD_A_TOKEN = {"adadec": {"threshold": 1e6}, "ead": {"threshold": math.inf}}
+NEEDED = {"adadec": {"threshold": 1.0}}  # what a method has no default for
 
 
 def generate(model, inputs, method=None, **options):
@@ -53,7 +56,9 @@ def test_a_batch_gives_each_row_what_it_gets_alone(model, slug):
     elif slug in {"lead", "swi-reasoning"}:
         method = szilard.make_method(slug, {"window": 3})
     else:
-        method = szilard.make_method(slug)
+        method = szilard.make_method(slug, NEEDED.get(slug))
+    if slug == "ead":
+        method = szilard.Ead(large=model, threshold=5.0, min_duration=2)
     inputs = prompt_batch(4)
     together = generate(model, inputs, method)
     for row in range(4):
@@ -68,7 +73,7 @@ def test_a_batch_gives_each_row_what_it_gets_alone(model, slug):
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_trace_has_a_step_for_every_token_and_the_cost_a_forward(slug):
     model, inputs = tiny_model("llama"), prompt_batch(1)
-    out = generate(model, inputs, szilard.make_method(slug))
+    out = generate(model, inputs, szilard.make_method(slug, ONE_FORWARD_A_TOKEN.get(slug)))
     new = out.sequences.shape[1] - inputs["input_ids"].shape[1]
     assert len(out.trace) == new
     assert out.trace["token"].tolist() == out.sequences[0, -new:].tolist()

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from szilard.cli import chat, compare, doctor, generate, info, methods, trace
+from szilard.cli import chat, compare, doctor, generate, info, methods, trace, train_adadec
 
 app = typer.Typer(
     name="szilard",
@@ -27,6 +27,9 @@ app.command("chat")(chat.chat_command)
 app.command("compare")(compare.compare_command)
 app.command("trace")(trace.trace_command)
 app.command("doctor")(doctor.doctor_command)
+train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
+train.command("adadec")(train_adadec.adadec)
+app.add_typer(train, name="train")
 
 
 @app.callback(invoke_without_command=True)

@@ -41,6 +41,7 @@ class Cost:
         extra_flops: multiply-adds x 2 of what the method itself computes (a mixture: 2 x vocabulary x hidden).
         generated_tokens: new tokens of all rows.
         batch_size: rows.
+        counters: what a method counts beyond that (pauses, switches, ...), by name.
         wall_seconds: time from the first forward's start to the last commit.
     """
 
@@ -53,6 +54,7 @@ class Cost:
     extra_flops: int = 0
     generated_tokens: int = 0
     batch_size: int = 0
+    counters: dict[str, float] = field(default_factory=dict)
     wall_seconds: float = 0.0
     _started: float | None = field(default=None, repr=False, compare=False)
 
@@ -65,6 +67,10 @@ class Cost:
         """Read the clock."""
         if self._started is not None:
             self.wall_seconds = time.perf_counter() - self._started
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Add to a counter of the method's own."""
+        self.counters[name] = self.counters.get(name, 0) + amount
 
     def add_forward(self, size: ModelSize, *, rows: int, new: int, cached: int) -> None:
         """Count one forward of `new` tokens in each of `rows` rows, on top of `cached` slots per row."""

@@ -27,7 +27,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-from szilard.decoding.cost import Cost
+from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.trace import TraceRecorder
 
 
@@ -46,6 +46,7 @@ class DecodingState(ABC):
         cost: the counts to add to.
         generator: source of the draws; None: PyTorch's default generator, as in `generate`.
         encode: text -> token ids without special tokens, or None when no tokenizer is known.
+        decode: token ids -> text, or None when no tokenizer is known.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class DecodingState(ABC):
         cost: Cost | None = None,
         generator: torch.Generator | None = None,
         encode: Callable[[str], list[int]] | None = None,
+        decode: Callable[[list[int]], str] | None = None,
     ) -> None:
         criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
         limits = [int(item.max_length) for item in criteria if isinstance(item, MaxLengthCriteria)]
@@ -76,6 +78,7 @@ class DecodingState(ABC):
         self.cost = cost if cost is not None else Cost()
         self.generator = generator
         self.encode = encode
+        self.decode = decode
         self.scores: list[torch.Tensor] | None = [] if keep_scores else None
         self.raw_logits: list[torch.Tensor] | None = [] if keep_logits else None
 
@@ -132,6 +135,21 @@ class DecodingState(ABC):
     def cached(self) -> torch.Tensor:
         """Real (unpadded) entries in the cache, int64 [batch]."""
 
+    @property
+    @abstractmethod
+    def prompt_mask(self) -> torch.Tensor:
+        """1 for a token of the prompt, 0 for padding, int64 [batch, prompt]."""
+
+    @property
+    @abstractmethod
+    def can_rewind(self) -> bool:
+        """Whether `rewind` works on this model's cache (not with recurrent layers)."""
+
+    @property
+    @abstractmethod
+    def size(self) -> ModelSize:
+        """The figures of the model under which this state counts its work."""
+
     @abstractmethod
     def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         """Ids of the model's visual special tokens (start, image placeholder, end); empty for a text model."""
@@ -168,12 +186,23 @@ class DecodingState(ABC):
         """Forget the cache's tail: row b keeps its first `lengths[b]` real entries (int64 [batch])."""
 
     @abstractmethod
-    def fork(self, copies: int) -> DecodingState:
-        """An independent state in which every row stands `copies` times in a row; work counts to the same cost."""
+    def fork(self, copies: int, rows: torch.Tensor | None = None) -> DecodingState:
+        """An independent state in which each of `rows` (int64; None: every row) stands `copies` times in a row.
+
+        Its work counts to the same cost; it has no streamer and no trace.
+        """
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> None:
         """Keep and reorder rows, in place: new row i is old row `rows[i]` (int64 [new batch])."""
+
+    @abstractmethod
+    def adopt(self, other: DecodingState) -> None:
+        """Take over the cache of a fork with as many rows; the text stays, and `other` is used up."""
+
+    @abstractmethod
+    def join(self, other: DecodingState) -> None:
+        """Append the rows of `other`, a fork of the same state as this one, and their cache; `other` is used up."""
 
     @abstractmethod
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -190,6 +219,9 @@ class DecodingState(ABC):
         Returns:
             [batch, hidden]: a one-hot row gives exactly `embed` of that token.
         """
+
+    def close(self) -> None:  # noqa: B027 - most engines leave it to the garbage collector
+        """Give the cache back, now, where the engine can; what was committed stays readable."""
 
     # ---- choosing and committing -----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -213,6 +214,36 @@ class Engine(ABC):
         )
         return captured[0]
 
+    def follow(self, state: DecodingState) -> DecodingState:
+        """A state of this model on the prompts of another model's state, with nothing in its cache yet.
+
+        It counts into the same cost, under this model's name with " (large)" behind it.
+
+        Raises:
+            ValueError: the two models have different tokenizers, or the prompts do not fit into this one's window.
+        """
+        spellings = _spelling(state.encode), _spelling(self.tokenizer.encode and self._encode_marker)
+        if None not in spellings and spellings[0] != spellings[1]:
+            raise ValueError(f"{self.name} has another tokenizer than the model it is to work with; take one family.")
+        captured: list[Any] = []
+        inputs = {"input_ids": state.tokens[:, : state.prompt_width], "attention_mask": state.prompt_mask}
+        new_tokens = state.max_new_tokens or 1
+        self._check_length(inputs, new_tokens)
+        self._run(
+            captured.append,
+            inputs,
+            self._generation_config(new_tokens, {}),
+            logits_processor=LogitsProcessorList(),
+            stopping_criteria=StoppingCriteriaList(),
+            streamer=None,
+            recorder=None,
+            generator=None,
+        )
+        twin = captured[0]
+        twin.cost = state.cost
+        twin._size = dataclasses.replace(twin.size, name=f"{twin.size.name} (large)")
+        return twin
+
     # ---- what an engine implements ---------------------------------------------------------------------------
 
     @property
@@ -393,6 +424,17 @@ class Engine(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}, {self.parameter_count / 1e6:.0f} M parameters>"
+
+
+def _spelling(encode: Any) -> list[int] | None:
+    """A probe text in a tokenizer's ids; None when there is no tokenizer to ask."""
+    try:
+        return encode(_PROBE) if encode is not None else None
+    except LookupError:
+        return None
+
+
+_PROBE = "def f(x):\n    return x[0] == 'é' and 12 + 345  # ok?"
 
 
 def state_eos(state: DecodingState) -> Any:

@@ -140,6 +140,7 @@ class LlamaCppEngine(Engine):
             trace=recorder,
             generator=generator,
             encode=self._encode_marker,
+            decode=self._decode_all,
         )
         if not callable(getattr(method, "decode", None)):
             method(state)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
 from szilard.engines.transformers_state import mix_rows
 
@@ -237,6 +238,7 @@ class LlamaCppState(DecodingState):
     def __init__(self, model: LlamaModel, prompt: torch.Tensor, attention_mask: torch.Tensor, **base: Any) -> None:
         super().__init__(prompt, **base)
         self.model = model
+        self._size = model.size
         self._mask = attention_mask.bool()
         self._lengths = np.zeros(self.batch_size, np.int64)  # entries in the cache
         room = _FIRST_ROOM if self.max_new_tokens is None else min(self.max_new_tokens, _FIRST_ROOM)
@@ -268,6 +270,18 @@ class LlamaCppState(DecodingState):
     @property
     def cached(self) -> torch.Tensor:
         return torch.from_numpy(self._lengths.copy())
+
+    @property
+    def prompt_mask(self) -> torch.Tensor:
+        return self._mask.long()
+
+    @property
+    def can_rewind(self) -> bool:
+        return self.model.can_rewind
+
+    @property
+    def size(self) -> ModelSize:
+        return self._size
 
     def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         return []
@@ -362,20 +376,43 @@ class LlamaCppState(DecodingState):
                 raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
             self._lengths[row] = wanted[row]
 
-    def fork(self, copies: int) -> LlamaCppState:
+    def fork(self, copies: int, rows: torch.Tensor | None = None) -> LlamaCppState:
         """As `DecodingState.fork`. Shares the cache entries so far; give it back early with `close`."""
         self._check_open()
         if copies < 1:
             raise ValueError(f"fork takes at least 1 copy, not {copies!r}.")
         twin = copy.copy(self)
         twin.streamer = twin.trace = twin.scores = twin.raw_logits = None
-        twin._ids = self._context.acquire(self.batch_size * copies)
+        chosen = torch.arange(self.batch_size) if rows is None else torch.arange(self.batch_size)[rows.cpu()]
+        chosen = chosen.repeat_interleave(copies)
+        twin._ids = self._context.acquire(len(chosen))
         twin._holding = self._context.hold(twin, twin._ids)
-        rows = np.arange(self.batch_size).repeat(copies)
-        for row, target in zip(rows, twin._ids, strict=True):
+        for row, target in zip(chosen.tolist(), twin._ids, strict=True):
             self._context.copy(self._ids[row], target)
-        twin._take(torch.from_numpy(rows))
+        twin._take(chosen)
         return twin
+
+    def adopt(self, other: DecodingState) -> None:
+        assert isinstance(other, LlamaCppState) and other.batch_size == self.batch_size
+        mine = list(self._ids)
+        self._ids[:] = other._ids
+        other._ids[:] = mine
+        self._lengths = other._lengths
+        other.close()
+
+    def join(self, other: DecodingState) -> None:
+        assert isinstance(other, LlamaCppState) and other._context is self._context
+        self._ids.extend(other._ids)
+        other._ids.clear()
+        other.close()
+        self._lengths = np.concatenate([self._lengths, other._lengths])
+        self._mask = torch.cat([self._mask, other._mask])
+        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
+        self._width, self._ragged = self.prompt_width, False
+        self._shift = torch.cat([self._shift, other._shift]).zero_()
+        self.finished = torch.cat([self.finished, other.finished])
+        self.generated = torch.cat([self.generated, other.generated])
+        self._read_finished()
 
     def select(self, rows: torch.Tensor) -> None:
         self._check_open()
@@ -413,7 +450,7 @@ class LlamaCppState(DecodingState):
             total, pairs = int(new.sum()), int((new * cached + new * (new + 1) // 2).sum())
         if total == 0:
             return
-        size, cost = self.model.size, self.cost
+        size, cost = self._size, self.cost
         cost.forward_passes[size.name] = cost.forward_passes.get(size.name, 0) + 1
         cost.tokens[size.name] = cost.tokens.get(size.name, 0) + total
         cost.layer_tokens[size.name] = cost.layer_tokens.get(size.name, 0) + total * size.layers

@@ -115,6 +115,7 @@ class TransformersEngine(Engine):
                 trace=recorder,
                 generator=generator,
                 encode=self._encode_marker,
+                decode=self._decode_all,
             )
             state.visual_names = visual_names(model, self.tokenizer)
             if callable(getattr(method, "decode", None)):

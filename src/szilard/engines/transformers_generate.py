@@ -52,6 +52,7 @@ def run_inside_generate(
         streamer=streamer if streamer is not None else _streamer_of_caller(),
         trace=TraceRecorder() if as_dict else None,
         encode=lambda text: _encode_with_models_tokenizer(model, text),
+        decode=_decoder_beside(model),
     )
     check_needs(method, provided_by(model), f"{type(model).__name__} on transformers")
     if state.model.config.get_text_config() is not model.config:
@@ -161,6 +162,11 @@ def visual_names(model: Any, tokenizer: Any) -> list[int]:
     return [known[name] for name in VISUAL_TOKENS if name in known]
 
 
+def tokenizer_beside(model: Any) -> Any:
+    """The tokenizer that lies beside a model's weights, if it can be had without the network; else None."""
+    return _tokenizer_beside(getattr(model, "name_or_path", "") or "")
+
+
 @lru_cache(maxsize=8)
 def _tokenizer_beside(name: str) -> Any:
     """The tokenizer that lies beside the weights of this name, if it can be had without the network."""
@@ -185,6 +191,11 @@ def _encode_with_models_tokenizer(model: Any, text: str) -> list[int]:
         )
         raise LookupError("no tokenizer")
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _decoder_beside(model: Any) -> Any:
+    tokenizer = tokenizer_beside(model)
+    return None if tokenizer is None else lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:

@@ -97,6 +97,21 @@ class TransformersState(DecodingState):
         return self._cached
 
     @property
+    def prompt_mask(self) -> torch.Tensor:
+        mask = self.model_kwargs.get("attention_mask")
+        if mask is None:
+            return torch.ones_like(self.tokens[:, : self.prompt_width])
+        return mask[:, : self.prompt_width]
+
+    @property
+    def can_rewind(self) -> bool:
+        return bool(self.cache.is_croppable)
+
+    @property
+    def size(self) -> ModelSize:
+        return self._size
+
+    @property
     def cache(self) -> Cache:
         """The model's key-value cache."""
         return self.model_kwargs["past_key_values"]
@@ -233,20 +248,22 @@ class TransformersState(DecodingState):
             rows = positions.expand(*positions.shape[:-2], self.batch_size, columns)
             self.model_kwargs["position_ids"] = torch.gather(rows, -1, source.clamp(min=0).expand_as(rows))
 
-    def fork(self, copies: int) -> TransformersState:
+    def fork(self, copies: int, rows: torch.Tensor | None = None) -> TransformersState:
         if copies < 1:
             raise ValueError(f"fork takes at least 1 copy, not {copies!r}.")
         twin = copy.copy(self)
         twin.streamer = twin.trace = twin.scores = twin.raw_logits = twin.attentions = twin.hidden_states = None
         twin.model_kwargs = dict(self.model_kwargs)
         twin.model_kwargs["past_key_values"] = _copy_cache(self.cache)
-        rows = torch.arange(self.batch_size, device=self.device).repeat_interleave(copies)
-        twin.select(rows)
+        if rows is None:
+            rows = torch.arange(self.batch_size, device=self.device)
+        twin.select(rows.to(self.device).repeat_interleave(copies))
         return twin
 
     def select(self, rows: torch.Tensor) -> None:
         rows = rows.to(self.device)
-        self.cache.batch_select_indices(rows)
+        if self._slots:
+            self.cache.batch_select_indices(rows)
         for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
             if self.model_kwargs.get(name) is not None:
                 self.model_kwargs[name] = self.model_kwargs[name][rows]
@@ -256,6 +273,41 @@ class TransformersState(DecodingState):
         self._cached = self._cached[rows]
         self._buffer, self._shift = self._buffer[rows], self._shift[rows]
         self.finished, self.generated = self.finished[rows], self.generated[rows]
+        self._read_finished()
+
+    def adopt(self, other: DecodingState) -> None:
+        assert isinstance(other, TransformersState) and other.batch_size == self.batch_size
+        self.model_kwargs, self._cached, self._slots = other.model_kwargs, other._cached, other._slots
+
+    def join(self, other: DecodingState) -> None:
+        assert isinstance(other, TransformersState) and other.prompt_width == self.prompt_width
+        slots = max(self._slots, other._slots)
+        layers: Any = zip(self.cache.layers, other.cache.layers, strict=True)
+        for mine, theirs in layers:
+            if not hasattr(mine, "keys") or getattr(mine, "keys", None) is None:
+                raise ValueError(f"{type(self.model).__name__} keeps a recurrent state, whose rows cannot be joined.")
+            mine.keys = _stack_right_aligned(mine.keys, theirs.keys, axis=-2)
+            mine.values = _stack_right_aligned(mine.values, theirs.values, axis=-2)
+            if hasattr(mine, "cumulative_length"):  # of a sliding window: slots that it has seen
+                mine.cumulative_length = max(mine.cumulative_length, theirs.cumulative_length)
+        for name in ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"):
+            both = [state.model_kwargs.get(name) for state in (self, other)]
+            if name == "attention_mask":
+                both = [
+                    torch.ones(state.batch_size, state._slots + 1, dtype=torch.long, device=self.device)
+                    if mask is None
+                    else mask
+                    for state, mask in zip((self, other), both, strict=True)
+                ]
+            if both[0] is not None and both[1] is not None:
+                self.model_kwargs[name] = _stack_right_aligned(both[0], both[1], axis=-1, rows=-2)
+        self._slots = slots
+        self._cached = torch.cat([self._cached, other._cached])
+        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
+        self._width, self._ragged = self.prompt_width, False
+        self._shift = torch.cat([self._shift, other._shift]).zero_()
+        self.finished = torch.cat([self.finished, other.finished])
+        self.generated = torch.cat([self.generated, other.generated])
         self._read_finished()
 
     # ---- embeddings ------------------------------------------------------------------------------------------
@@ -377,6 +429,17 @@ def model_size(model: Any) -> ModelSize:
         attention_width=heads * head_dim,
         kv_bytes_per_token=2 * kv_heads * head_dim * embeddings.element_size() * int(text.num_hidden_layers),
     )
+
+
+def _stack_right_aligned(a: torch.Tensor, b: torch.Tensor, *, axis: int, rows: int = 0) -> torch.Tensor:
+    """The rows of both, the shorter padded with zeros at the start of `axis`."""
+    width = max(a.shape[axis], b.shape[axis])
+    padded = []
+    for tensor in (a, b):
+        shape = list(tensor.shape)
+        shape[axis] = width - shape[axis]
+        padded.append(torch.cat([tensor.new_zeros(shape), tensor], dim=axis) if shape[axis] else tensor)
+    return torch.cat(padded, dim=rows)
 
 
 def _copy_cache(cache: Cache) -> Cache:

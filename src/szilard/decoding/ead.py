@@ -1,0 +1,277 @@
+"""EAD: entropy adaptive decoding, dynamic switching between a small and a large model.
+
+Simonds, "Entropy Adaptive Decoding: Dynamic Model Switching for Efficient Inference", 2025, arXiv 2502.06833.
+
+Two models of one family with one tokenizer. The rolling mean of the next-token entropy decides which of them writes:
+
+    H_t    = -sum_v p_t[v] log2 p_t[v]          bits, of the active model, raw logits at temperature 1
+    Hbar_t = mean of the last w entropies
+    M_t+1  = large if Hbar_t >= tau, small if Hbar_t < tau       when the model has written d_min tokens; else M_t
+
+Nothing is verified: the text may differ from the large model's. Each model keeps a cache of its own; a model that
+takes over first reads, in one forward, every token that it has not seen. The paper counts the tokens that the large
+model *writes*; both that and the tokens that it really *reads* are in the cost's counters.
+
+Inferred, where the paper is silent (all are options): the small model starts; the window is kept over a switch and
+averages what there is at first; H_t is that of the distribution from which token t is drawn, and governs token t + 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.plain import plain_decode
+from szilard.decoding.state import DecodingState
+from szilard.information import entropy
+
+SMALL, LARGE = 0, 1
+
+
+@dataclass(frozen=True)
+class Ead(Method):
+    """Hand generation to a larger model while the rolling entropy is high.
+
+    Attributes:
+        threshold: tau in `units`; the dial between the small model (inf) and the large one (0). The paper sweeps it;
+            1 bit is a start. `Ead.calibrate` finds the value for a wanted share of the large model.
+        large: the large model: an engine, a transformers model, or a name for `szilard.load` (loaded with the small
+            model's kind of engine). It must share the small model's tokenizer.
+        window: w, entropies in the rolling mean; 1 decides on the last one alone.
+        min_duration: d_min, tokens that a model writes before it may be replaced.
+        start: the model that begins, "small" or "large".
+        units: of the threshold, "bits" (paper) or "nats".
+        reset_window: forget the entropies at a switch.
+        control: "entropy", or "random": at every step at which a switch is allowed, switch with the probabilities
+            `switch_up` and `switch_down` (set them to the rates of an entropy-driven run for the same share and run
+            lengths).
+        switch_up: probability of small -> large at random.
+        switch_down: probability of large -> small at random.
+        seed: of the random switches.
+    """
+
+    slug: ClassVar[str] = "ead"
+    paper: ClassVar[str] = "Simonds 2025, arXiv 2502.06833"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "fork"})
+
+    threshold: float = 1.0
+    large: str | object | None = None
+    window: int = 5
+    min_duration: int = 10
+    start: str = "small"
+    units: str = "bits"
+    reset_window: bool = False
+    control: str = "entropy"
+    switch_up: float = 0.1
+    switch_down: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, low=0)
+        check_number("window", self.window, low=1, integer=True)
+        check_number("min_duration", self.min_duration, low=1, integer=True)
+        check_choice("start", self.start, ("small", "large"))
+        check_choice("units", self.units, ("bits", "nats"))
+        check_bool("reset_window", self.reset_window)
+        check_choice("control", self.control, ("entropy", "random"))
+        check_number("switch_up", self.switch_up, low=0, high=1)
+        check_number("switch_down", self.switch_down, low=0, high=1)
+        check_number("seed", self.seed, low=0, high=2**63 - 1, integer=True)
+
+    @classmethod
+    def neutral(cls) -> Ead:
+        """The small model alone."""
+        return cls(threshold=math.inf)
+
+    def decode(self, state: DecodingState) -> None:
+        """The switching loop; model, window and stay are per row. `state` is the small model's."""
+        if self.start == "small" and self.threshold == math.inf and self.control == "entropy":
+            plain_decode(state)  # never switches: the large model is not even opened
+            state.cost.counters |= {"large_share": 0.0, "switches": 0, "catch_up_tokens": 0}
+            return
+        if self.large is None:
+            raise ValueError("ead needs a second model: large='path or name' (or an engine), with the same tokenizer.")
+        if state.prompt_width == 0:
+            raise ValueError("ead needs the prompt as token ids, which both models can read; it came as embeddings.")
+        from szilard.engines.loading import companion
+
+        other = companion(self.large, state)
+        readers = (_Reader(state.fork(1)), _Reader(other))
+        try:
+            self._switching_loop(state, readers)
+        finally:
+            for reader in readers:
+                reader.close()
+            other.close()
+
+    def _switching_loop(self, state: DecodingState, readers: tuple[_Reader, _Reader]) -> None:
+        batch, cost = state.batch_size, state.cost
+        switches = [_Switch(self, row) for row in range(batch)]
+        vocab = min(reader.template.vocab_size for reader in readers)
+        written = [0, 0]
+        prompt_lengths = state.prompt_mask.sum(1).tolist()
+        cost.start()
+        while True:
+            open_rows = [row for row, finished in enumerate(state.finished.tolist()) if not finished]
+            logits: torch.Tensor | None = None
+            for model, reader in enumerate(readers):
+                rows = [row for row in open_rows if switches[row].model == model]
+                reader.leave_all_but(rows)
+                if not rows:
+                    continue
+                scored = reader.read(rows, state, prompt_lengths)[:, :vocab].float()
+                if logits is None:
+                    if len(rows) == batch:
+                        logits = scored
+                        continue
+                    logits = scored.new_zeros(batch, vocab)
+                logits[rows] = scored.to(logits.device)
+            assert logits is not None
+            uncertainty = entropy(logits)
+            tokens = state.choose(logits)
+            before = [switch.model for switch in switches]
+            bits = uncertainty.tolist() if self.units == "nats" else (uncertainty / math.log(2)).tolist()
+            for row in open_rows:
+                written[before[row]] += 1
+                switches[row].after_token(bits[row])
+            if state.trace is not None:
+                state.record(
+                    tokens,
+                    uncertainty,
+                    model=torch.tensor(before),
+                    rolling_entropy=torch.tensor([switch.mean for switch in switches]),
+                    switched=torch.tensor([switch.model != was for switch, was in zip(switches, before, strict=True)]),
+                )
+            state.commit(tokens)
+            if state.done:
+                break
+        share = written[LARGE] / sum(written)
+        small, large = (reader.template.size.layer_parameters for reader in readers)
+        cost.counters |= {
+            "large_share": share,
+            "relative_cost": share + (1 - share) * small / large,
+            "large_tokens_written": written[LARGE],
+            "switches": sum(switch.switches for switch in switches),
+            "decisions_small": sum(switch.decisions[SMALL] for switch in switches),
+            "decisions_large": sum(switch.decisions[LARGE] for switch in switches),
+            "switches_up": sum(switch.changes[SMALL] for switch in switches),
+            "switches_down": sum(switch.changes[LARGE] for switch in switches),
+            "catch_up_tokens": sum(reader.catch_up_tokens for reader in readers),
+        }
+
+
+class _Switch:
+    """Who writes a row, and the rolling entropy that decides it."""
+
+    def __init__(self, method: Ead, row: int) -> None:
+        self.method = method
+        self.model = LARGE if method.start == "large" else SMALL
+        self.mean = math.nan
+        self.switches = 0
+        self.decisions, self.changes = [0, 0], [0, 0]  # steps that could switch, and did, by the model then active
+        self._window: deque[float] = deque(maxlen=method.window)
+        self._written = 0  # c: tokens since the last change
+        self._chance = torch.Generator().manual_seed((method.seed + 7919 * row) % 2**63)
+
+    def after_token(self, uncertainty: float) -> None:
+        """Take the entropy under which a token was written; decides who writes the next."""
+        method = self.method
+        self._window.append(uncertainty)
+        self.mean = sum(self._window) / len(self._window)
+        self._written += 1
+        if self._written < method.min_duration:
+            return
+        self.decisions[self.model] += 1
+        if method.control == "random":
+            rate = method.switch_up if self.model == SMALL else method.switch_down
+            change = float(torch.rand((), generator=self._chance)) < rate
+        else:
+            change = (LARGE if self.mean >= method.threshold else SMALL) != self.model
+        if change:
+            self.changes[self.model] += 1
+            self.model = 1 - self.model
+            self._written = 0
+            self.switches += 1
+            if method.reset_window:
+                self._window.clear()
+
+
+class _Reader:
+    """One model's caches: the rows that it is writing together, and, one by one, those that it has left behind."""
+
+    def __init__(self, template: DecodingState) -> None:
+        self.template = template  # all rows, nothing in the cache
+        self.rows: list[int] = []
+        self.running: DecodingState | None = None
+        self.parked: dict[int, DecodingState] = {}
+        self.catch_up_tokens = 0
+
+    def leave_all_but(self, rows: list[int]) -> None:
+        """Park the rows that this model no longer writes. (Those that are finished are parked, too, and stay so.)"""
+        if self.running is None or all(row in rows for row in self.rows):
+            return
+        stay = [index for index, row in enumerate(self.rows) if row in rows]
+        if not stay and len(self.rows) == 1:
+            self.parked[self.rows[0]] = self.running
+            self.running, self.rows = None, []
+            return
+        for index, row in enumerate(self.rows):
+            if index not in stay:
+                self.parked[row] = self.running.fork(1, torch.tensor([index]))
+        if stay:
+            self.running.select(torch.tensor(stay))
+            self.rows = [self.rows[index] for index in stay]
+        else:
+            self.running.close()
+            self.running, self.rows = None, []
+
+    def read(self, rows: list[int], text: DecodingState, prompt_lengths: list[int]) -> torch.Tensor:
+        """Logits [rows, vocab] after the committed text of these rows; feeds what this model has not seen of it."""
+        generated = text.generated.tolist()
+        found: dict[int, torch.Tensor] = {}
+        entering: list[tuple[int, DecodingState]] = []
+        fresh = [row for row in rows if row not in self.rows and row not in self.parked]
+        if fresh:
+            state = self.template.fork(1, torch.tensor(fresh))
+            logits = state.prefill()
+            found |= {row: logits[index] for index, row in enumerate(fresh)}
+            entering += [
+                (row, state.fork(1, torch.tensor([i])) if len(fresh) > 1 else state) for i, row in enumerate(fresh)
+            ]
+            if len(fresh) > 1 and not any(generated[row] for row in fresh):  # all together, from the start
+                for _, alone in entering:
+                    alone.close()
+                entering, self.rows, self.running = [], fresh + self.rows, _joined(state, self.running)
+        entering += [(row, self.parked.pop(row)) for row in rows if row in self.parked]
+        staying = [row for row in self.rows if row not in found]
+        if staying:
+            assert self.running is not None
+            logits = self.running.feed(text.tokens[self.rows, -1:].to(self.running.device))[:, -1]
+            found |= dict(zip(self.rows, logits, strict=True))
+        for row, state in entering:
+            missing = prompt_lengths[row] + generated[row] - int(state.cached[0])
+            if missing:
+                logits = state.feed(text.tokens[row : row + 1, -missing:].to(state.device))[:, -1]
+                found[row] = logits[0]
+                self.catch_up_tokens += missing - 1
+            self.running = _joined(state, self.running) if self.running is None else _joined(self.running, state)
+            self.rows = [*self.rows, row]
+        return torch.stack([found[row] for row in rows])
+
+    def close(self) -> None:
+        """Give all caches back."""
+        for state in (self.running, *self.parked.values()):
+            if state is not None:
+                state.close()
+        self.running, self.parked, self.rows = None, {}, []
+
+
+def _joined(first: DecodingState, second: DecodingState | None) -> DecodingState:
+    if second is not None:
+        first.join(second)
+    return first
