@@ -16,6 +16,7 @@ _METHODS = {
     "lead": ("szilard.decoding.lead", "Lead"),
     "swi-reasoning": ("szilard.decoding.swi_reasoning", "SwiReasoning"),
     "adadec": ("szilard.decoding.adadec", "AdaDec"),
+    "caad": ("szilard.decoding.caad", "Caad"),
     "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
 }

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from szilard.cli import chat, compare, doctor, generate, info, methods, trace, train_adadec
+from szilard.cli import chat, compare, doctor, generate, info, methods, trace, train_adadec, train_caad
 
 app = typer.Typer(
     name="szilard",
@@ -29,6 +29,7 @@ app.command("trace")(trace.trace_command)
 app.command("doctor")(doctor.doctor_command)
 train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
 train.command("adadec")(train_adadec.adadec)
+train.command("caad")(train_caad.caad)
 app.add_typer(train, name="train")
 
 

@@ -1,0 +1,724 @@
+"""A grounding space: how the model itself continued texts that are known to be true.
+
+Verified answers are replayed once through the model. For every position of every answer the space keeps a sentence
+embedding of the last few tokens (the key) and the model's next-token logits there (the value):
+
+    entry (q, a, s):   text = decode(last M ids of prompt(q) + a_1 .. a_{s-1})      e = E(text) / |E(text)|
+                       l = next-token logits after prompt(q) + a_1 .. a_{s-1}
+
+`szilard.Caad` looks up the entries that resemble the text it is writing. Source: Nguyen, Gupta, Le, arXiv 2508.02184.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import uuid
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from szilard.decoding.method import check_number
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+NEIGHBOURS_EXAMINED = 2048
+FORMAT, VERSION = "szilard.grounding", 1
+
+_HEADER, _ENTRIES, _CONTEXTS, _TOKENIZER = "header.json", "entries.safetensors", "contexts.json", "tokenizer"
+_LARGE = 200_000  # entries from which an index library is used, where one is installed
+_CACHED_TEXTS = 16_384
+_SAME_ENCODER = 0.99  # cosine between a stored embedding and a fresh one of the same text
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+Example = tuple[str, Sequence[str]]
+Encode = Callable[[list[str]], Any]
+
+
+class Encoder:
+    """A sentence encoder behind a cache: texts -> unit vectors, float32 [texts, dimension] on the CPU.
+
+    Args:
+        name: what to call it; a name or folder can be loaded again from a saved space.
+        function: list of texts -> vectors (tensor or array) [texts, dimension]; they are normalised here.
+        given: whether `function` came from the user, so that it must be given again with a saved space.
+    """
+
+    def __init__(self, name: str, function: Encode, *, given: bool = False) -> None:
+        self.name, self.function, self.given = name, function, given
+        self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encode; each distinct text once, recent ones not at all."""
+        known = {text: self._known[text] for text in texts if text in self._known}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            vectors = torch.as_tensor(self.function(new)).detach().to("cpu", torch.float32)
+            if vectors.dim() != 2 or vectors.shape[0] != len(new):
+                raise ValueError(
+                    f"the encoder {self.name} must return vectors [{len(new)}, dimension] for {len(new)} texts, not "
+                    f"{list(vectors.shape)}."
+                )
+            if not bool(vectors.isfinite().all()):
+                raise ValueError(f"the encoder {self.name} returned NaN or infinite numbers.")
+            known |= zip(new, torch.nn.functional.normalize(vectors, dim=-1), strict=True)
+        for text in dict.fromkeys(texts):
+            self._known[text] = known[text]
+            self._known.move_to_end(text)
+        while len(self._known) > _CACHED_TEXTS:
+            self._known.popitem(last=False)
+        return torch.stack([known[text] for text in texts])
+
+
+def load_encoder(name: str | Path, *, device: str | torch.device = "cpu", batch_size: int = 64) -> Encoder:
+    """A sentence encoder of transformers: mean over the last layer's tokens, normalised (as all-MiniLM-L6-v2 is).
+
+    Args:
+        name: folder or hub id; a bare name is looked for under `sentence-transformers/`.
+        device: where it runs.
+        batch_size: texts at once.
+
+    Raises:
+        ValueError: no usable model of that name.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(name)
+    if not Path(source).is_dir() and "/" not in source:
+        source = f"sentence-transformers/{source}"
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        model: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval().to(device)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"no sentence encoder under {str(name)!r} ({reason}); give a folder, a hub id, or a function."
+        ) from error
+    # Paper: sentence-transformers cuts long texts at the end; here at the beginning, because the next token follows
+    # on the end. Contexts of 8 or 16 tokens are never cut.
+    tokenizer.truncation_side = "left"
+    longest = min(int(getattr(model.config, "max_position_embeddings", 512)), int(tokenizer.model_max_length))
+
+    @torch.inference_mode()
+    def encode(texts: list[str]) -> torch.Tensor:
+        vectors = []
+        for start in range(0, len(texts), batch_size):
+            part = texts[start : start + batch_size]
+            inputs = tokenizer(part, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+            states = model(**inputs).last_hidden_state  # [texts, tokens, dimension]
+            mask = inputs["attention_mask"][..., None].to(states.dtype)
+            vectors.append((states * mask).sum(1) / mask.sum(1).clamp(min=1e-9))
+        return torch.cat(vectors).clone()
+
+    return Encoder(str(name), encode)
+
+
+def as_encoder(encoder: str | Path | Encoder | Encode) -> Encoder:
+    """A name, folder or function as an `Encoder`.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: no usable model of that name.
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    if isinstance(encoder, (str, Path)):
+        return load_encoder(encoder)
+    if callable(encoder):
+        return Encoder(getattr(encoder, "__name__", type(encoder).__name__), encoder, given=True)
+    raise TypeError(f"encoder must be a name, a folder or a function of a list of texts, not {encoder!r}.")
+
+
+def context_text(tokenizer: Any, tokens: Sequence[int], context: int | None) -> str:
+    """The key of a position as text: the last `context` of its (unpadded) ids, special tokens skipped.
+
+    A cut multi-byte character gives replacement characters, the same ones whenever the ids are the same.
+    """
+    ids = list(tokens) if context is None else list(tokens[-context:])
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class GroundingSpace:
+    """Embeddings and logits of verified answers; `build` or `load` makes one. Two spaces are equal if they are one.
+
+    Args:
+        embeddings: unit vectors [entries, dimension], float32.
+        logits: [entries, vocab]; or with `token_ids` the largest k of each row, descending, [entries, k].
+        contexts: the text of every key.
+        next_ids, question_ids, steps: int64 [entries]: the answer's token there, its question's number, its position
+            in the answer (1-based).
+        tokenizer: the model's; turns ids into the text of a key.
+        encoder: what made the embeddings.
+        context: M, tokens of a key; None: the whole text.
+        model: name of the model. Spaces are refused by a model of another name; assign to it if yours was renamed.
+        vocab_size: width of the model's logits.
+        template: hash of the chat template that the prompts were written with ("" without one).
+        token_ids: int32 [entries, k] with sparse storage; all other tokens count as the row's k-th logit.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: torch.Tensor,
+        logits: torch.Tensor,
+        contexts: Sequence[str],
+        next_ids: torch.Tensor,
+        question_ids: torch.Tensor,
+        steps: torch.Tensor,
+        tokenizer: Any,
+        encoder: Encoder,
+        context: int | None,
+        model: str,
+        vocab_size: int,
+        template: str = "",
+        token_ids: torch.Tensor | None = None,
+    ) -> None:
+        for name, values in (
+            ("logits", logits),
+            ("contexts", contexts),
+            ("next_ids", next_ids),
+            ("question_ids", question_ids),
+            ("steps", steps),
+        ):
+            if len(values) != len(embeddings):
+                raise ValueError(f"{name} has {len(values)} entries, but embeddings has {len(embeddings)}.")
+        if token_ids is None and logits.shape[-1] != vocab_size:
+            raise ValueError(f"logits has {logits.shape[-1]} columns for a vocabulary of {vocab_size}.")
+        self.embeddings, self.logits, self.token_ids = embeddings, logits, token_ids
+        self.contexts = list(contexts)
+        self.next_ids, self.question_ids, self.steps = next_ids, question_ids, steps
+        self.tokenizer, self.encoder = tokenizer, encoder
+        self.context, self.model, self.vocab_size, self.template = context, model, vocab_size, template
+        self._order: torch.Tensor | None = None  # of a shuffled control: whose logits each key has
+        self._entries_of: dict[str, list[int]] | None = None
+        self._nearest: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._encoder_checked = False
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __repr__(self) -> str:
+        context = "full" if self.context is None else self.context
+        return f"<GroundingSpace {len(self)} entries, {self.model}, context {context}>"
+
+    # ---- making one ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        model: Any,
+        tokenizer: Any = None,
+        examples: Sequence[Example] = (),
+        *,
+        encoder: str | Path | Encoder | Encode = DEFAULT_ENCODER,
+        context: int | None = 8,
+        dtype: torch.dtype = torch.float16,
+        batch_size: int = 8,
+        top_k_logits: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> GroundingSpace:
+        """Replay verified answers through a model.
+
+        A question becomes one user turn of the chat template (raw text for a model without one) and runs once; its
+        answers run on forks of that, so nothing is padded on the left.
+
+        Args:
+            model: a szilard engine, or a transformers model together with
+            tokenizer: its tokenizer.
+            examples: (question, answers) pairs, the best answer first; repeated answers count once.
+            encoder: a name or folder for `load_encoder`, or a function: list of texts -> vectors [texts, dimension].
+            context: M, tokens of a key; None: the whole text so far.
+            dtype: what the logits are stored in. An entry takes `vocab` of these numbers.
+            batch_size: answers of a question at once.
+            top_k_logits: store only the largest k per row (the others count as the k-th); None: all.
+            progress: called with (questions done, questions in all).
+
+        Raises:
+            ValueError, TypeError: bad input, before the model runs; no such encoder; a question and answer that exceed
+                the context window.
+        """
+        from szilard.engines.engine import Engine
+        from szilard.engines.transformers_engine import TransformersEngine
+
+        # 1. Everything that can be wrong.
+        check_number("context", context, low=1, integer=True, optional=True)
+        check_number("batch_size", batch_size, low=1, integer=True)
+        if dtype not in _DTYPES.values():
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}.")
+        questions = _checked(examples)
+        engine = model if isinstance(model, Engine) else TransformersEngine(model, tokenizer)
+        check_number("top_k_logits", top_k_logits, low=1, high=engine.vocab_size, integer=True, optional=True)
+        embed = as_encoder(encoder)
+        tokenised = [
+            [ids for a in answers if (ids := engine.tokenizer.encode(a, add_special_tokens=False))]
+            for _, answers in questions
+        ]
+        entries = sum(len(ids) for answers in tokenised for ids in answers)
+
+        # 2. One forward per answer; the row before a token predicts it.
+        width = engine.vocab_size
+        logits = torch.empty(entries, top_k_logits or width, dtype=dtype)
+        token_ids = None if top_k_logits is None else torch.empty(entries, top_k_logits, dtype=torch.int32)
+        contexts: list[str] = []
+        next_ids: list[int] = []
+        question_ids: list[int] = []
+        steps: list[int] = []
+        name = ""
+        for number, ((question, _), answers) in enumerate(zip(questions, tokenised, strict=True)):
+            if not answers:
+                continue
+            state = engine.state(question, max_new_tokens=max(map(len, answers)))
+            name = model_name(state)
+            try:
+                first = state.prefill()  # [1, vocab]
+                prompt = state.tokens[0].tolist()
+                for start in range(0, len(answers), batch_size):
+                    part = answers[start : start + batch_size]
+                    twin = state.fork(len(part))
+                    fed = torch.zeros(len(part), max(map(len, part)) - 1, dtype=torch.long, device=state.device)
+                    for row, ids in enumerate(part):  # what is padded on the right comes after all that is read
+                        fed[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+                    later = twin.feed(fed) if fed.shape[1] else first.new_empty(len(part), 0, width)
+                    twin.close()
+                    for row, ids in enumerate(part):
+                        rows = torch.cat([first, later[row, : len(ids) - 1]])  # [len(ids), vocab]
+                        into = slice(len(next_ids), len(next_ids) + len(ids))
+                        _store(rows, logits[into], None if token_ids is None else token_ids[into])
+                        contexts += [context_text(engine.tokenizer, prompt + ids[:s], context) for s in range(len(ids))]
+                        next_ids += ids
+                        question_ids += [number] * len(ids)
+                        steps += range(1, len(ids) + 1)
+            finally:
+                state.close()
+            if progress is not None:
+                progress(number + 1, len(questions))
+
+        # 3. The keys.
+        embeddings = torch.cat([embed(contexts[at : at + 512]) for at in range(0, entries, 512)])
+        return cls(
+            embeddings=embeddings,
+            logits=logits,
+            contexts=contexts,
+            next_ids=torch.tensor(next_ids),
+            question_ids=torch.tensor(question_ids),
+            steps=torch.tensor(steps),
+            tokenizer=engine.tokenizer,
+            encoder=embed,
+            context=context,
+            model=name,
+            vocab_size=width,
+            template=template_hash(engine),
+            token_ids=token_ids,
+        )
+
+    def shuffled(self, seed: int = 0) -> GroundingSpace:
+        """The control: the same keys with the logits of other entries, permuted at random."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        control = self._with()
+        control._order = order if self._order is None else self._order[order]
+        return control
+
+    def to(self, device: str | torch.device) -> GroundingSpace:
+        """The same space with its keys and logits on a device, where the sums are then made."""
+        moved = self._with(
+            embeddings=self.embeddings.to(device),
+            logits=self.logits.to(device),
+            token_ids=None if self.token_ids is None else self.token_ids.to(device),
+        )
+        moved._order = self._order
+        return moved
+
+    def _with(self, **changed: Any) -> GroundingSpace:
+        names = "embeddings logits contexts next_ids question_ids steps tokenizer encoder context model vocab_size"
+        values = {name: getattr(self, name) for name in (*names.split(), "template", "token_ids")}
+        return GroundingSpace(**(values | changed))
+
+    # ---- looking up ------------------------------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors of context texts, float32 [texts, dimension]."""
+        return self.encoder(texts)
+
+    def search(self, queries: torch.Tensor, k: int = NEIGHBOURS_EXAMINED) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest keys, nearest first.
+
+        Args:
+            queries: unit vectors [batch, dimension].
+            k: how many, at most.
+
+        Returns:
+            Cosine similarities float32 [batch, k'], at most 1, and entries int64 [batch, k'] with k' = min(k, entries).
+        """
+        k = min(k, len(self))
+        if k == 0:
+            return queries.new_zeros(len(queries), 0), torch.zeros(len(queries), 0, dtype=torch.long)
+        if self._nearest is None:
+            self._nearest = _index(self.embeddings)
+        similarities, entries = self._nearest(queries.to(self.embeddings), k)
+        return similarities.clamp(max=1.0), entries
+
+    def rows(self, entries: torch.Tensor) -> torch.Tensor:
+        """The logits of entries, [n] -> float32 (float64 if stored so) [n, vocab]."""
+        entries = entries.cpu()
+        if self._order is not None:
+            entries = self._order[entries]
+        entries = entries.to(self.logits.device)
+        values = self.logits[entries]
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        if self.token_ids is None:
+            return values
+        dense = values[:, -1:].expand(-1, self.vocab_size).clone()
+        return dense.scatter_(1, self.token_ids[entries].long(), values)
+
+    def entries_of(self, text: str) -> list[int]:
+        """The entries whose context is exactly this text."""
+        if self._entries_of is None:
+            grouped: dict[str, list[int]] = defaultdict(list)
+            for entry, context in enumerate(self.contexts):
+                grouped[context].append(entry)
+            self._entries_of = dict(grouped)
+        return self._entries_of.get(text, [])
+
+    # ---- refusing --------------------------------------------------------------------------------------------
+
+    def check(self, state: Any) -> None:
+        """Refuse a decoding state of another model, and an encoder that did not make these embeddings.
+
+        Raises:
+            ValueError: the vocabulary, the model's name, the chat template or the encoder differ.
+        """
+        self.check_width(state.vocab_size)
+        name = model_name(state)
+        if name != self.model:
+            raise ValueError(
+                f"this grounding space was built with {self.model!r}, not {name!r}: build one with this model (or, if "
+                f"it is the same model under another name, set space.model = {name!r})."
+            )
+        # An engine hands its own bound methods to the state; inside a plain `generate` there is no tokenizer to see.
+        owner = getattr(state.encode, "__self__", None)
+        if getattr(owner, "tokenizer", None) is not None:
+            self._check_template(template_hash(owner))
+        self.check_encoder()
+
+    def check_width(self, vocab_size: int) -> None:
+        """Refuse logits of another width.
+
+        Raises:
+            ValueError: they are.
+        """
+        if vocab_size != self.vocab_size:
+            raise ValueError(
+                f"this grounding space holds logits over {self.vocab_size} tokens ({self.model}), but the model has "
+                f"{vocab_size}: build one with this model."
+            )
+
+    def check_encoder(self) -> None:
+        """Refuse an encoder that gives other embeddings than the stored ones (looked at once).
+
+        Raises:
+            ValueError: it does.
+        """
+        if self._encoder_checked or not len(self):
+            return
+        fresh, stored = self.encode(self.contexts[:1])[0], self.embeddings[0].float().cpu()
+        if fresh.shape != stored.shape or (float(stored.norm()) > 0 and float(fresh @ stored) < _SAME_ENCODER):
+            raise ValueError(
+                f"the encoder {self.encoder.name} does not give the embeddings of this grounding space: load it with "
+                "the encoder that it was built with."
+            )
+        self._encoder_checked = True
+
+    def _check_template(self, template: str) -> None:
+        if template != self.template:
+            raise ValueError(
+                f"this grounding space was built with another chat template of {self.model}: build it anew with this "
+                "tokenizer."
+            )
+
+    # ---- on disk ---------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the space into a folder, all or nothing: header, entries (safetensors), contexts and tokenizer.
+
+        Raises:
+            ValueError: the folder exists and is no grounding space.
+        """
+        folder = Path(folder)
+        check_writable_space(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+        order = slice(None) if self._order is None else self._order
+        tensors = {
+            "embeddings": self.embeddings,
+            "logits": self.logits[order],
+            "next_ids": self.next_ids,
+            "question_ids": self.question_ids,
+            "steps": self.steps,
+        }
+        if self.token_ids is not None:
+            tensors["token_ids"] = self.token_ids[order]
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "vocab_size": self.vocab_size,
+            "encoder": self.encoder.name,
+            "encoder_given": self.encoder.given,
+            "template": self.template,
+            "context": self.context,
+            "dtype": str(self.logits.dtype).removeprefix("torch."),
+            "entries": len(self),
+        }
+        try:
+            scratch.mkdir()
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(scratch / _ENTRIES))
+            (scratch / _CONTEXTS).write_text(json.dumps(self.contexts), encoding="utf-8")
+            self.tokenizer.save_pretrained(str(scratch / _TOKENIZER))
+            (scratch / _HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
+            if folder.exists():
+                old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
+                os.replace(folder, old)
+                os.replace(scratch, folder)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: str | Path | Encoder | Encode | None = None,
+        tokenizer: Any = None,
+    ) -> GroundingSpace:
+        """Open a saved space; the logits stay on disk, memory-mapped.
+
+        Args:
+            folder: what `save` wrote.
+            encoder: in place of the one named in the header; needed if the space was built with a function.
+            tokenizer: in place of the saved one; refused if its chat template differs.
+
+        Raises:
+            ValueError: no grounding space, a damaged one, one of a newer version, or no encoder for it.
+        """
+        folder = Path(folder)
+        header = read_header(folder)
+        if encoder is None and header["encoder_given"]:
+            raise ValueError(
+                f"the grounding space {str(folder)!r} was built with the function {header['encoder']}: give it again, "
+                "as in GroundingSpace.load(folder, encoder=function)."
+            )
+        try:
+            tensors = load_file(str(folder / _ENTRIES))
+            contexts = json.loads((folder / _CONTEXTS).read_text(encoding="utf-8"))
+            if tokenizer is None:
+                from transformers import AutoTokenizer
+
+                saved: Any = AutoTokenizer.from_pretrained(str(folder / _TOKENIZER))
+            else:
+                saved = tokenizer
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the grounding space {str(folder)!r} is damaged ({reason}): build it anew.") from error
+        if not {"embeddings", "logits", "next_ids", "question_ids", "steps"} <= set(tensors):
+            raise ValueError(f"the grounding space {str(folder)!r} is damaged (entries are missing): build it anew.")
+        space = cls(
+            **tensors,
+            contexts=contexts,
+            tokenizer=saved,
+            encoder=as_encoder(header["encoder"] if encoder is None else encoder),
+            context=header["context"],
+            model=header["model"],
+            vocab_size=header["vocab_size"],
+            template=header["template"],
+        )
+        if tokenizer is not None:
+            space._check_template(template_hash(tokenizer))
+        space.check_encoder()
+        return space
+
+
+def read_header(folder: str | Path) -> dict[str, Any]:
+    """What a saved space says of itself: model, vocab_size, encoder, template, context, dtype, entries.
+
+    Raises:
+        ValueError: the folder holds no grounding space, or one of another version.
+    """
+    try:
+        header = json.loads((Path(folder) / _HEADER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        header = None
+    needed = {"version", "model", "vocab_size", "encoder", "encoder_given", "template", "context", "dtype", "entries"}
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not needed <= set(header):
+        raise ValueError(f"{str(folder)!r} holds no grounding space (a folder that GroundingSpace.save wrote).")
+    if header["version"] != VERSION:
+        raise ValueError(
+            f"the grounding space {str(folder)!r} has format version {header['version']}; this szilard reads "
+            f"{VERSION}: build it anew."
+        )
+    return header
+
+
+def check_writable_space(folder: Path) -> None:
+    """Refuse to write a space over anything but a space or an empty folder.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / _HEADER).is_file():
+            raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
+    elif folder.exists():
+        raise ValueError(f"{str(folder)!r} is a file; name a folder.")
+
+
+def model_name(state: Any) -> str:
+    """What to call the model under a state: its name, or the last part of where it came from, or its class."""
+    model = state.model
+    name = getattr(model, "name", None) or getattr(model, "name_or_path", None)
+    return Path(str(name)).name if name else type(model).__name__
+
+
+def template_hash(owner: Any) -> str:
+    """A short hash of the chat template that an engine or tokenizer writes prompts with; "" without one."""
+    holders = [getattr(owner, "processor", None), getattr(owner, "tokenizer", None), owner]
+    template = next((found for holder in holders if (found := getattr(holder, "chat_template", None))), None)
+    return "" if not template else hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_examples(path: str | Path, *, limit: int | None = None) -> list[tuple[str, list[str]]]:
+    """Questions with verified answers, best first, from a file.
+
+    `.csv`: columns `question` and `answer` (or `answers`, by semicolons), or TruthfulQA's `Question`, `Best Answer`,
+    `Correct Answers` (by semicolons). `.jsonl`: objects with `question` and `answer` (text) or `answers` (a list).
+
+    Args:
+        path: the file.
+        limit: the first so many questions; None: all.
+
+    Raises:
+        ValueError: no such file, missing columns, or a question without an answer.
+    """
+    path = Path(path)
+    check_number("limit", limit, low=1, integer=True, optional=True)
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r} with examples.")
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"examples come as .csv or .jsonl, not {path.name!r}.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                records: list[Any] = list(csv.DictReader(file))
+            else:
+                records = [json.loads(line) for line in file if line.strip()]
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix[1:]} ({error}).") from error
+    examples = []
+    for number, record in enumerate(records[:limit], 1):
+        if not isinstance(record, dict):
+            raise ValueError(f"{str(path)!r}, record {number}: an object with question and answers is needed.")
+        fields = {str(name).strip().lower().replace("_", " "): value for name, value in record.items()}
+        question = fields.get("question")
+        found = [fields[name] for name in ("best answer", "answer", "correct answers", "answers") if name in fields]
+        if "question" not in fields or not found:
+            raise ValueError(
+                f"{str(path)!r} needs the columns question and answer (or Best Answer and Correct Answers); it has "
+                f"{', '.join(map(str, record))}."
+            )
+        several = {"correct answers", "answers"} & set(fields)
+        answers: list[str] = []
+        for name in ("best answer", "answer", *sorted(several, reverse=True)):
+            value = fields.get(name) or ""
+            split = value.split(";") if isinstance(value, str) and name in several else value
+            answers += [split] if isinstance(split, str) else list(split)
+        answers = [text.strip() for text in answers if isinstance(text, str) and text.strip()]
+        if not isinstance(question, str) or not question.strip() or not answers:
+            raise ValueError(f"{str(path)!r}, record {number}: a question and at least one answer are needed.")
+        examples.append((question.strip(), list(dict.fromkeys(answers))))
+    if not examples:
+        raise ValueError(f"{str(path)!r} holds no examples.")
+    return examples
+
+
+def _checked(examples: Sequence[Example]) -> list[tuple[str, list[str]]]:
+    """The examples with distinct, non-empty answers in their order.
+
+    Raises:
+        TypeError: not (question, answers) pairs of texts.
+        ValueError: none, or a question without text or answer.
+    """
+    checked = []
+    for number, example in enumerate(examples):
+        wrong = isinstance(example, str) or not isinstance(example, Sequence) or len(example) != 2
+        question, answers = (None, None) if wrong else example
+        if not isinstance(question, str) or isinstance(answers, str) or not isinstance(answers, Sequence):
+            raise TypeError(f"examples[{number}] must be (question, [answers]), not {example!r}.")
+        if not all(isinstance(answer, str) for answer in answers):
+            raise TypeError(f"examples[{number}] has an answer that is no text: {answers!r}.")
+        distinct = list(dict.fromkeys(text for answer in answers if (text := answer.strip())))
+        if not question.strip() or not distinct:
+            raise ValueError(f"examples[{number}] needs a question and at least one answer.")
+        checked.append((question, distinct))
+    if not checked:
+        raise ValueError("examples is empty: give (question, [answers]) pairs.")
+    return checked
+
+
+def _store(rows: torch.Tensor, into: torch.Tensor, ids: torch.Tensor | None) -> None:
+    """Write logits [n, vocab] into the storage [n, vocab], or the largest k of each row and their ids.
+
+    Every row is shifted so that its largest logit is 0, which no rule here can notice: half precision is finest
+    around 0, and so around the tokens that matter. -inf stays.
+    """
+    rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
+    rows = rows - rows.amax(-1, keepdim=True)
+    if ids is not None:
+        rows, kept = rows.topk(ids.shape[1], dim=-1)
+        ids.copy_(kept)
+    lowest = torch.finfo(into.dtype).min
+    into.copy_(torch.where(rows == -torch.inf, rows, rows.clamp(min=lowest)))
+
+
+def _index(keys: torch.Tensor) -> Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]:
+    """A search over unit vectors [entries, dimension]: one product, or an index library for a large space."""
+    if len(keys) > _LARGE and importlib.util.find_spec("faiss") is not None:
+        import faiss
+
+        flat = faiss.IndexFlatIP(keys.shape[1])  # inner product of unit vectors: the cosine (not the default, L2)
+        flat.add(keys.float().cpu().numpy())
+
+        def with_faiss(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+            similarities, entries = flat.search(queries.float().cpu().numpy(), k)
+            return torch.from_numpy(similarities), torch.from_numpy(entries)
+
+        return with_faiss
+    if len(keys) > _LARGE and importlib.util.find_spec("hnswlib") is not None:
+        import hnswlib
+
+        graph = hnswlib.Index(space="ip", dim=keys.shape[1])
+        graph.init_index(max_elements=len(keys), random_seed=0)
+        graph.add_items(keys.float().cpu().numpy())
+
+        def with_hnswlib(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+            graph.set_ef(2 * k)
+            entries, distances = graph.knn_query(queries.float().cpu().numpy(), k=k)  # distance: 1 - cosine
+            return 1 - torch.from_numpy(distances), torch.from_numpy(entries.astype("int64"))
+
+        return with_hnswlib
+
+    def exact(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        similarities, entries = (queries @ keys.T).topk(k, dim=-1)
+        return similarities.cpu(), entries.cpu()
+
+    return exact
