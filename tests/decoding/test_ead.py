@@ -123,3 +123,16 @@ def test_bad_input_is_refused_in_one_sentence(engine):
     with pytest.raises(ValueError, match="window"):
         Ead(window=0)
     assert szilard.Ead is Ead
+
+
+def test_calibration_finds_a_threshold_between_the_models(engine):
+    prompts = ["w3 w17", "w60 w5 w9"]
+    settings = {"min_duration": 1, "window": 1}
+    threshold = Ead.calibrate(
+        engine, engine, prompts, target_large_share=0.5, high=7.0, max_new_tokens=16, generate={"raw": True}, **settings
+    )
+    shares = []
+    for prompt in prompts:
+        method = Ead(threshold=threshold, large=engine, **settings)
+        shares.append(engine.generate(prompt, method, max_new_tokens=16, raw=True).cost.counters["large_share"])
+    assert 0 < threshold < 7 and 0.1 < sum(shares) / 2 < 0.9

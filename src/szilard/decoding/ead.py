@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -29,6 +30,9 @@ from szilard.decoding.method import Method, check_bool, check_choice, check_numb
 from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
 
 SMALL, LARGE = 0, 1
 
@@ -87,6 +91,56 @@ class Ead(Method):
     def neutral(cls) -> Ead:
         """The small model alone."""
         return cls(threshold=math.inf)
+
+    @classmethod
+    def calibrate(
+        cls,
+        small: Engine,
+        large: Any,
+        prompts: Sequence[Any],
+        *,
+        target_large_share: float = 0.3,
+        runs: int = 6,
+        low: float = 0.0,
+        high: float = 4.0,
+        max_new_tokens: int = 128,
+        generate: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> float:
+        """The threshold at which the large model writes about this share of the tokens (ours, by bisection).
+
+        Args:
+            small, large: the pair, as in `generate` and `large`.
+            prompts: texts like those to come.
+            target_large_share: wanted share, 0..1.
+            runs: halvings of the range; each generates for all prompts.
+            low, high: range to search, in units of the threshold.
+            max_new_tokens: per prompt.
+            generate: further arguments of `Engine.generate` (raw, stop, ...).
+            options: further hyperparameters of the method.
+
+        Returns:
+            Of the tried thresholds, the one whose share came closest. The share falls with the threshold only on
+            average, so the result is as good as the prompts are many.
+        """
+        check_number("target_large_share", target_large_share, low=0, high=1)
+        check_number("runs", runs, low=1, integer=True)
+        best = (math.inf, low)
+        for _ in range(runs):
+            threshold = (low + high) / 2
+            method = cls(threshold=threshold, large=large, **options)
+            written = total = 0
+            for prompt in prompts:
+                result = small.generate(prompt, method, max_new_tokens=max_new_tokens, trace=False, **(generate or {}))
+                written += round(result.cost.counters["large_share"] * len(result.tokens))
+                total += len(result.tokens)
+            share = written / total
+            best = min(best, (abs(share - target_large_share), threshold))
+            if share > target_large_share:
+                low = threshold
+            else:
+                high = threshold
+        return best[1]
 
     def decode(self, state: DecodingState) -> None:
         """The switching loop; model, window and stay are per row. `state` is the small model's."""

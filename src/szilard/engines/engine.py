@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -428,10 +429,14 @@ class Engine(ABC):
 
 def _spelling(encode: Any) -> list[int] | None:
     """A probe text in a tokenizer's ids; None when there is no tokenizer to ask."""
-    try:
-        return encode(_PROBE) if encode is not None else None
-    except LookupError:
+    if encode is None:
         return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a model without a tokenizer: nothing is lost here
+        try:
+            return encode(_PROBE)
+        except LookupError:
+            return None
 
 
 _PROBE = "def f(x):\n    return x[0] == 'é' and 12 + 345  # ok?"
