@@ -11,7 +11,19 @@ import sys
 
 import typer
 
-from szilard.cli import chat, compare, doctor, generate, info, methods, trace, train_adadec, train_caad
+from szilard.cli import (
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    info,
+    methods,
+    report,
+    trace,
+    train_adadec,
+    train_caad,
+)
 
 app = typer.Typer(
     name="szilard",
@@ -26,6 +38,8 @@ app.command("generate")(generate.generate_command)
 app.command("chat")(chat.chat_command)
 app.command("compare")(compare.compare_command)
 app.command("trace")(trace.trace_command)
+app.command("evaluate")(evaluate.evaluate_command)
+app.command("report")(report.report_command)
 app.command("doctor")(doctor.doctor_command)
 train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
 train.command("adadec")(train_adadec.adadec)

@@ -3,16 +3,17 @@
 A program counts as passed only if it runs to its end: then, as its last act, it writes a secret to a pipe that it does
 not know of. So `os._exit(0)`, `sys.exit()` and a crash after the tests are failures, not passes.
 
-What holds a program back: its own session (the whole group is killed), limits on memory, processor time, file size, open
-files and processes, an empty environment, a working folder of its own that is removed, closed standard input, and output
-of which only the first part is read. Run as root it also loses root (it becomes `nobody`, who cannot change your files)
-and, where the kernel allows it, the network and the view of other processes. Run as another user it could still delete
-that user's files: `capabilities()` says what holds on this machine. It is a guard against accidents of a model, not
-against an attacker.
+What holds a program back: its own session (the whole group is killed), limits on memory, processor time, file size,
+open files and processes, an empty environment, a working folder of its own that is removed, closed standard input, and
+output of which only the first part is read. Run as root it also loses root (it becomes `nobody`, who cannot change your
+files) and, where the kernel allows it, the network. Run as another user it keeps that user's rights, so it could delete
+files, and no limit of processes can be set: `capabilities()` says what holds on this machine. It is a guard against the
+accidents of a model, not against an attacker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -205,11 +206,9 @@ def _watch(process: subprocess.Popen[bytes], token: bytes, deadline: float) -> t
     """Feed the token, read the output to its end or the deadline; then kill whatever is left of the group."""
     assert process.stdin is not None and process.stdout is not None
     kept, in_time = bytearray(), True
-    try:
+    with contextlib.suppress(BrokenPipeError):
         process.stdin.write(token)
         process.stdin.close()
-    except BrokenPipeError:
-        pass
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
@@ -229,10 +228,8 @@ def _watch(process: subprocess.Popen[bytes], token: bytes, deadline: float) -> t
             process.wait(max(0.01, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             in_time = False
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     return kept.decode("utf-8", "replace"), in_time
 

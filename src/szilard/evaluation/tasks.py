@@ -1,0 +1,145 @@
+"""Tasks: items with a prompt, and a rule that scores what a model made of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from szilard.decoding.method import nearest
+
+# slug: (module, class)
+_TASKS = {
+    "humaneval": ("szilard.evaluation.code_tasks", "HumanEval"),
+    "mbpp": ("szilard.evaluation.code_tasks", "Mbpp"),
+    "gsm8k": ("szilard.evaluation.gsm8k", "Gsm8k"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    Attributes:
+        id: stable name, unique in the task.
+        prompt: text, or a chat.
+        reference: what scoring needs; plain JSON values.
+        raw: continue the prompt as it is, without a chat template.
+        stop: texts at which the answer ends.
+    """
+
+    id: str
+    prompt: Any
+    reference: Any
+    raw: bool = False
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A set of items and their score. Subclasses are frozen dataclasses of the task's options."""
+
+    slug: ClassVar[str]
+    paper: ClassVar[str]
+    metric: ClassVar[str]  # what "score" is
+    max_new_tokens: ClassVar[int]
+    executes_code: ClassVar[bool] = False
+    hub: ClassVar[tuple[str, str]]  # dataset id on the hub, and the file in it
+
+    @abstractmethod
+    def item(self, record: Mapping[str, Any], number: int) -> Item | None:
+        """The item of one record of the file; None: not in the chosen split.
+
+        Raises:
+            KeyError: the record lacks a field.
+        """
+
+    @abstractmethod
+    def score(self, item: Item, text: str) -> dict[str, float]:
+        """Metrics of an answer, each 0..1; "score" is the main one."""
+
+    def items(self, data: str | Path | None = None) -> list[Item]:
+        """All items, from a local file (.jsonl, .jsonl.gz, .json, .parquet) or, without one, from the hub.
+
+        Raises:
+            ValueError: no such file, or one that does not hold this task.
+        """
+        path = Path(data) if data is not None else self._from_hub()
+        if not path.is_file():
+            raise ValueError(f"there is no data file {str(path)!r} for the task '{self.slug}'.")
+        found = []
+        for number, record in enumerate(read_records(path)):
+            try:
+                item = self.item(record, number)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{str(path)!r}, record {number + 1}, is no item of '{self.slug}': {error}.") from None
+            if item is not None:
+                found.append(item)
+        if not found:
+            raise ValueError(f"{str(path)!r} holds no item of '{self.slug}' in the chosen split.")
+        return found
+
+    def _from_hub(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        dataset, name = self.hub
+        try:
+            return Path(hf_hub_download(dataset, name, repo_type="dataset"))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"the task '{self.slug}' cannot be fetched from the hub ({dataset}): {reason} Give a local file with "
+                f"--data {self.slug}=FILE."
+            ) from None
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a .jsonl, .jsonl.gz, .json or .parquet file.
+
+    Raises:
+        ValueError: not one of these, or damaged.
+    """
+    try:
+        if path.name.endswith(".parquet"):
+            import pyarrow.parquet
+
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+            return
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8")
+        if path.name.endswith(".json"):
+            yield from json.loads(text)
+            return
+        for line in text.splitlines():
+            if line.strip():
+                yield json.loads(line)
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON lines or Parquet ({error}).") from None
+
+
+def task_names() -> tuple[str, ...]:
+    """Slugs of all tasks."""
+    return tuple(_TASKS)
+
+
+def make_task(slug: str, options: Mapping[str, Any] | None = None) -> Task:
+    """A task by its slug.
+
+    Raises:
+        ValueError: unknown task or option; the nearest is suggested.
+    """
+    key = slug.strip().lower().replace("_", "-")
+    if key not in _TASKS:
+        raise ValueError(f"there is no task {slug!r}{nearest(key, _TASKS)} Tasks: {', '.join(_TASKS)}.")
+    module, name = _TASKS[key]
+    cls = getattr(import_module(module), name)
+    names = [field.name for field in fields(cls)]
+    for option in options or {}:
+        if option not in names:
+            raise ValueError(f"the task '{key}' has no option {option!r}{nearest(option, names)}")
+    return cls(**(options or {}))
