@@ -361,6 +361,15 @@ class DecodingState(ABC):
         if any(read[self.batch_size :]):
             raise ValueError(_NAN_LOGITS)
 
+    def _join_rows(self, other: DecodingState) -> None:
+        """The text side of `join`: such states read for another one, which keeps the text, and hold prompts only."""
+        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
+        self._width, self._ragged = self.prompt_width, False
+        self._shift = torch.cat([self._shift, other._shift]).zero_()
+        self.finished = torch.cat([self.finished, other.finished])
+        self.generated = torch.cat([self.generated, other.generated])
+        self._read_finished()
+
     def _reserve(self, width: int) -> None:
         if width > self._buffer.shape[1]:
             extra = self._buffer.new_full((self.batch_size, max(256, width)), self.pad_token_id)

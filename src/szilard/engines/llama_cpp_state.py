@@ -407,12 +407,7 @@ class LlamaCppState(DecodingState):
         other.close()
         self._lengths = np.concatenate([self._lengths, other._lengths])
         self._mask = torch.cat([self._mask, other._mask])
-        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
-        self._width, self._ragged = self.prompt_width, False
-        self._shift = torch.cat([self._shift, other._shift]).zero_()
-        self.finished = torch.cat([self.finished, other.finished])
-        self.generated = torch.cat([self.generated, other.generated])
-        self._read_finished()
+        self._join_rows(other)
 
     def select(self, rows: torch.Tensor) -> None:
         self._check_open()

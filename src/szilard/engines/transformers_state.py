@@ -303,12 +303,7 @@ class TransformersState(DecodingState):
                 self.model_kwargs[name] = _stack_right_aligned(both[0], both[1], axis=-1, rows=-2)
         self._slots = slots
         self._cached = torch.cat([self._cached, other._cached])
-        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
-        self._width, self._ragged = self.prompt_width, False
-        self._shift = torch.cat([self._shift, other._shift]).zero_()
-        self.finished = torch.cat([self.finished, other.finished])
-        self.generated = torch.cat([self.generated, other.generated])
-        self._read_finished()
+        self._join_rows(other)
 
     # ---- embeddings ------------------------------------------------------------------------------------------
 
