@@ -159,6 +159,24 @@ def _metric(name: str, form: str = ".3f") -> Callable[[Record], str]:
     return lambda record: format(record["metrics"][name], form) if name in record["metrics"] else ""
 
 
+def _share(record: Record) -> float:
+    """Of all written tokens, those by the large model."""
+    return record["counters"]["large_tokens_written"] / record["tokens"]
+
+
+def _written(record: Record) -> str:
+    return f"{_share(record):.1%}" if "large_tokens_written" in record["counters"] else ""
+
+
+def _paper_cost(record: Record) -> str:
+    """P / P_large of the paper: s + (1 - s) small / large."""
+    if "large_tokens_written" not in record["counters"]:
+        return ""
+    share, cost = (record["counters"][name] for name in ("large_share", "relative_cost"))
+    ratio = (cost - share) / (1 - share) if share < 1 else 0.0
+    return f"{_share(record) + (1 - _share(record)) * ratio:.3f}"
+
+
 def _large(record: Record) -> str:
     read = [count for name, count in record["model_tokens"].items() if name.endswith("(large)")]
     return f"{sum(read):.0f}" if read else ""
@@ -180,8 +198,8 @@ _COMMON_COLUMNS: dict[str, Callable[[Record], str]] = {
     "tokens/s": lambda r: f"{r['tokens_per_second']:.1f}",
 }
 _EAD_COLUMNS = _COMMON_COLUMNS | {
-    "written by the large model": _counter("large_share"),
-    "cost as in the paper": _counter("relative_cost", ".3f"),
+    "written by the large model": _written,
+    "cost as in the paper": _paper_cost,
     "read by the large model": _large,
     "catch-up tokens": _counter("catch_up_tokens", ".1f"),
     "switches": _counter("switches", ".2f"),

@@ -20,7 +20,7 @@ def run(model, inputs, method=None, **options):
 
 
 def test_the_switching_rule_on_the_worked_example():
-    switch = _Switch(Ead(threshold=1.0, window=5, min_duration=3), 0)
+    switch = _Switch(Ead(threshold=1.0, window=5, min_duration=3), None)
     producers = []
     for uncertainty in ENTROPIES:
         producers.append(switch.model)
@@ -30,7 +30,7 @@ def test_the_switching_rule_on_the_worked_example():
 
 
 def test_switches_are_at_least_min_duration_apart_and_ties_go_to_the_large_model():
-    switch = _Switch(Ead(threshold=1.0, window=1, min_duration=4), 0)
+    switch = _Switch(Ead(threshold=1.0, window=1, min_duration=4), None)
     changes = []
     for step in range(40):
         before = switch.model
@@ -38,7 +38,7 @@ def test_switches_are_at_least_min_duration_apart_and_ties_go_to_the_large_model
         if switch.model != before:
             changes.append(step)
     assert changes[0] >= 3 and all(b - a >= 4 for a, b in itertools.pairwise(changes))
-    tie = _Switch(Ead(threshold=1.0, window=1, min_duration=1), 0)
+    tie = _Switch(Ead(threshold=1.0, window=1, min_duration=1), None)
     tie.after_token(1.0)
     assert tie.model == LARGE
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.method import Method, check_bool, check_choice, check_number, row_streams
 from szilard.decoding.plain import plain_decode, without_warpers
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
@@ -64,7 +64,7 @@ class AdaDec(Method):
         reuse_lookahead: take the winner's forwards over instead of repeating them. Same output, fewer forwards.
         pause: "entropy", or a control: "random" pauses at `random_rate` of the steps, "always" at every one.
         random_rate: share of the steps that pause at random.
-        seed: of the random pauses.
+        seed: of the random pauses; every prompt has its own.
     """
 
     slug: ClassVar[str] = "adadec"
@@ -102,6 +102,12 @@ class AdaDec(Method):
         """Refuse a missing threshold."""
         self.resolved_threshold()
 
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The threshold as a number."""
+        if self.pause != "entropy":
+            return self.changed_options()
+        return self.changed_options() | {"threshold": self.resolved_threshold()}
+
     def resolved_threshold(self) -> float:
         """tau as a number.
 
@@ -134,7 +140,7 @@ class AdaDec(Method):
             return
         if self.dynamic and state.decode is None:
             raise ValueError("adadec with dynamic=True must see line ends in the text: give the model's tokenizer.")
-        chance = torch.Generator().manual_seed(self.seed)
+        streams = row_streams(self.seed, state) if self.pause == "random" else []
         known: list[torch.Tensor] = []  # logits of the next steps that a lookahead has computed already
 
         logits = state.prefill()  # [batch, vocab]
@@ -142,8 +148,9 @@ class AdaDec(Method):
         while True:
             uncertainty = entropy(logits)
             tokens = state.choose(logits, processors=processors)
-            if self.pause == "random":
-                paused = (torch.rand(state.batch_size, generator=chance) < self.random_rate).to(state.device)
+            if streams:
+                draws = torch.stack([torch.rand((), generator=stream) for stream in streams])
+                paused = (draws < self.random_rate).to(state.device)
             else:
                 paused = uncertainty >= threshold
             paused = paused & ~state.finished
@@ -162,8 +169,8 @@ class AdaDec(Method):
             if state.trace is not None:
                 state.record(tokens, uncertainty, **(columns or look.columns(None, None, torch.zeros_like(paused))))
             state.commit(tokens)
-            state.cost.count("steps", state.batch_size)
             if state.done:
+                state.cost.count("steps", int(state.generated.sum()))
                 look.settle(pending=1)
                 return
             if known:
@@ -215,7 +222,6 @@ class _Lookahead:
             likeliest, tokens = self._log_probabilities(fork, raw).max(dim=-1)
             total = total + torch.where(alive, likeliest, 0)
             length = length + alive
-            state.cost.count("lookahead_tokens", tokens.shape[0])
             if self.reuse:
                 steps.append(raw)
             tokens = fork.pad(tokens)
@@ -234,6 +240,7 @@ class _Lookahead:
         else:
             fork.close()
         state.cost.count("pauses", rows.shape[0])
+        state.cost.count("lookahead_tokens", int(length.sum()))
         state.cost.count("lookahead_forwards", state.cost.total_forward_passes - before)
         return _Found(first.gather(1, best[:, None])[:, 0], first, scores, length[chosen], known)
 

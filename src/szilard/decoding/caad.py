@@ -49,7 +49,8 @@ class Caad(Method):
     Attributes:
         space: a `GroundingSpace`, the folder of a saved one, or None: an empty space, which changes nothing.
         weight: alpha, what the retrieved logits are multiplied with; 0: plain decoding.
-        similarity_threshold: tau, cosine; only entries strictly above it count. From 1 on none does.
+        similarity_threshold: tau, cosine; only entries strictly above it count. From 1 on none does. Below 0 needs
+            another weighting than "similarity".
         top_n: keep at most so many of these, the nearest; None: all (of the 2,048 nearest).
         weighting: of the entries: "similarity" (s_i / sum s_j), "mean", or "softmax" (of the similarities).
         combine: "add": z + alpha l; "interpolate_logits": (1 - alpha) z + alpha l; "interpolate_probabilities":
@@ -75,7 +76,7 @@ class Caad(Method):
         check_choice("weighting", self.weighting, ("similarity", "mean", "softmax"))
         check_choice("combine", self.combine, ("add", "interpolate_logits", "interpolate_probabilities"))
         check_number("weight", self.weight, low=0, high=1e6 if self.combine == "add" else 1)
-        check_number("similarity_threshold", self.similarity_threshold, low=0)
+        check_number("similarity_threshold", self.similarity_threshold, low=0 if self.weighting == "similarity" else -1)
         check_number("top_n", self.top_n, low=1, integer=True, optional=True)
         check_number("min_probability", self.min_probability, low=0, high=1)
         check_bool("exclude_identical", self.exclude_identical)
@@ -97,7 +98,7 @@ class Caad(Method):
     def reconstructed_v1(cls, space: GroundingSpace | str | None = None, *, top_n: int = 8) -> Caad:
         """The first version as far as its abstract and reviews tell: the nearest `top_n` entries, whatever their
         similarity, weighted by the softmax of their similarities; stored tokens below 0.01 are discarded."""
-        return cls(space, similarity_threshold=0.0, top_n=top_n, weighting="softmax", min_probability=0.01)
+        return cls(space, similarity_threshold=-1.0, top_n=top_n, weighting="softmax", min_probability=0.01)
 
     def decode(self, state: DecodingState) -> None:
         """The plain loop on shaped logits; the run's own processors and filters come after the shaping."""
@@ -135,6 +136,14 @@ class Caad(Method):
         if space is not None:
             space.check_encoder()
 
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The space by a hash of its content, and its folder's name if it has one."""
+        space = self.grounding()
+        if space is None:
+            return self.changed_options()
+        name = [Path(self.space).name] if isinstance(self.space, str) else []
+        return self.changed_options() | {"space": ", ".join([*name, space.fingerprint])}
+
     def shaping(self, state: DecodingState) -> Shaping | None:
         """The same retrieval at every position of given text."""
         space = self.grounding()
@@ -170,6 +179,12 @@ class Caad(Method):
         space = self.space
         if isinstance(space, str):
             space = _opened(space, (Path(space) / "header.json").stat().st_mtime_ns)
+        if space.token_ids is not None and (self.min_probability > 0 or self.combine == "interpolate_probabilities"):
+            rule = "min_probability" if self.min_probability > 0 else f"combine={self.combine!r}"
+            raise ValueError(
+                f"{rule} needs probabilities, and this grounding space keeps only the largest logits of each entry: "
+                "build it with all of them (without top_k_logits)."
+            )
         return space if len(space) else None
 
     def shape(self, logits: torch.Tensor, texts: Sequence[str | None], space: GroundingSpace | None) -> Shaped:
@@ -203,7 +218,13 @@ class Caad(Method):
         keep = similarities > self.similarity_threshold
         if self.exclude_identical:
             keep &= ~torch.isin(entries, torch.tensor(space.entries_of(text), dtype=torch.long))
-        return similarities[keep][: self.top_n], entries[keep][: self.top_n]
+        similarities, entries = similarities[keep], entries[keep]
+        if self.top_n is not None and len(entries) > self.top_n:
+            entries, order = entries.sort()  # equally near ones (repeated contexts) in a fixed order, whatever the
+            similarities = similarities[order]  # last digit of their similarity is in this batch
+            order = similarities.mul(1e6).round().sort(descending=True, stable=True).indices[: self.top_n]
+            similarities, entries = similarities[order], entries[order]
+        return similarities, entries
 
     def weights(self, similarities: torch.Tensor) -> torch.Tensor:
         """The shares of the entries, [n] > 0 -> [n], summing to 1."""

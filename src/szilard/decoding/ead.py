@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.method import Method, check_bool, check_choice, check_number, row_streams
 from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
@@ -56,7 +56,7 @@ class Ead(Method):
             lengths).
         switch_up: probability of small -> large at random.
         switch_down: probability of large -> small at random.
-        seed: of the random switches.
+        seed: of the random switches; every prompt has its own.
     """
 
     slug: ClassVar[str] = "ead"
@@ -157,6 +157,15 @@ class Ead(Method):
         elif isinstance(self.large, str):
             find(self.large)
 
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The large model by its name and weights."""
+        if self._never_switches:
+            return self.changed_options()
+        from szilard.engines.loading import second_engine
+
+        large = second_engine(self.large, engine.kind)
+        return self.changed_options() | {"large": f"{large.name}, {large.fingerprint}"}
+
     @property
     def _never_switches(self) -> bool:
         return self.start == "small" and self.threshold == math.inf and self.control == "entropy"
@@ -187,7 +196,8 @@ class Ead(Method):
 
     def _switching_loop(self, state: DecodingState, readers: tuple[_Reader, _Reader]) -> None:
         batch, cost = state.batch_size, state.cost
-        switches = [_Switch(self, row) for row in range(batch)]
+        streams = row_streams(self.seed, state) if self.control == "random" else [None] * batch
+        switches = [_Switch(self, stream) for stream in streams]
         vocab = min(reader.template.vocab_size for reader in readers)
         written = [0, 0]
         prompt_lengths = state.prompt_mask.sum(1).tolist()
@@ -244,7 +254,7 @@ class Ead(Method):
 class _Switch:
     """Who writes a row, and the rolling entropy that decides it."""
 
-    def __init__(self, method: Ead, row: int) -> None:
+    def __init__(self, method: Ead, chance: torch.Generator | None) -> None:
         self.method = method
         self.model = LARGE if method.start == "large" else SMALL
         self.mean = math.nan
@@ -252,7 +262,7 @@ class _Switch:
         self.decisions, self.changes = [0, 0], [0, 0]  # steps that could switch, and did, by the model then active
         self._window: deque[float] = deque(maxlen=method.window)
         self._written = 0  # c: tokens since the last change
-        self._chance = torch.Generator().manual_seed((method.seed + 7919 * row) % 2**63)
+        self._chance = chance
 
     def after_token(self, uncertainty: float) -> None:
         """Take the entropy under which a token was written; decides who writes the next."""
@@ -263,7 +273,7 @@ class _Switch:
         if self._written < method.min_duration:
             return
         self.decisions[self.model] += 1
-        if method.control == "random":
+        if self._chance is not None:
             rate = method.switch_up if self.model == SMALL else method.switch_down
             change = float(torch.rand((), generator=self._chance)) < rate
         else:

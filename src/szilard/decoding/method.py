@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc
 import dataclasses
+import hashlib
 import json
 import math
 import types
@@ -116,9 +118,29 @@ class Method(ABC):
                 changed[field.name] = value
         return changed
 
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The changed hyperparameters as results keep them: what a name stands for on this engine, not the name alone."""
+        return self.changed_options()
+
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.changed_options().items())
         return f"{self.slug}({inside})" if inside else self.slug
+
+
+def row_streams(seed: int, state: DecodingState) -> list[torch.Generator]:
+    """A random stream per row, for controls that decide at random.
+
+    A row's stream depends on the seed and its prompt: a prompt draws alike in every batch, and others draw otherwise;
+    equal prompts in one batch have a stream each.
+    """
+    streams = []
+    seen: collections.Counter[bytes] = collections.Counter()
+    for ids, mask in zip(state.tokens[:, : state.prompt_width], state.prompt_mask.bool(), strict=True):
+        prompt = ids[mask].cpu().numpy().tobytes() if len(ids) else b""  # it came as embeddings
+        key = hashlib.sha256(f"{seed} {seen[prompt]} ".encode() + prompt).digest()
+        streams.append(torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1))
+        seen[prompt] += 1
+    return streams
 
 
 def check_number(

@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from jinja2 import TemplateError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
     TextIteratorStreamer,
@@ -27,6 +27,7 @@ from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.state import DecodingState
 from szilard.decoding.trace import Trace, TraceRecorder
 from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
+from szilard.engines.stopping import InNewText, StopWhen
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
@@ -107,7 +108,8 @@ class Engine(ABC):
             seed: makes sampling repeatable: this run draws from a stream of its own, seeded with it.
             raw: continue the text as it is, without the model's chat template.
             trace: keep the step records.
-            stop: text at which to stop.
+            stop: texts, or one; a row ends when it has written one of them (what the prompt says does not count). The
+                text stays in the result.
             logits_processor, stopping_criteria, streamer: transformers' objects.
             options: any field of transformers' GenerationConfig (do_sample, temperature, top_p, repetition_penalty...).
                 Sampling is off unless `do_sample=True`.
@@ -129,11 +131,9 @@ class Engine(ABC):
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
         self._check_length(inputs, config.max_new_tokens)
-        criteria = StoppingCriteriaList(stopping_criteria or [])
         if stop is not None:
-            config.stop_strings = [stop] if isinstance(stop, str) or not isinstance(stop, Sequence) else list(stop)
-            if not all(isinstance(text, str) and text for text in config.stop_strings):
-                raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
+            config.stop_strings = stop
+        criteria = self._criteria(config, stopping_criteria, inputs)
         with torch.no_grad():
             state = self._run(
                 chosen,
@@ -164,7 +164,7 @@ class Engine(ABC):
             raise ValueError("stream has a streamer of its own; use generate to pass one.")
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
         given_up = threading.Event()
-        criteria = [*(options.pop("stopping_criteria", None) or []), _StopWhen(given_up)]
+        criteria = [*(options.pop("stopping_criteria", None) or []), StopWhen(given_up)]
         outcome: dict[str, Any] = {}
 
         def work() -> None:
@@ -209,7 +209,7 @@ class Engine(ABC):
             inputs,
             config,
             logits_processor=LogitsProcessorList(),
-            stopping_criteria=StoppingCriteriaList(),
+            stopping_criteria=self._criteria(config, None, inputs),
             streamer=None,
             recorder=TraceRecorder(),
             generator=None,
@@ -391,16 +391,33 @@ class Engine(ABC):
         except TemplateError as error:
             raise ValueError(f"the chat template of {self.name} refuses this chat: {error}") from error
 
-    def stop_criterion(self, texts: list[str]) -> StopStringCriteria:
-        """Transformers' criterion that ends a row at one of these texts.
+    def _criteria(
+        self, config: GenerationConfig, given: Sequence[Any] | None, inputs: Mapping[str, Any]
+    ) -> StoppingCriteriaList:
+        """The caller's stopping criteria, and one for the stop texts, which leave the configuration.
 
         Raises:
-            ValueError: the tokenizer's tokens cannot be spelled out (a word-level tokenizer, for example).
+            ValueError: a stop text is none, or the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
         """
-        try:
-            return StopStringCriteria(self.tokenizer, texts)
-        except ValueError as error:
-            raise ValueError(f"stop texts do not work with the tokenizer of {self.name} ({error}).") from error
+        criteria = StoppingCriteriaList(given or [])
+        stop, config.stop_strings = config.stop_strings, None
+        if stop is None:
+            return criteria
+        texts = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
+        if texts and texts not in self._stop_criteria:
+            try:
+                self._stop_criteria[texts] = StopStringCriteria(self.tokenizer, list(texts))
+            except ValueError as error:
+                raise ValueError(f"stop texts do not work with the tokenizer of {self.name} ({error}).") from error
+        if texts:
+            criteria.append(InNewText(self._stop_criteria[texts], inputs["input_ids"].shape[1]))
+        return criteria
+
+    @cached_property
+    def _stop_criteria(self) -> dict[tuple[str, ...], StopStringCriteria]:
+        return {}  # making one takes a second: it spells out the vocabulary
 
     @property
     def has_chat_template(self) -> bool:
@@ -430,7 +447,7 @@ class Engine(ABC):
             at_limit = limit is not None and len(tokens) >= limit and (not tokens or tokens[-1] not in eos)
             results.append(
                 Result(
-                    text=self.tokenizer.decode(tokens, skip_special_tokens=True),
+                    text=self._decode_after(inputs["input_ids"][index][mask].tolist(), tokens),
                     tokens=tokens,
                     finish_reason="length" if at_limit else "stop",
                     method=method,
@@ -441,6 +458,14 @@ class Engine(ABC):
                 )
             )
         return results
+
+    def _decode_after(self, prompt: list[int], tokens: list[int]) -> str:
+        """The text of `tokens`, read on from the prompt: alone, a SentencePiece tokenizer drops its first space."""
+        before = prompt[-_READ_BEFORE:]
+        known, whole = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before, before + tokens))
+        if whole.startswith(known):
+            return whole[len(known) :]
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _decode_all(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -476,6 +501,7 @@ def state_eos(state: DecodingState) -> Any:
     return []
 
 
+_READ_BEFORE = 4  # tokens of the prompt that are decoded with the text, so that its first space is kept
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
@@ -505,16 +531,6 @@ def _as_list(tokens: Any) -> list[int]:
     if isinstance(tokens, torch.Tensor):
         return tokens.flatten().tolist()
     return [tokens] if isinstance(tokens, int) else list(tokens)
-
-
-class _StopWhen(StoppingCriteria):
-    """Ends every row once an event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
 def _generator(seed: int | None, device: torch.device) -> torch.Generator | None:

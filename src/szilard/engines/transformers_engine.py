@@ -101,10 +101,6 @@ class TransformersEngine(Engine):
         recorder: TraceRecorder | None,
         generator: torch.Generator | None,
     ) -> DecodingState:
-        stop_strings, config.stop_strings = config.stop_strings, None
-        if stop_strings:
-            stopping_criteria.append(self.stop_criterion(stop_strings))
-
         def inside(
             model: Any,
             input_ids: torch.Tensor,

@@ -55,7 +55,7 @@ class CodeTask(Task):
     def program(self, item: Item, text: str) -> str:
         """What is run: the answer and its tests."""
         reference = item.reference
-        if self.style == "chat":
+        if self.style == "chat" or text.lstrip().startswith("```"):
             answer = reference["before"] + "\n" + code_block(text)
         else:
             answer = reference["before"] + cut(text, item.stop)
@@ -108,6 +108,11 @@ class Mbpp(CodeTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("split", self.split, tuple(self._RANGES))
+
+    def source(self) -> tuple[str, str]:
+        """The file of the chosen split."""
+        dataset, name = self.hub
+        return dataset, name.replace("test", self.split)
 
     def item(self, record: Mapping[str, Any], number: int) -> Item | None:
         """One problem: its text and its asserts are the prompt, in a docstring or in a chat."""

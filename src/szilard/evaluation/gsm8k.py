@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 from szilard.decoding.method import check_choice
 from szilard.evaluation.tasks import Item, Task
 
-_NUMBER = r"-?\$?\s?\d[\d,]*(?:\.\d+)?"
+# A hyphen is a sign unless something that it could join stands before it: "7-3" is a difference, "10-12" a range.
+_NUMBER = re.compile(r"(?:(?<![\w.)\]])-)?\$?\s?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
+_MARKS = (re.compile("####"), re.compile(r"\\boxed\{"), re.compile(r"[Aa]nswer(?: is|:)"))
+_HEADING = re.compile(r"\s*(?:[Ss]tep\b|\d+[.)]\s+\D)")  # of a markdown list: what follows such hashes is no answer
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,21 @@ class Gsm8k(Task):
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number that an answer ends in: after ####, in \\boxed{}, after "answer is", or the last one."""
-    for pattern in (rf"####\s*({_NUMBER})", rf"\\boxed\{{\s*({_NUMBER})", rf"[Aa]nswer(?: is|:)\D{{0,20}}?({_NUMBER})"):
-        if found := re.findall(pattern, text):
-            return number_of(found[-1])
-    found = re.findall(_NUMBER, text)
-    return number_of(found[-1]) if found else None
+    """The number that an answer ends in: after ####, in \\boxed{}, after "answer is", or the last one.
+
+    Of a line with a mark the first number counts; of an equation there, the right-hand side.
+    """
+    text = text.replace("\u2212", "-")
+    for mark in _MARKS:
+        for found in reversed(list(mark.finditer(text))):
+            line = text[found.end() :].lstrip().partition("\n")[0]
+            if _HEADING.match(line):
+                continue
+            for part in (line.rpartition("=")[2], line):
+                if number := _NUMBER.search(part):
+                    return number_of(number[0])
+    numbers = _NUMBER.findall(text)
+    return number_of(numbers[-1]) if numbers else None
 
 
 def number_of(text: str) -> Decimal | None:

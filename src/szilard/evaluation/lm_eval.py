@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from tqdm import tqdm
-from transformers import StoppingCriteria
 
 from szilard.decoding.method import Method, check_number, nearest, parse_option
 from szilard.engines import load
@@ -313,14 +312,13 @@ class SzilardLM(TemplateLM):
         stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
         if self.eot_token_id is not None:  # a chat model may end its turn with a token that its settings do not name
             stops.append(self.tokenizer.decode([self.eot_token_id]))
-        criteria = [_InNewText(self.engine.stop_criterion(stops), max(map(len, contexts)))] if stops else []
         results = self.engine.generate(
             [torch.tensor(context) for context in contexts],
             method,
             max_new_tokens=self._new_tokens(settings),
             raw=True,
             trace=False,
-            stopping_criteria=criteria,
+            stop=stops or None,
             **{name: value for name, value in settings.items() if name not in _HANDLED},
             **sampling,
         )
@@ -374,25 +372,6 @@ class SzilardLM(TemplateLM):
 
 if "szilard" not in MODEL_REGISTRY:  # else the harness has read the entry point
     register_model("szilard")(SzilardLM)
-
-
-class _InNewText(StoppingCriteria):
-    """A criterion that does not see the prompt: a stop that begins there is none, as in the harness.
-
-    Args:
-        criterion: of texts.
-        start: the width of the padded prompts.
-    """
-
-    def __init__(self, criterion: StoppingCriteria, start: int) -> None:
-        self.criterion, self.start = criterion, start
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Rows that are over, bool [batch]."""
-        new = input_ids[:, self.start :]
-        if new.shape[1] == 0:
-            return torch.zeros(len(new), dtype=torch.bool, device=new.device)
-        return self.criterion(new, scores, **kwargs)
 
 
 def _method(method: str | Method | None, options: Mapping[str, Any]) -> Method | None:

@@ -78,6 +78,7 @@ def evaluate(
         )
     settings = _settings(task, engine, limit_of_tokens)
     check_settings(engine, task, methods, store, max_new_tokens=max_new_tokens)
+    options = {label: _options(method, engine) for label, method in methods}
     done = store.keys()
     digests = {item.id: digest(item) for item in chosen}
     for (slug, name, *_), known_digest in done.items():
@@ -99,7 +100,7 @@ def evaluate(
                     continue
                 answers = _answers(engine, task, batch, method, seed, limit_of_tokens, traces)
                 known = {"task": task.slug, "model": engine.name, "method": label, "seed": seed}
-                known |= {"options": _options(method), "settings": settings}
+                known |= {"options": options[label], "settings": settings}
                 rows = []
                 for item in missing:
                     try:
@@ -124,9 +125,9 @@ def draws(method: Method) -> bool:
     return method.slug == "sampling" and getattr(method, "seed", None) is None
 
 
-def _options(method: Method) -> str:
+def _options(method: Method, engine: Engine) -> str:
     """The changed hyperparameters as JSON, the same in every process (objects without their address)."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(method.changed_options(), sort_keys=True, default=str))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(method.recorded_options(engine), sort_keys=True, default=str))
 
 
 def digest(item: Item) -> str:
@@ -156,7 +157,7 @@ def check_settings(
     settings = _settings(task, engine, max_new_tokens or task.max_new_tokens)
     kept = store.settings()
     for label, method in methods:
-        before, now = kept.get((task.slug, label, engine.name), set()), (_options(method), settings)
+        before, now = kept.get((task.slug, label, engine.name), set()), (_options(method, engine), settings)
         if before and before != {now}:
             had = " and ".join(" on ".join(pair) for pair in sorted(before))
             raise ValueError(

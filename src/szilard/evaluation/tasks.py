@@ -115,10 +115,14 @@ class Task(ABC):
             raise ValueError(f"{str(path)!r} holds no item of '{self.slug}' in the chosen split.")
         return found
 
+    def source(self) -> tuple[str, str]:
+        """Where the items are on the hub: dataset id and file."""
+        return self.hub
+
     def _from_hub(self) -> Path:
         from huggingface_hub import hf_hub_download
 
-        dataset, name = self.hub
+        dataset, name = self.source()
         try:
             return Path(hf_hub_download(dataset, name, repo_type="dataset"))
         except Exception as error:

@@ -165,8 +165,10 @@ def _similarity() -> Any:
     rouge = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
 
     def compare(text: str, reference: str) -> dict[str, float]:
-        bleu = sacrebleu.sentence_bleu(text, [reference], smooth_method="exp", tokenize="intl").score / 100
+        bleu = sacrebleu.sentence_bleu(  # as in the released evaluation
+            text, [reference], smooth_method="exp", tokenize="intl", use_effective_order=False
+        )
         scores = rouge.score(reference, text)
-        return {"bleu": bleu} | {name: score.fmeasure for name, score in scores.items()}
+        return {"bleu": bleu.score / 100} | {name: score.fmeasure for name, score in scores.items()}
 
     return compare
