@@ -46,6 +46,7 @@ class Experiment:
         self.data = arguments.data
         self.store = ResultStore(arguments.output / part)
         self.limit, self.shard, self.tasks = arguments.limit, arguments.shard, arguments.tasks
+        self.size = arguments.size
 
     def run(self, engine: Any, slug: str, methods: dict[str, Any], *, batch_size: int = 1, tokens: int = 256) -> None:
         """Answer one task with these methods."""
@@ -107,6 +108,8 @@ def ead(experiment: Experiment) -> None:
 def adadec(experiment: Experiment) -> None:
     """Greedy, AdaDec with the threshold that it learns on MBPP's training part, random pauses as often, and beams."""
     for name in (SMALL, LARGE):
+        if experiment.size not in (None, "small" if name == SMALL else "large"):
+            continue
         engine = szilard.load(name, engine="llama.cpp")
         file = experiment.store.folder.parent / f"adadec-{Path(name).stem}.json"
         if not file.is_file():
@@ -114,11 +117,13 @@ def adadec(experiment: Experiment) -> None:
             fit_threshold(engine, [(item.prompt, item.reference["solution"]) for item in train], raw=True).save(file)
         threshold = round(json.loads(file.read_text())["threshold"], 4)
         for slug in ("humaneval", "mbpp"):
-            experiment.run(engine, slug, {"greedy": Greedy(), "adadec": AdaDec(threshold=threshold)})
+            methods: dict[str, Any] = {"greedy": Greedy(), "adadec": AdaDec(threshold=threshold)}
+            experiment.run(engine, slug, methods, batch_size=8)
             seen = experiment.counts(slug, engine.name, "adadec")
             rate = round(seen["pauses"] / seen["steps"], 3) if seen else 0.07
-            experiment.run(engine, slug, {"adadec-random": AdaDec(pause="random", random_rate=rate)})
-            experiment.run(engine, slug, {"beam-3": BeamSearch(beams=3), "beam-5": BeamSearch(beams=5)})
+            methods = {"adadec-random": AdaDec(pause="random", random_rate=rate)}
+            methods |= {"beam-3": BeamSearch(beams=3), "beam-5": BeamSearch(beams=5)}
+            experiment.run(engine, slug, methods, batch_size=8)
 
 
 def caad(experiment: Experiment) -> None:
@@ -130,9 +135,9 @@ def caad(experiment: Experiment) -> None:
         GroundingSpace.build(engine, examples=examples, encoder=load_encoder("all-MiniLM-L6-v2")).save(folder)
     if not Path("caad-10-shuffled").is_dir():
         GroundingSpace.load(folder).shuffled().save("caad-10-shuffled")
-    methods = {"greedy": Greedy()}
-    for name, space in {"caad": "caad-10", "caad-shuffled": "caad-10-shuffled"}.items():
-        methods |= {name: Caad(space), f"{name}-0.5": Caad(space, similarity_threshold=0.5)}
+    methods: dict[str, Any] = {"greedy": Greedy(), "caad": Caad("caad-10")}
+    for name, space in {"caad-0.5": "caad-10", "caad-0.5-shuffled": "caad-10-shuffled"}.items():
+        methods[name] = Caad(space, similarity_threshold=0.5)
     for slug in ("truthfulqa-mc", "truthfulqa-gen"):
         experiment.run(engine, slug, methods, tokens=64)
 
@@ -167,6 +172,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "results")
     parser.add_argument("--limit", type=int, help="only the first so many items")
     parser.add_argument("--tasks", nargs="*", help="only these")
+    parser.add_argument("--size", choices=("small", "large"), help="only this model (adadec)")
     parser.add_argument("--shard", default="0/1", help="i/n: only items i, i+n, ...")
     arguments = parser.parse_args()
     index, count = map(int, arguments.shard.split("/"))

@@ -119,7 +119,7 @@ class Method(ABC):
         return changed
 
     def recorded_options(self, engine: Engine) -> dict[str, Any]:
-        """The changed hyperparameters as results keep them: what a name stands for on this engine, not the name alone."""
+        """The changed hyperparameters as results keep them: what names stand for on this engine."""
         return self.changed_options()
 
     def __str__(self) -> str:
