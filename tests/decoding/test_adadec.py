@@ -1,6 +1,7 @@
 """AdaDec: the score, the pauses, and that a lookahead leaves no trace."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,5 +168,33 @@ def test_learning_on_a_model_scores_every_position_and_round_trips(engine, tmp_p
     fit.save(tmp_path / "tau.json")
     assert ThresholdFit.load(tmp_path / "tau.json") == fit
     assert AdaDec(threshold=str(tmp_path / "tau.json")).resolved_threshold() == fit.threshold
+    fit = replace(fit, model="some/tiny-1b")
+    fit.save(tmp_path / "tau.json")
+    learned = AdaDec(threshold=str(tmp_path / "tau.json"))
+    assert learned.resolved_threshold("folder/tiny-1b") == fit.threshold
+    with pytest.raises(ValueError, match="was learned for some/tiny-1b, not for tiny-7b: learn one"):
+        learned.resolved_threshold("tiny-7b")
     with pytest.raises(ValueError, match="no threshold file"):
         AdaDec(threshold=str(tmp_path / "none.json")).resolved_threshold()
+
+
+def test_rows_pause_at_random_by_themselves_and_finished_rows_are_not_counted():
+    model, inputs = tiny_model("llama"), prompt_batch(3)
+    method = AdaDec(pause="random", random_rate=0.3, reuse_lookahead=False)
+    together = run(model, inputs, method, max_new_tokens=40, eos_token_id=None)
+    paused = []
+    for row in range(3):
+        alone = {name: value[row : row + 1] for name, value in inputs.items()}
+        out = run(model, alone, method, max_new_tokens=40, eos_token_id=None)
+        paused.append(out.trace["paused"].tolist())
+    trace = [together.trace.row(row)["paused"].tolist() for row in range(3)]
+    assert trace == paused and len({tuple(row) for row in paused}) == 3
+    counters = together.cost.counters
+    assert counters["steps"] == 120 and counters["pauses"] == sum(map(sum, paused))
+
+
+def test_a_fit_that_would_always_pause_is_refused():
+    entropies = np.array([0.001, 1.0] * 500)  # the first choice is mostly wrong, a little more so where it is uncertain
+    ranks = np.array([1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 1, 2, 1, 2, 2, 2, 2, 2, 2, 2] * 50)
+    with pytest.raises(ValueError, match="no entropy is low enough"):
+        fit_records(entropies, ranks)

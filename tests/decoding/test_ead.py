@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,3 +146,19 @@ def test_calibration_finds_a_threshold_between_the_models(engine):
         method = Ead(threshold=threshold, large=engine, **settings)
         shares.append(engine.generate(prompt, method, max_new_tokens=16, raw=True).cost.counters["large_share"])
     assert 0 < threshold < 7 and 0.1 < sum(shares) / 2 < 0.9
+
+
+def test_random_switches_belong_to_the_prompt_not_to_the_place_in_the_batch():
+    model, inputs = tiny_model("llama"), prompt_batch(4)
+    method = Ead(large=model, control="random", switch_up=0.3, switch_down=0.3, min_duration=1)
+    together = run(model, inputs, method).trace
+    writers = [together.row(row)["model"].tolist() for row in range(4)]
+    for row in (3, 1):
+        alone = {name: value[row : row + 1] for name, value in inputs.items()}
+        assert run(model, alone, method).trace["model"].tolist() == writers[row][: len(writers[row])]
+    assert len({tuple(row) for row in writers}) == 4
+    other = run(model, inputs, replace(method, seed=1)).trace
+    assert other.row(0)["model"].tolist() != writers[0]
+    twice = {name: torch.cat([value[:1], value[:1]]) for name, value in inputs.items()}
+    same = run(model, twice, method).trace
+    assert same.row(0)["model"].tolist() != same.row(1)["model"].tolist()

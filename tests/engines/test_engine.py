@@ -9,7 +9,7 @@ import torch
 from transformers import StoppingCriteria
 
 import szilard
-from tests.conftest import prompt_batch, tiny_model
+from tests.conftest import VOCAB, prompt_batch, tiny_model
 
 
 def test_one_prompt_gives_one_result_and_a_list_gives_a_list(engine):
@@ -169,3 +169,23 @@ def test_bad_input_is_refused_in_one_sentence_before_any_work(engine, monkeypatc
     with pytest.raises((ValueError, TypeError), match=words) as caught:
         engine.generate(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_the_text_keeps_its_first_space_and_stops_do_not_see_the_prompt():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from szilard.engines import TransformersEngine
+
+    words = ["<unk>", "</s>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    options = {"max_new_tokens": 6, "suppress_tokens": list(range(len(words)))}
+    words += [f"\u2581w{index}" for index in range(len(words), VOCAB)]
+    backend = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=0))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    engine = TransformersEngine(tiny_model("llama"), tokenizer, name="tiny")
+    result = engine.generate("w30 w40 w50", **options)
+    assert tokenizer.decode(result.tokens)[0] == "w" and result.text == " " + tokenizer.decode(result.tokens)
+    first, second = result.text.split()[:2]
+    crossing = engine.generate("w30 w40 w50", **options, stop=[f"w50 {first}", f"{first} {second}"])
+    assert crossing.tokens == result.tokens[:2] and crossing.finish_reason == "stop"

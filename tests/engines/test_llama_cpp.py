@@ -153,6 +153,8 @@ def test_stop_strings_streamer_and_stop_tokens(engine):
     word = plain.text.split()[4]
     stopped = engine.generate(PROMPTS[0], max_new_tokens=16, stop=word)
     assert stopped.finish_reason == "stop" and stopped.text.endswith(word)
+    told = engine.generate(PROMPTS[0] + " " + word, max_new_tokens=16, stop=[word, PROMPTS[0][-3:] + " " + word[:2]])
+    assert len(told.tokens) > 1  # what the prompt says is no stop
     assert "".join(engine.stream(PROMPTS[0], max_new_tokens=16)) == plain.text
     hello = engine.generate("Hi", max_new_tokens=40)
     assert hello.finish_reason == "stop" and hello.tokens[-1] == engine.tokenizer.eos_token_id

@@ -85,8 +85,10 @@ def test_mbpp_takes_its_split(tmp_path):
     path.write_text("\n".join(json.dumps(BASIC | {"task_id": n}) for n in (5, 11, 510, 601)))
     assert [item.id for item in Mbpp().items(path)] == ["mbpp/11", "mbpp/510"]
     assert [item.id for item in Mbpp(split="train").items(path)] == ["mbpp/601"]
+    assert Mbpp(split="train").source()[1] == "full/train-00000-of-00001.parquet"
     task = Mbpp(allow_code_execution=True)
     assert task.score(task.items(path)[0], "def double(x):\n    return 2 * x\n\nassert False")["score"] == 1
+    assert task.score(task.items(path)[0], "```python\ndef double(x):\n    return 2 * x\n```\nDone.")["score"] == 1
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,14 @@ def test_mbpp_takes_its_split(tmp_path):
         ("\\boxed{-3} and 5", "-3"),
         ("first 2, then 18 apples", "18"),
         ("no number", None),
+        ("#### 5 * 4 = 20 apples for 3 days", "20"),
+        ("#### 1. Count\nIt is 7.", "7"),
+        ("The answer is\n\n12 eggs", "12"),
+        ("it takes 10-12", "12"),
+        ("from 7-3 to \u22125", "-5"),
+        ("that makes .5", "0.5"),
+        ("take 10,20", "20"),
+        ("#### Step 2: add 3\n#### 1,234,567", "1234567"),
     ],
 )
 def test_the_final_number_is_found(text, number):

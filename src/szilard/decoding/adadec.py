@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -55,8 +56,8 @@ class AdaDec(Method):
 
     Attributes:
         threshold: tau in nats; steps with at least this entropy pause (inf: never). A number, the path of a file that
-            `szilard train adadec` wrote, or the hub id of a model whose threshold the authors published. There is no
-            default: it depends on the model, its quantisation and the style of the prompts.
+            `szilard train adadec` wrote for this model, or the hub id of a model whose threshold the authors published.
+            There is no default: it depends on the model, its quantisation and the style of the prompts.
         candidates: B, tokens that are tried at a pause; 1 is greedy decoding.
         lookahead: L, tokens by which each is continued; 0 is greedy decoding.
         dynamic: the variant of the first versions: look ahead to the end of the line, at most `max_lookahead` tokens.
@@ -100,7 +101,7 @@ class AdaDec(Method):
 
     def check(self, engine: Engine | None = None) -> None:
         """Refuse a missing threshold."""
-        self.resolved_threshold()
+        self.resolved_threshold(None if engine is None else engine.name)
 
     def recorded_options(self, engine: Engine) -> dict[str, Any]:
         """The threshold as a number."""
@@ -108,11 +109,14 @@ class AdaDec(Method):
             return self.changed_options()
         return self.changed_options() | {"threshold": self.resolved_threshold()}
 
-    def resolved_threshold(self) -> float:
+    def resolved_threshold(self, model: str | None = None) -> float:
         """tau as a number.
 
+        Args:
+            model: name of the model that is to run; None: any.
+
         Raises:
-            ValueError: none was given, or the file or model id is unknown.
+            ValueError: none was given, the file or model id is unknown, or the file belongs to another model.
         """
         if self.pause != "entropy":
             return -math.inf
@@ -127,12 +131,18 @@ class AdaDec(Method):
                 return PUBLISHED_THRESHOLDS[self.threshold]
             from szilard.decoding.adadec_threshold import ThresholdFit
 
-            return ThresholdFit.load(self.threshold).threshold
+            fit = ThresholdFit.load(self.threshold)
+            if model and fit.model and Path(fit.model).name != Path(model).name:
+                raise ValueError(
+                    f"the threshold in {self.threshold!r} was learned for {fit.model}, not for {model}: learn one for "
+                    f"this model, or give the number (threshold={fit.threshold:.4f}) if that is what you want."
+                )
+            return fit.threshold
         return float(self.threshold)
 
     def decode(self, state: DecodingState) -> None:
         """The greedy (or sampled) loop with its pauses; rows pause independently."""
-        threshold = self.resolved_threshold()
+        threshold = self.resolved_threshold(state.model_name)
         depth = self.max_lookahead if self.dynamic else self.lookahead
         processors = None if state.do_sample else without_warpers(state.logits_processor)
         if threshold == math.inf or self.candidates == 1 or depth == 0:

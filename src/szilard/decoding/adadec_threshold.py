@@ -154,7 +154,7 @@ def fit_records(entropies: np.ndarray, ranks: np.ndarray, *, seed: int = 42, mod
     """Steps 2 to 4 on recorded positions.
 
     Raises:
-        ValueError: too few positions of either class.
+        ValueError: too few positions of either class, or an entropy that does not tell them apart.
     """
     right = ranks == 1
     random = np.random.default_rng(seed)
@@ -179,6 +179,11 @@ def fit_records(entropies: np.ndarray, ranks: np.ndarray, *, seed: int = 42, mod
     best = int(accuracy.argmax())
     cut = float(cuts[best])
     threshold = threshold_of(cut, intercept, coefficient)
+    if threshold <= 0:
+        raise ValueError(
+            f"in these examples no entropy is low enough to trust the first choice (the threshold would be "
+            f"{threshold:.3f} nats): give more, or other ones."
+        )
     above = entropies >= threshold
     return ThresholdFit(
         threshold=threshold,

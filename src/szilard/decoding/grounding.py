@@ -178,7 +178,7 @@ class GroundingSpace:
             if not answers:
                 continue
             state = engine.state(question, max_new_tokens=max(map(len, answers)))
-            name = model_name(state)
+            name = state.model_name
             try:
                 first = state.prefill()  # [1, vocab]
                 prompt = state.tokens[0].tolist()
@@ -307,7 +307,7 @@ class GroundingSpace:
             ValueError: the vocabulary, the model's name, the chat template or the encoder differ.
         """
         self.check_width(state.vocab_size)
-        name = model_name(state)
+        name = state.model_name
         if name != self.model:
             raise ValueError(
                 f"this grounding space was built with {self.model!r}, not {name!r}: build one with this model (or, if "
@@ -492,13 +492,6 @@ def check_writable_space(folder: Path) -> None:
             raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
     elif folder.exists():
         raise ValueError(f"{str(folder)!r} is a file; name a folder.")
-
-
-def model_name(state: Any) -> str:
-    """What to call the model under a state: its name, or the last part of where it came from, or its class."""
-    model = state.model
-    name = getattr(model, "name", None) or getattr(model, "name_or_path", None)
-    return Path(str(name)).name if name else type(model).__name__
 
 
 def template_hash(owner: Any) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +105,13 @@ class DecodingState(ABC):
     def tokens(self) -> torch.Tensor:
         """All committed tokens, int64 [batch, width], right-aligned (a view: do not write)."""
         return self._buffer[:, : self._width]
+
+    @property
+    def model_name(self) -> str:
+        """What to call the model: its name, or the last part of where it came from, or its class."""
+        model = getattr(self, "model", None)
+        name = getattr(model, "name", None) or getattr(model, "name_or_path", None)
+        return Path(str(name)).name if name else type(model).__name__
 
     @property
     def batch_size(self) -> int:
