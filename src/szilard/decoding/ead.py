@@ -207,7 +207,7 @@ class Ead(Method):
             logits: torch.Tensor | None = None
             for model, reader in enumerate(readers):
                 rows = [row for row in open_rows if switches[row].model == model]
-                reader.leave_all_but(rows)
+                reader.leave_all_but(rows, open_rows)
                 if not rows:
                     continue
                 scored = reader.read(rows, state, prompt_lengths)[:, :vocab].float()
@@ -297,17 +297,19 @@ class _Reader:
         self.parked: dict[int, DecodingState] = {}
         self.catch_up_tokens = 0
 
-    def leave_all_but(self, rows: list[int]) -> None:
-        """Park the rows that this model no longer writes. (Those that are finished are parked, too, and stay so.)"""
+    def leave_all_but(self, rows: list[int], open_rows: list[int]) -> None:
+        """Park the rows that this model no longer writes; finished ones are let go."""
+        for row in [row for row in self.parked if row not in open_rows]:
+            self.parked.pop(row).close()
         if self.running is None or all(row in rows for row in self.rows):
             return
         stay = [index for index, row in enumerate(self.rows) if row in rows]
-        if not stay and len(self.rows) == 1:
+        if not stay and len(self.rows) == 1 and self.rows[0] in open_rows:
             self.parked[self.rows[0]] = self.running
             self.running, self.rows = None, []
             return
         for index, row in enumerate(self.rows):
-            if index not in stay:
+            if index not in stay and row in open_rows:
                 self.parked[row] = self.running.fork(1, torch.tensor([index]))
         if stay:
             self.running.select(torch.tensor(stay))
@@ -347,6 +349,10 @@ class _Reader:
             else:
                 self.running.join(state)
             self.rows = [*self.rows, *joining]
+        if self.rows != rows:  # in the order of the batch, as the next reads will want them
+            assert self.running is not None
+            self.running.select(torch.tensor([self.rows.index(row) for row in rows]))
+            self.rows = list(rows)
         return torch.stack([found[row] for row in rows])
 
     def close(self) -> None:
