@@ -246,8 +246,7 @@ class Caad(Method):
                 # the only reading that a constant added to a row does not change.
                 floor = torch.tensor(self.min_probability).log().to(rows)
                 rows = (torch.log_softmax(rows, dim=-1) - floor).clamp(min=0)
-            share = weights[part].to(rows)[:, None]
-            added = (share * rows).sum(0)  # no product of matrices: those may compute 0 * -inf
+            added = weights[part].to(rows) @ rows
             total = added if total is None else total + added
         assert total is not None
         return total
