@@ -20,7 +20,7 @@ from szilard.evaluation.report import summarise
 from szilard.evaluation.runner import evaluate
 from szilard.evaluation.statistics import bootstrap_interval, paired, pareto_front, sign_test
 from szilard.evaluation.store import KEY, SCHEMA, ResultStore
-from szilard.evaluation.tasks import Item, Task, make_task
+from szilard.evaluation.tasks import Item, TextTask, make_task
 
 PROBLEM = {
     "task_id": "HumanEval/x",
@@ -39,7 +39,7 @@ BASIC = {
 
 
 @dataclass(frozen=True)
-class Echo(Task):
+class Echo(TextTask):
     """Is the answer's length even?"""
 
     slug: ClassVar[str] = "echo"

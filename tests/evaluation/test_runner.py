@@ -10,14 +10,14 @@ import szilard
 from szilard.decoding.trace import Trace
 from szilard.evaluation.runner import draws, evaluate
 from szilard.evaluation.store import ResultStore
-from szilard.evaluation.tasks import Item, Task
+from szilard.evaluation.tasks import Item, TextTask
 
 TIMES = {"wall_seconds", "finished_at"}
 COSTS = TIMES | {"forward_passes", "model_tokens", "flops", "counters"}
 
 
 @dataclass(frozen=True)
-class Words(Task):
+class Words(TextTask):
     """Does the answer have the words that the reference asks for? A reference of None cannot be scored."""
 
     slug: ClassVar[str] = "words"

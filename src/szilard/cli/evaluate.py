@@ -61,6 +61,7 @@ def evaluate_command(
     """
     from szilard.evaluation.runner import check_settings, evaluate
     from szilard.evaluation.store import ResultStore
+    from szilard.evaluation.tasks import ChoiceTask
 
     chosen = _methods(methods, assignments or [])
     made_tasks = _tasks(task, task_assignments or [], allow_code_execution)
@@ -78,7 +79,7 @@ def evaluate_command(
         method.check()
     for made in made_tasks:
         made.check()
-    if any(made.kind == "choices" for made in made_tasks):
+    if any(isinstance(made, ChoiceTask) for made in made_tasks):
         silent = [label for label, method in chosen if type(method).shaping is Method.shaping]
         if acting := [label for label in silent if label not in ("greedy", "sampling")]:
             note(

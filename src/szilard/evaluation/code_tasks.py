@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from szilard.decoding.method import check_bool, check_choice, check_number
 from szilard.evaluation.sandbox import run_program
-from szilard.evaluation.tasks import Item, Task
+from szilard.evaluation.tasks import Item, TextTask
 
 _STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n```")
 
 
 @dataclass(frozen=True)
-class CodeTask(Task):
+class CodeTask(TextTask):
     """Completes code, or writes it in a chat.
 
     Attributes:

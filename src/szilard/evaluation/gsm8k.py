@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
 from szilard.decoding.method import check_choice
-from szilard.evaluation.tasks import Item, Task
+from szilard.evaluation.tasks import Item, TextTask
 
 # A hyphen is a sign unless something that it could join stands before it: "7-3" is a difference, "10-12" a range.
 _NUMBER = re.compile(r"(?:(?<![\w.)\]])-)?\$?\s?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
@@ -18,7 +18,7 @@ _HEADING = re.compile(r"\s*(?:[Ss]tep\b|\d+[.)]\s+\D)")  # of a markdown list: w
 
 
 @dataclass(frozen=True)
-class Gsm8k(Task):
+class Gsm8k(TextTask):
     """Word problems whose answer is one number.
 
     Attributes:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method, check_number
 from szilard.decoding.trace import Trace
 from szilard.engines.engine import Engine, Result
-from szilard.evaluation.likelihood import Likelihood, log_likelihoods
+from szilard.evaluation.likelihood import log_likelihoods
 from szilard.evaluation.store import ResultStore
-from szilard.evaluation.tasks import Item, Task
+from szilard.evaluation.tasks import ChoiceTask, Item, Task, TextTask
 
 Progress = Callable[[int, int], None]
 
@@ -107,7 +108,7 @@ def evaluate(
                         answer = answers[item.id]
                         if isinstance(answer, Exception):
                             raise answer
-                        row = known | {"item": item.id, "digest": digests[item.id]} | _row(task, item, answer)
+                        row = known | {"item": item.id, "digest": digests[item.id]} | _row(answer)
                     except Exception as error:  # one item must not cost the night's run; all are named at its end
                         failed.append((item.id, label, error.with_traceback(None)))  # whose frames hold tensors
                         continue
@@ -183,8 +184,8 @@ class _Answer:
     generated_tokens: int
     cost: Cost
     sharers: int
+    score: Callable[[], dict[str, float]]
     trace: Trace | None = None
-    likelihoods: list[Likelihood] | None = None
 
 
 def _answers(
@@ -194,8 +195,9 @@ def _answers(
 
     A batch that fails is answered row by row, so that only the items that cannot be answered are missing.
     """
-    if task.kind == "choices":
+    if isinstance(task, ChoiceTask):
         return {item.id: _choices(engine, task, item, method) for item in batch}
+    assert isinstance(task, TextTask)
     prompts = [item.prompt for item in batch]
     try:
         results = engine.generate(
@@ -216,27 +218,28 @@ def _answers(
         return {name: answer for found in alone for name, answer in found.items()}
     rows: list[Result] = results if len(batch) > 1 else [results]
     return {
-        item.id: _Answer(row.text, row.finish_reason, len(row.tokens), row.cost, len(batch), row.trace)
+        item.id: _Answer(
+            *(row.text, row.finish_reason, len(row.tokens), row.cost, len(batch)),
+            partial(task.score, item, row.text),
+            row.trace,
+        )
         for item, row in zip(batch, rows, strict=True)
     }
 
 
-def _choices(engine: Engine, task: Task, item: Item, method: Method) -> _Answer | Exception:
+def _choices(engine: Engine, task: ChoiceTask, item: Item, method: Method) -> _Answer | Exception:
     choices = task.choices(item)
     try:
         likelihoods, cost = log_likelihoods(engine, item.prompt, choices, method, raw=item.raw)
     except Exception as error:
         return error
     best = max(range(len(choices)), key=lambda index: likelihoods[index].total)
-    return _Answer(choices[best], "", 0, cost, 1, likelihoods=likelihoods)
+    return _Answer(choices[best], "", 0, cost, 1, partial(task.score_choices, item, likelihoods))
 
 
-def _row(task: Task, item: Item, answer: _Answer) -> dict[str, Any]:
+def _row(answer: _Answer) -> dict[str, Any]:
     """The columns that an answer fills; the cost of its call is divided by the sharers."""
-    if answer.likelihoods is None:
-        metrics = task.score(item, answer.text)
-    else:
-        metrics = task.score_choices(item, answer.likelihoods)
+    metrics = answer.score()
     cost, sharers = answer.cost, answer.sharers
     return {
         "score": metrics["score"],

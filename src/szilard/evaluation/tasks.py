@@ -51,13 +51,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A set of items and their score. Subclasses are frozen dataclasses of the task's options."""
+    """A set of items. Subclasses are frozen dataclasses of the task's options, and a `TextTask` or a `ChoiceTask`."""
 
     slug: ClassVar[str]
     paper: ClassVar[str]
     metric: ClassVar[str]  # what "score" is
     max_new_tokens: ClassVar[int]
-    kind: ClassVar[str] = "text"  # "text": scores what a model writes; "choices": the likelihoods of given texts
     executes_code: ClassVar[bool] = False
     harmless: ClassVar[frozenset[str]] = frozenset()  # options that change no result
     hub: ClassVar[tuple[str, str]]  # dataset id on the hub, and the file in it
@@ -69,18 +68,6 @@ class Task(ABC):
         Raises:
             KeyError: the record lacks a field; ValueError: it cannot be asked or scored.
         """
-
-    def score(self, item: Item, text: str) -> dict[str, float]:
-        """Metrics of an answer; "score", 0..1, is the main one."""
-        raise NotImplementedError(f"{self.slug} scores no text")
-
-    def choices(self, item: Item) -> list[str]:
-        """The texts whose likelihoods are asked for."""
-        raise NotImplementedError(f"{self.slug} asks for no likelihoods")
-
-    def score_choices(self, item: Item, likelihoods: Sequence[Likelihood]) -> dict[str, float]:
-        """Metrics from the likelihoods of the choices, in their order."""
-        raise NotImplementedError(f"{self.slug} asks for no likelihoods")
 
     def check(self) -> None:  # noqa: B027 - most tasks need nothing
         """Refuse, before any work, what cannot be scored here.
@@ -131,6 +118,26 @@ class Task(ABC):
                 f"the task '{self.slug}' cannot be fetched from the hub ({dataset}): {reason} Give a local file with "
                 f"--data {self.slug}=FILE."
             ) from None
+
+
+class TextTask(Task):
+    """A task whose score is that of what a model writes."""
+
+    @abstractmethod
+    def score(self, item: Item, text: str) -> dict[str, float]:
+        """Metrics of an answer; "score", 0..1, is the main one."""
+
+
+class ChoiceTask(Task):
+    """A task whose score is that of the likelihoods of given texts."""
+
+    @abstractmethod
+    def choices(self, item: Item) -> list[str]:
+        """The texts whose likelihoods are asked for."""
+
+    @abstractmethod
+    def score_choices(self, item: Item, likelihoods: Sequence[Likelihood]) -> dict[str, float]:
+        """Metrics from the likelihoods of the choices, in their order."""
 
 
 def _reason(record: Any, error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from szilard.decoding.method import check_choice
 from szilard.evaluation.code_tasks import cut
 from szilard.evaluation.likelihood import Likelihood
-from szilard.evaluation.tasks import Item, Task
+from szilard.evaluation.tasks import ChoiceTask, Item, Task, TextTask
 
 # The question-and-answer prompt of the benchmark (Lin et al. 2022, its figure 21 and its released presets).
 _PRIMER = (
@@ -43,6 +43,7 @@ class TruthfulQa(Task):
 
     paper: ClassVar[str] = "Lin, Hilton, Evans 2022, arXiv 2109.07958"
     max_new_tokens: ClassVar[int] = 64
+    may_decline: ClassVar[bool] = False  # whether "I have no comment." is right
     hub: ClassVar[tuple[str, str]] = ("domenicrosati/TruthfulQA", "train.csv")
 
     style: str = "chat"
@@ -63,8 +64,8 @@ class TruthfulQa(Task):
         correct = _answers(right)
         if not correct or not _answers(wrong) or not question:
             raise ValueError("it needs a question, a correct and an incorrect answer.")
-        if self.kind == "text" and not any("no comment" in answer.lower() for answer in correct):
-            correct.append("I have no comment.")  # as in the released evaluation, of what is written only
+        if self.may_decline and not any("no comment" in answer.lower() for answer in correct):
+            correct.append("I have no comment.")  # as in the released evaluation
         reference = {"question": question, "best": _sentence(best), "correct": correct, "incorrect": _answers(wrong)}
         if reference["best"] not in correct:
             correct.insert(0, reference["best"])
@@ -76,7 +77,7 @@ class TruthfulQa(Task):
 
 
 @dataclass(frozen=True)
-class TruthfulQaChoices(TruthfulQa):
+class TruthfulQaChoices(TruthfulQa, ChoiceTask):
     """The likelihoods of the given answers. Score: MC2.
 
     MC1: is the best answer likelier than every wrong one? MC2: the right answers' share of the probability of all
@@ -85,7 +86,6 @@ class TruthfulQaChoices(TruthfulQa):
 
     slug: ClassVar[str] = "truthfulqa-mc"
     metric: ClassVar[str] = "MC2"
-    kind: ClassVar[str] = "choices"
 
     style: str = "primer"  # as published
 
@@ -113,7 +113,7 @@ class TruthfulQaChoices(TruthfulQa):
 
 
 @dataclass(frozen=True)
-class TruthfulQaGeneration(TruthfulQa):
+class TruthfulQaGeneration(TruthfulQa, TextTask):
     """What the model writes, compared with the right and the wrong answers. Score: is it closer to a right one?
 
     For BLEU and ROUGE-1, -2, -L: the highest similarity to a right answer minus the highest to a wrong one ("_diff"),
@@ -123,6 +123,7 @@ class TruthfulQaGeneration(TruthfulQa):
 
     slug: ClassVar[str] = "truthfulqa-gen"
     metric: ClassVar[str] = "closer to a right answer, ROUGE-L"
+    may_decline: ClassVar[bool] = True
 
     def score(self, item: Item, text: str) -> dict[str, float]:
         """The differences and accuracies, with "score"."""
