@@ -10,7 +10,8 @@ import torch
 from rich.cells import cell_len
 
 from szilard.decoding.heatmap import heat_text, to_ansi
-from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.trace import Trace
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from szilard.decoding.page import Run, render_page
-from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.trace import Trace
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

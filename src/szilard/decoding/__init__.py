@@ -2,7 +2,8 @@
 
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.method import Method
+from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.trace import Trace, TraceRecorder, TraceStep
+from szilard.decoding.trace import Trace, TraceStep
 
 __all__ = ["Cost", "DecodingState", "Method", "ModelSize", "Trace", "TraceRecorder", "TraceStep"]

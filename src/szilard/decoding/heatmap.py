@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from szilard.decoding.trace import Trace, TraceStep, entropy_maximum, visible_text
+from szilard.decoding.trace import Trace, TraceStep, entropy_maximum
+from szilard.decoding.visible_text import visible_text
 
 __all__ = ["heat_text", "to_ansi"]
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from szilard.decoding.trace import Candidate, Trace, TraceStep, entropy_maximum, is_hidden
+from szilard.decoding.trace import Candidate, Trace, TraceStep, entropy_maximum
+from szilard.decoding.visible_text import is_hidden
 
 __all__ = ["Run", "render_page"]
 

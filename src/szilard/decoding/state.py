@@ -29,7 +29,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from szilard.decoding.cost import Cost, ModelSize
-from szilard.decoding.trace import TraceRecorder
+from szilard.decoding.recorder import TraceRecorder
 
 
 class DecodingState(ABC):

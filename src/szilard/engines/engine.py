@@ -24,8 +24,9 @@ from transformers import (
 
 from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method, check_number, nearest
+from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.decoding.trace import Trace
 from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
 from szilard.engines.stopping import InNewText, StopWhen
 from szilard.engines.transformers_generate import check_needs

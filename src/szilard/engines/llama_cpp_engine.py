@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from szilard.decoding.cost import ModelSize
+from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.trace import TraceRecorder
 from szilard.engines.engine import Engine
 from szilard.engines.gguf import check_gguf, embeddings_of, has_tensor, tokenizer_of
 from szilard.engines.llama_cpp_state import LlamaCppState, probe

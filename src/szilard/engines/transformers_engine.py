@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.trace import TraceRecorder
 from szilard.engines.engine import Engine
 from szilard.engines.prompts import Prompt, as_chat
 from szilard.engines.transformers_generate import open_state, provided_by, visual_names

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, GenerationMixin
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from szilard.decoding.cost import Cost
-from szilard.decoding.trace import Trace, TraceRecorder
+from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.trace import Trace
 from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
 
 if TYPE_CHECKING:

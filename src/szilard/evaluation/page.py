@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from szilard.decoding.trace import is_hidden
+from szilard.decoding.visible_text import is_hidden
 from szilard.evaluation.report import Change, changes, summarise
 from szilard.evaluation.statistics import pareto_front
 
