@@ -16,7 +16,7 @@ from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
 from szilard.cli.loading import errors, load_engine, note
 from szilard.decoding.method import Method
-from szilard.engines.engine import Result
+from szilard.engines.result import Result
 from szilard.registry import method_class
 
 # What fits a terminal of 80 columns; the page and the JSON carry the rest.

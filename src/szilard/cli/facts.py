@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from szilard.engines.engine import Result
+from szilard.engines.result import Result
 
 
 def facts(result: Result) -> dict[str, Any]:

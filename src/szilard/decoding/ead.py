@@ -150,10 +150,11 @@ class Ead(Method):
             return
         if self.large is None:
             raise ValueError("ead needs a second model: large='path or name' (or an engine), with the same tokenizer.")
-        from szilard.engines.loading import find, second_engine
+        from szilard.engines.loading import find
+        from szilard.engines.pair import check_same_tokenizer, second_engine
 
         if engine is not None:
-            engine.check_same_tokenizer(second_engine(self.large, engine.kind))
+            check_same_tokenizer(engine, second_engine(self.large, engine.kind))
         elif isinstance(self.large, str):
             find(self.large)
 
@@ -161,7 +162,7 @@ class Ead(Method):
         """The large model by its name and weights."""
         if self._never_switches:
             return self.changed_options()
-        from szilard.engines.loading import second_engine
+        from szilard.engines.pair import second_engine
 
         large = second_engine(self.large, engine.kind)
         return self.changed_options() | {"large": f"{large.name}, {large.fingerprint}"}
@@ -183,7 +184,7 @@ class Ead(Method):
         self.check()
         if state.prompt_width == 0:
             raise ValueError("ead needs the prompt as token ids, which both models can read; it came as embeddings.")
-        from szilard.engines.loading import companion
+        from szilard.engines.pair import companion
 
         other = companion(self.large, state)
         readers = (_Reader(state.fork(1)), _Reader(other))

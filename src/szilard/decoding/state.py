@@ -48,7 +48,12 @@ class DecodingState(ABC):
         generator: source of the draws; None: PyTorch's default generator, as in `generate`.
         encode: text -> token ids without special tokens, or None when no tokenizer is known.
         decode: token ids -> text, or None when no tokenizer is known.
+
+    Attributes:
+        size: the figures of the model under which this state counts its work.
     """
+
+    size: ModelSize
 
     def __init__(
         self,
@@ -152,11 +157,6 @@ class DecodingState(ABC):
     @abstractmethod
     def can_rewind(self) -> bool:
         """Whether `rewind` works on this model's cache (not with recurrent layers)."""
-
-    @property
-    @abstractmethod
-    def size(self) -> ModelSize:
-        """The figures of the model under which this state counts its work."""
 
     @abstractmethod
     def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:

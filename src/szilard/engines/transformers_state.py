@@ -80,7 +80,7 @@ class TransformersState(DecodingState):
         self.hidden_states: list[Any] | None = [] if generation_config.output_hidden_states else None
         self._cached = prompt.new_zeros(self.batch_size)
         self._slots = 0  # cache slots per row, padding included
-        self._size = model_size(model)
+        self.size = model_size(model)
 
     # ---- what a method may ask -------------------------------------------------------------------------------
 
@@ -106,10 +106,6 @@ class TransformersState(DecodingState):
     @property
     def can_rewind(self) -> bool:
         return bool(self.cache.is_croppable)
-
-    @property
-    def size(self) -> ModelSize:
-        return self._size
 
     @property
     def cache(self) -> Cache:
@@ -147,7 +143,7 @@ class TransformersState(DecodingState):
         self._slots = int(outputs.past_key_values.get_seq_length())
         padding = 0 if mask is None else mask.shape[1] - mask.sum(1)
         self._cached = self._cached + self._slots - padding
-        self.cost.add_forward(self._size, rows=self.batch_size, new=self._slots - known, cached=known)
+        self.cost.add_forward(self.size, rows=self.batch_size, new=self._slots - known, cached=known)
         return self._after(outputs, 1)[:, -1]
 
     @torch.no_grad()
@@ -182,7 +178,7 @@ class TransformersState(DecodingState):
         if hidden_states:
             inputs["output_hidden_states"] = True
         outputs = self.model(**inputs, return_dict=True)
-        self.cost.add_forward(self._size, rows=self.batch_size, new=new, cached=self._slots)
+        self.cost.add_forward(self.size, rows=self.batch_size, new=new, cached=self._slots)
         self._slots += new
         self._cached = self._cached + new
         self.hidden = outputs.hidden_states[-1] if hidden_states else None
