@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 import szilard
+from szilard.decoding.adadec_threshold import ThresholdFit
 from szilard.decoding.trace import Trace
 from szilard.evaluation.runner import draws, evaluate
 from szilard.evaluation.store import ResultStore
@@ -153,3 +154,31 @@ def test_other_data_and_other_weights_under_the_same_names_are_refused(engine, t
 def test_a_length_limit_that_no_prompt_fits_beside_is_refused_at_once(engine, tmp_path):
     with pytest.raises(ValueError, match="no room for a prompt"):
         evaluate(engine, Words(), METHODS, ResultStore(tmp_path), items=ITEMS, max_new_tokens=engine.context_window)
+
+
+def test_stops_that_no_item_can_have_are_refused_before_the_first_one(engine, tmp_path):
+    items = [Item("i", "w9", 0, raw=True, stop=("w20",))]
+    with pytest.raises(ValueError, match="stop texts do not work with the tokenizer of tiny"):
+        evaluate(engine, Words(), METHODS[:1], ResultStore(tmp_path), items=items)
+
+
+def test_results_keep_what_a_threshold_file_says_and_refuse_another_one_of_the_same_name(engine, tmp_path):
+    store, file = ResultStore(tmp_path / "results"), tmp_path / "tau.json"
+
+    def learned(threshold):
+        above = {"share": 0.1, "first_above": 0.5, "first_below": 0.9, "first_three_above": 0.8}
+        ThresholdFit(threshold, -1.0, 1.0, 0.5, 0.9, 100, 0.8, 0.5, above, model="tiny").save(file)
+        return [("adadec", szilard.AdaDec(threshold=str(file)))]
+
+    evaluate(engine, Words(), learned(1.5), store, items=ITEMS[:1])
+    assert json.loads(store.table()["options"][0].as_py()) == {"threshold": 1.5}
+    evaluate(engine, Words(), learned(1.5), store, items=ITEMS[:2])
+    with pytest.raises(ValueError, match="label of its own"):
+        evaluate(engine, Words(), learned(1.25), store, items=ITEMS[:2])
+
+
+def test_results_keep_the_weights_of_the_large_model(engine, tmp_path):
+    method = szilard.Ead(large=engine, threshold=0.5)
+    evaluate(engine, Words(), [("ead", method)], ResultStore(tmp_path), items=ITEMS[:1])
+    kept = json.loads(ResultStore(tmp_path).table()["options"][0].as_py())
+    assert kept == {"large": f"tiny, {engine.fingerprint}", "threshold": 0.5}

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from szilard.evaluation import store as module
+from szilard.evaluation.report import summarise
 from szilard.evaluation.store import SCHEMA, ResultStore
 
 
@@ -113,3 +114,14 @@ def test_every_row_says_what_it_was_measured_with(tmp_path):
     store.add(row("a"))
     (values,) = store.table().to_pylist()
     assert store.table().schema == SCHEMA and f"{os.cpu_count()} cores" in values["environment"]
+
+
+def test_rows_that_are_not_szilards_are_named(tmp_path):
+    store = ResultStore(tmp_path / "a")
+    store.add(row("a", score=None), row("b"))
+    with pytest.raises(ValueError, match="have no 'score'"):
+        store.table()
+    other = ResultStore(tmp_path / "b")
+    other.add(row("a", counters="[1", metrics="{}", generated_tokens=1, wall_seconds=1.0))
+    with pytest.raises(ValueError, match="the result of a with greedy holds no counts in 'counters' but"):
+        summarise(other.table())

@@ -58,20 +58,23 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit()
 
 
+_INTERRUPTED = 130
+_STOPPED = "szilard: interrupted; finished work is kept, and the same command goes on from there"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it tells every retry; we tell the outcome
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(arguments, standalone_mode=False)
-        return int(code or 0)
-    except typer.Abort:
-        print("szilard: interrupted", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("szilard: interrupted", file=sys.stderr)
-        return 130
+        code = int(app(arguments, standalone_mode=False) or 0)
+        if code == _INTERRUPTED:  # how newer versions of typer tell of Ctrl-C
+            print(_STOPPED, file=sys.stderr)
+        return code
+    except (typer.Abort, KeyboardInterrupt):
+        print(_STOPPED, file=sys.stderr)
+        return _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0

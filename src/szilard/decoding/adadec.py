@@ -142,7 +142,7 @@ class AdaDec(Method):
 
     def decode(self, state: DecodingState) -> None:
         """The greedy (or sampled) loop with its pauses; rows pause independently."""
-        threshold = self.resolved_threshold(state.model_name)
+        threshold = self.resolved_threshold()
         depth = self.max_lookahead if self.dynamic else self.lookahead
         processors = None if state.do_sample else without_warpers(state.logits_processor)
         if threshold == math.inf or self.candidates == 1 or depth == 0:

@@ -95,7 +95,7 @@ class Engine(ABC):
         if chosen.slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
-        chosen.check()
+        chosen.check(self)
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
@@ -320,26 +320,30 @@ class Engine(ABC):
     def _criteria(
         self, config: GenerationConfig, given: Sequence[Any] | None, inputs: Mapping[str, Any]
     ) -> StoppingCriteriaList:
-        """The caller's stopping criteria, and one for the stop texts, which leave the configuration.
-
-        Raises:
-            ValueError: a stop text is none, or the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
-        """
+        """The caller's stopping criteria, and one for the stop texts, which leave the configuration."""
         criteria = StoppingCriteriaList(given or [])
         stop, config.stop_strings = config.stop_strings, None
         if stop is None:
             return criteria
         texts = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
+        if texts:
+            criteria.append(InNewText(self.stop_criterion(texts), inputs["input_ids"].shape[1]))
+        return criteria
+
+    def stop_criterion(self, texts: tuple[str, ...]) -> StopStringCriteria:
+        """Transformers' criterion that ends a row at one of these texts.
+
+        Raises:
+            ValueError: a text is none, or the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
+        """
         if not all(isinstance(text, str) and text for text in texts):
-            raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
-        if texts and texts not in self._stop_criteria:
+            raise ValueError(f"stop must be text or a list of texts, not {texts!r}.")
+        if texts not in self._stop_criteria:
             try:
                 self._stop_criteria[texts] = StopStringCriteria(self.tokenizer, list(texts))
             except ValueError as error:
                 raise ValueError(f"stop texts do not work with the tokenizer of {self.name} ({error}).") from error
-        if texts:
-            criteria.append(InNewText(self._stop_criteria[texts], inputs["input_ids"].shape[1]))
-        return criteria
+        return self._stop_criteria[texts]
 
     @cached_property
     def _stop_criteria(self) -> dict[tuple[str, ...], StopStringCriteria]:

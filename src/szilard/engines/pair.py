@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
@@ -69,11 +70,17 @@ def check_same_tokenizer(engine: Engine, other: Engine) -> None:
     """
     if not hasattr(other.tokenizer, "get_vocab") or not hasattr(engine.tokenizer, "get_vocab"):
         return
+    if other in _compared.setdefault(engine, WeakSet()):
+        return
     mine, theirs = engine.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     probes = [owner.tokenizer.encode(_PROBE, add_special_tokens=False) for owner in (engine, other)]
     common = mine.keys() & theirs.keys()
     if probes[0] != probes[1] or not common or any(mine[token] != theirs[token] for token in common):
         raise ValueError(_OTHER_TOKENIZER.format(other.name))
+    _compared[engine].add(other)
+
+
+_compared: WeakKeyDictionary[Engine, WeakSet[Engine]] = WeakKeyDictionary()  # pairs that were found to agree
 
 
 @lru_cache(maxsize=2)

@@ -90,8 +90,15 @@ def _mean(rows: Sequence[dict[str, Any]], column: str) -> float:
 def _mean_counts(rows: Sequence[dict[str, Any]], column: str) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for row in rows:
-        for name, value in json.loads(row[column] or "{}").items():
-            totals[name] += value
+        try:
+            counts = json.loads(row[column] or "{}")
+            for name, value in counts.items():
+                totals[name] += value
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError(
+                f"the result of {row['item']} with {row['method']} holds no counts in {column!r} but {row[column]!r}: "
+                "it was not written by szilard."
+            ) from None
     return {name: total / len(rows) for name, total in sorted(totals.items())}
 
 

@@ -78,6 +78,8 @@ def evaluate(
             f"{limit_of_tokens} new tokens leave no room for a prompt in the window of {engine.name}, {window} tokens: "
             "set max_new_tokens lower."
         )
+    for stop in {item.stop for item in chosen if item.stop and isinstance(task, TextTask)}:
+        engine.stop_criterion(stop)
     settings = _settings(task, engine, limit_of_tokens)
     check_settings(engine, task, methods, store, max_new_tokens=max_new_tokens)
     options = {label: _options(method, engine) for label, method in methods}

@@ -128,9 +128,17 @@ class ResultStore:
         """All rows, each key once (the first that finished), sorted by key.
 
         Raises:
-            ValueError: a part is damaged, or a Parquet file that is no part lies in the folder.
+            ValueError: a part is damaged or holds rows without a key or a score, or a Parquet file that is no part lies
+                in the folder.
         """
-        table = self._read(SCHEMA.names).sort_by([(name, "ascending") for name in (*KEY, "finished_at")])
+        table = self._read(SCHEMA.names)
+        for name in (*KEY, "score"):
+            if table[name].null_count:
+                raise ValueError(
+                    f"{table[name].null_count} rows in {str(self.folder)!r} have no {name!r}: they are not szilard's; "
+                    "move the file that holds them elsewhere."
+                )
+        table = table.sort_by([(name, "ascending") for name in (*KEY, "finished_at")])
         seen: set[tuple[Any, ...]] = set()
         keep = []
         for key in zip(*(table[name].to_pylist() for name in KEY), strict=True):
