@@ -33,8 +33,9 @@ def caad(
     """Replay verified answers through a model and store its logits, for `--method caad --set space=FOLDER`."""
     from transformers.utils import logging
 
-    from szilard.decoding.grounding import GroundingSpace, check_writable_space
+    from szilard.decoding.grounding import GroundingSpace
     from szilard.decoding.grounding_examples import read_examples
+    from szilard.decoding.grounding_files import check_writable_space
     from szilard.decoding.sentence_encoder import load_encoder
 
     if context < 0:

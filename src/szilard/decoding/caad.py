@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from transformers import LogitsProcessor
 
-from szilard.decoding.grounding import GroundingSpace, context_text, read_header
+from szilard.decoding.grounding import GroundingSpace, context_text
+from szilard.decoding.grounding_files import read_header
 from szilard.decoding.method import Method, Shaping, check_bool, check_choice, check_number
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy

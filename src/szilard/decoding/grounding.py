@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -23,18 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from szilard.decoding.grounding_examples import Example, checked_examples
+from szilard.decoding.grounding_files import read_header, read_space, write_space
 from szilard.decoding.method import check_number
 from szilard.decoding.neighbours import search_over
 from szilard.decoding.sentence_encoder import DEFAULT_ENCODER, Encode, Encoder, as_encoder
 
 NEIGHBOURS_EXAMINED = 2048
-FORMAT, VERSION = "szilard.grounding", 1
 
-_HEADER, _ENTRIES, _CONTEXTS, _TOKENIZER = "header.json", "entries.safetensors", "contexts.json", "tokenizer"
 _SAME_ENCODER = 0.99  # cosine between a stored embedding and a fresh one of the same text
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -362,10 +356,6 @@ class GroundingSpace:
         Raises:
             ValueError: the folder exists and is no grounding space.
         """
-        folder = Path(folder)
-        check_writable_space(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
         order = slice(None) if self._order is None else self._order
         tensors = {
             "embeddings": self.embeddings,
@@ -377,8 +367,6 @@ class GroundingSpace:
         if self.token_ids is not None:
             tensors["token_ids"] = self.token_ids[order]
         header = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "vocab_size": self.vocab_size,
             "encoder": self.encoder.name,
@@ -388,22 +376,7 @@ class GroundingSpace:
             "dtype": str(self.logits.dtype).removeprefix("torch."),
             "entries": len(self),
         }
-        try:
-            scratch.mkdir()
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(scratch / _ENTRIES))
-            (scratch / _CONTEXTS).write_text(json.dumps(self.contexts), encoding="utf-8")
-            self.tokenizer.save_pretrained(str(scratch / _TOKENIZER))
-            (scratch / _HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
-            if folder.exists():
-                old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-                os.replace(folder, old)
-                os.replace(scratch, folder)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return folder
+        return write_space(Path(folder), header, tensors, self.contexts, self.tokenizer)
 
     @classmethod
     def load(
@@ -430,20 +403,7 @@ class GroundingSpace:
                 f"the grounding space {str(folder)!r} was built with the function {header['encoder']}: give it again, "
                 "as in GroundingSpace.load(folder, encoder=function)."
             )
-        try:
-            tensors = load_file(str(folder / _ENTRIES))
-            contexts = json.loads((folder / _CONTEXTS).read_text(encoding="utf-8"))
-            if tokenizer is None:
-                from transformers import AutoTokenizer
-
-                saved: Any = AutoTokenizer.from_pretrained(str(folder / _TOKENIZER))
-            else:
-                saved = tokenizer
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"the grounding space {str(folder)!r} is damaged ({reason}): build it anew.") from error
-        if not {"embeddings", "logits", "next_ids", "question_ids", "steps"} <= set(tensors):
-            raise ValueError(f"the grounding space {str(folder)!r} is damaged (entries are missing): build it anew.")
+        tensors, contexts, saved = read_space(folder, tokenizer)
         space = cls(
             **tensors,
             contexts=contexts,
@@ -458,40 +418,6 @@ class GroundingSpace:
             space._check_template(template_hash(tokenizer))
         space.check_encoder()
         return space
-
-
-def read_header(folder: str | Path) -> dict[str, Any]:
-    """What a saved space says of itself: model, vocab_size, encoder, template, context, dtype, entries.
-
-    Raises:
-        ValueError: the folder holds no grounding space, or one of another version.
-    """
-    try:
-        header = json.loads((Path(folder) / _HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        header = None
-    needed = {"version", "model", "vocab_size", "encoder", "encoder_given", "template", "context", "dtype", "entries"}
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not needed <= set(header):
-        raise ValueError(f"{str(folder)!r} holds no grounding space (a folder that GroundingSpace.save wrote).")
-    if header["version"] != VERSION:
-        raise ValueError(
-            f"the grounding space {str(folder)!r} has format version {header['version']}; this szilard reads "
-            f"{VERSION}: build it anew."
-        )
-    return header
-
-
-def check_writable_space(folder: Path) -> None:
-    """Refuse to write a space over anything but a space or an empty folder.
-
-    Raises:
-        ValueError: something else is there.
-    """
-    if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / _HEADER).is_file():
-            raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
-    elif folder.exists():
-        raise ValueError(f"{str(folder)!r} is a file; name a folder.")
 
 
 def template_hash(owner: Any) -> str:
