@@ -36,7 +36,8 @@ FILES = {
 }
 THRESHOLDS = (0.05, 0.2, 0.5, 1.0, 1.5)  # bits
 CONTROLS = (0.2, 0.5, 1.0)  # whose switching rates the random control takes
-LIMITS = {"gsm8k": 200, "mbpp": 200, "truthfulqa-mc": 100, "truthfulqa-gen": 100}
+STRIDES = {"truthfulqa-mc": 6, "truthfulqa-gen": 6}  # that file is sorted by category
+LIMITS = {"gsm8k": 200, "mbpp": 200}
 
 
 class Experiment:
@@ -64,7 +65,7 @@ class Experiment:
                 task,
                 list(methods.items()),
                 self.store,
-                items=task.items(self.data / FILES[slug]),
+                items=task.items(self.data / FILES[slug])[:: STRIDES.get(slug, 1)],
                 limit=self.limit or LIMITS.get(slug),
                 shard=self.shard,
                 max_new_tokens=tokens,
@@ -131,13 +132,14 @@ def caad(experiment: Experiment) -> None:
     engine = szilard.load(LARGE, engine="llama.cpp")
     folder = Path("caad-10")
     if not folder.is_dir():
-        examples = read_examples(experiment.data / FILES["truthfulqa-mc"], limit=10)
+        # The file is sorted by category: every 40th of the first 400 questions.
+        examples = read_examples(experiment.data / FILES["truthfulqa-mc"], limit=400)[::40]
         GroundingSpace.build(engine, examples=examples, encoder=load_encoder("all-MiniLM-L6-v2")).save(folder)
     if not Path("caad-10-shuffled").is_dir():
         GroundingSpace.load(folder).shuffled().save("caad-10-shuffled")
     methods: dict[str, Any] = {"greedy": Greedy(), "caad": Caad("caad-10")}
-    for name, space in {"caad-0.5": "caad-10", "caad-0.5-shuffled": "caad-10-shuffled"}.items():
-        methods[name] = Caad(space, similarity_threshold=0.5)
+    methods |= {f"caad-{threshold}": Caad("caad-10", similarity_threshold=threshold) for threshold in (0.5, 0.3)}
+    methods["caad-0.3-shuffled"] = Caad("caad-10-shuffled", similarity_threshold=0.3)
     for slug in ("truthfulqa-mc", "truthfulqa-gen"):
         experiment.run(engine, slug, methods, tokens=64)
 
