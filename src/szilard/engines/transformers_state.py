@@ -74,6 +74,8 @@ class TransformersState(DecodingState):
         self.model = model
         self.generation_config = generation_config
         self.model_kwargs = model_kwargs
+        mask = model_kwargs.get("attention_mask")
+        self._prompt_mask = torch.ones_like(prompt) if mask is None else mask[:, : prompt.shape[1]]
         self.hidden: torch.Tensor | None = None
         self.visual_names: list[int] = []  # visual special tokens that the config does not name
         self.attentions: list[Any] | None = [] if generation_config.output_attentions else None
@@ -98,10 +100,7 @@ class TransformersState(DecodingState):
 
     @property
     def prompt_mask(self) -> torch.Tensor:
-        mask = self.model_kwargs.get("attention_mask")
-        if mask is None:
-            return torch.ones_like(self.tokens[:, : self.prompt_width])
-        return mask[:, : self.prompt_width]
+        return self._prompt_mask
 
     @property
     def can_rewind(self) -> bool:
@@ -272,7 +271,7 @@ class TransformersState(DecodingState):
         positions = self.model_kwargs.get("position_ids")
         if positions is not None and positions.shape[-2] == self.batch_size:
             self.model_kwargs["position_ids"] = positions[..., rows, :]
-        self._cached = self._cached[rows]
+        self._cached, self._prompt_mask = self._cached[rows], self._prompt_mask[rows]
         self._buffer, self._shift = self._buffer[rows], self._shift[rows]
         self.finished, self.generated = self.finished[rows], self.generated[rows]
         self._read_finished()
@@ -305,6 +304,7 @@ class TransformersState(DecodingState):
                 self.model_kwargs[name] = _stack_right_aligned(both[0], both[1], axis=-1, rows=-2)
         self._slots = slots
         self._cached = torch.cat([self._cached, other._cached])
+        self._prompt_mask = torch.cat([self._prompt_mask, other._prompt_mask])
         self._join_rows(other)
 
     # ---- embeddings ------------------------------------------------------------------------------------------

@@ -156,19 +156,18 @@ def _sentence(text: str) -> str:
 def _similarity() -> Any:
     """A function (text, reference) -> BLEU and ROUGE, 0..1."""
     try:
-        import sacrebleu
         from rouge_score.rouge_scorer import RougeScorer
+        from sacrebleu import BLEU
     except ImportError as error:
         raise ValueError(
             f"truthfulqa-gen scores with rouge-score and sacrebleu, and {error.name} is missing: "
             "pip install 'szilard[eval]'."
         ) from error
+    measure = BLEU(smooth_method="exp", tokenize="intl")  # as in the released evaluation
     rouge = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
 
     def compare(text: str, reference: str) -> dict[str, float]:
-        bleu = sacrebleu.sentence_bleu(  # as in the released evaluation
-            text, [reference], smooth_method="exp", tokenize="intl", use_effective_order=False
-        )
+        bleu = measure.corpus_score([text], [[reference]])
         scores = rouge.score(reference, text)
         return {"bleu": bleu.score / 100} | {name: score.fmeasure for name, score in scores.items()}
 
