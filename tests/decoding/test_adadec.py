@@ -168,12 +168,14 @@ def test_learning_on_a_model_scores_every_position_and_round_trips(engine, tmp_p
     fit.save(tmp_path / "tau.json")
     assert ThresholdFit.load(tmp_path / "tau.json") == fit
     assert AdaDec(threshold=str(tmp_path / "tau.json")).resolved_threshold() == fit.threshold
-    fit = replace(fit, model="some/tiny-1b")
-    fit.save(tmp_path / "tau.json")
     learned = AdaDec(threshold=str(tmp_path / "tau.json"))
-    assert learned.resolved_threshold("folder/tiny-1b") == fit.threshold
-    with pytest.raises(ValueError, match="was learned for some/tiny-1b, not for tiny-7b: learn one"):
-        learned.resolved_threshold("tiny-7b")
+    for model, fingerprint in (("folder/tiny", ""), ("renamed", engine.fingerprint)):
+        replace(fit, model=model, fingerprint=fingerprint).save(tmp_path / "tau.json")
+        assert learned.resolved_threshold(engine) == fit.threshold
+    for model, fingerprint in (("tiny-7b", ""), ("tiny", "0123")):
+        replace(fit, model=model, fingerprint=fingerprint).save(tmp_path / "tau.json")
+        with pytest.raises(ValueError, match=f"was learned for {model}, not for tiny as it is here: learn one"):
+            learned.resolved_threshold(engine)
     with pytest.raises(ValueError, match="no threshold file"):
         AdaDec(threshold=str(tmp_path / "none.json")).resolved_threshold()
 

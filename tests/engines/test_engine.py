@@ -184,8 +184,9 @@ def test_the_text_keeps_its_first_space_and_stops_do_not_see_the_prompt():
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
     engine = TransformersEngine(tiny_model("llama"), tokenizer, name="tiny")
-    result = engine.generate("w30 w40 w50", **options)
+    result = engine.generate("w30 w40 w50", raw=True, **options)
     assert tokenizer.decode(result.tokens)[0] == "w" and result.text == " " + tokenizer.decode(result.tokens)
+    assert "".join(result.trace["text"]) == result.text
     first, second = result.text.split()[:2]
-    crossing = engine.generate("w30 w40 w50", **options, stop=[f"w50 {first}", f"{first} {second}"])
+    crossing = engine.generate("w30 w40 w50", raw=True, **options, stop=[f"w50 {first}", f"{first} {second}"])
     assert crossing.tokens == result.tokens[:2] and crossing.finish_reason == "stop"

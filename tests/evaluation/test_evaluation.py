@@ -88,7 +88,8 @@ def test_mbpp_takes_its_split(tmp_path):
     assert Mbpp(split="train").source()[1] == "full/train-00000-of-00001.parquet"
     task = Mbpp(allow_code_execution=True)
     assert task.score(task.items(path)[0], "def double(x):\n    return 2 * x\n\nassert False")["score"] == 1
-    assert task.score(task.items(path)[0], "```python\ndef double(x):\n    return 2 * x\n```\nDone.")["score"] == 1
+    for end in ("\n```\nDone.", "\n\nassert "):
+        assert task.score(task.items(path)[0], f"```python\ndef double(x):\n    return 2 * x{end}")["score"] == 1
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,20 @@ def test_mbpp_takes_its_split(tmp_path):
         ("that makes .5", "0.5"),
         ("take 10,20", "20"),
         ("#### Step 2: add 3\n#### 1,234,567", "1234567"),
+        ("#### 18 dollars (16 - 3 - 4 = 9 eggs at $2)", "18"),
+        ("So \\boxed{18}, where 16-7=9.", "18"),
+        ("The answer is 18 dollars, since 16 - 7 = 9 eggs remain.", "18"),
+        ("#### 18 (x=3)", "18"),
+        ("#### Day 1\n5 eggs\n#### Total\nThe total is 18", "18"),
+        ("#### Calculation for 3 days\n3 * 6 = 18\nHe has 18.", "18"),
+        ("#### 18\n#### Note: checked 3 times", "18"),
+        ("The total is...18", "18"),
+        ("it costs 1234,567", "1234567"),
+        ("Total:\n- 18 eggs", "18"),
+        ("so 10 - 4", "4"),
+        ("The answer is 5 + 3 = **8**.", "8"),
+        ("####\n18", "18"),
+        ("\\boxed{x = -$5}", "-5"),
     ],
 )
 def test_the_final_number_is_found(text, number):

@@ -99,20 +99,24 @@ def evaluate_command(
     for made, items in tasks:
         with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
             line = bar.add_task(made.slug)
-            errors_of_task = evaluate(
-                loaded,
-                made,
-                chosen,
-                store,
-                items=items,
-                limit=limit,
-                seeds=range(seeds),
-                shard=(int(index), int(count)),
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                traces=traces,
-                progress=partial(_update, bar, line),
-            )
+            try:
+                errors_of_task = evaluate(
+                    loaded,
+                    made,
+                    chosen,
+                    store,
+                    items=items,
+                    limit=limit,
+                    seeds=range(seeds),
+                    shard=(int(index), int(count)),
+                    max_new_tokens=max_new_tokens,
+                    batch_size=batch_size,
+                    traces=traces,
+                    progress=partial(_update, bar, line),
+                )
+            except KeyboardInterrupt:
+                note("what is finished is kept in the results; the same command goes on from there.")
+                raise
         failed += len(errors_of_task)
         for item, label, error in errors_of_task[:_FAILURES_SHOWN]:
             note(f"{item} with {label} failed: {error or type(error).__name__}")

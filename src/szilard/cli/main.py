@@ -59,7 +59,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 _INTERRUPTED = 130
-_STOPPED = "szilard: interrupted; finished work is kept, and the same command goes on from there"
+_STOPPED = "szilard: interrupted"
 
 
 def main(arguments: list[str] | None = None) -> int:

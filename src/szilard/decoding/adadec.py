@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -101,7 +100,7 @@ class AdaDec(Method):
 
     def check(self, engine: Engine | None = None) -> None:
         """Refuse a missing threshold."""
-        self.resolved_threshold(None if engine is None else engine.name)
+        self.resolved_threshold(engine)
 
     def recorded_options(self, engine: Engine) -> dict[str, Any]:
         """The threshold as a number."""
@@ -109,11 +108,11 @@ class AdaDec(Method):
             return self.changed_options()
         return self.changed_options() | {"threshold": self.resolved_threshold()}
 
-    def resolved_threshold(self, model: str | None = None) -> float:
+    def resolved_threshold(self, engine: Engine | None = None) -> float:
         """tau as a number.
 
         Args:
-            model: name of the model that is to run; None: any.
+            engine: on which it is to run; None: not looked at.
 
         Raises:
             ValueError: none was given, the file or model id is unknown, or the file belongs to another model.
@@ -132,10 +131,10 @@ class AdaDec(Method):
             from szilard.decoding.adadec_threshold import ThresholdFit
 
             fit = ThresholdFit.load(self.threshold)
-            if model and fit.model and Path(fit.model).name != Path(model).name:
+            if engine is not None and not fit.belongs_to(engine):
                 raise ValueError(
-                    f"the threshold in {self.threshold!r} was learned for {fit.model}, not for {model}: learn one for "
-                    f"this model, or give the number (threshold={fit.threshold:.4f}) if that is what you want."
+                    f"the threshold in {self.threshold!r} was learned for {fit.model}, not for {engine.name} as it is "
+                    f"here: learn one for this model, or give the number (threshold={fit.threshold:.4f})."
                 )
             return fit.threshold
         return float(self.threshold)

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class ThresholdFit:
         spearman: rank correlation of entropy and rank.
         above: statistics of the positions with H >= tau: their share, and P(rank 1), P(rank <= 3) above and below.
         model: name of the model.
+        fingerprint: of its weights, in their precision.
         records: entropy and rank of every position (not saved).
     """
 
@@ -60,7 +61,14 @@ class ThresholdFit:
     spearman: float
     above: dict[str, float]
     model: str = ""
+    fingerprint: str = ""
     records: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+    def belongs_to(self, engine: Engine) -> bool:
+        """Whether it was learned on these weights (or, where they were not noted, on a model of this name)."""
+        if self.fingerprint:
+            return self.fingerprint == engine.fingerprint
+        return not self.model or Path(self.model).name == Path(engine.name).name
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -120,7 +128,8 @@ def fit_threshold(
             progress(number + 1)
     if not entropies:
         raise ValueError("a threshold is learned from examples (prompt, solution): there are none.")
-    return fit_records(np.concatenate(entropies), np.concatenate(ranks), seed=seed, model=engine.name)
+    fit = fit_records(np.concatenate(entropies), np.concatenate(ranks), seed=seed, model=engine.name)
+    return replace(fit, fingerprint=engine.fingerprint)
 
 
 @torch.no_grad()

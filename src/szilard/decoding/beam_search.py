@@ -122,13 +122,13 @@ class _Search:
         if limit is not None and self.length >= limit:
             return torch.ones_like(tokens, dtype=torch.bool)
         batch, width = tokens.shape
-        ends = torch.zeros(batch * width, dtype=torch.bool, device=tokens.device)
-        if self.state.stopping_criteria:
-            offsets = torch.arange(batch, device=parents.device)[:, None] * self.method.beams
-            before = beams.tokens[(parents + offsets).flatten()]
-            sequences = torch.cat([before, tokens.view(-1, 1)], dim=1)
-            for criterion in self.state.stopping_criteria:
-                ends = ends | criterion(sequences, None)
+        if not self.state.stopping_criteria:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        offsets = torch.arange(batch, device=parents.device)[:, None] * self.method.beams
+        before = beams.tokens[(parents + offsets).flatten()]
+        sequences = torch.cat([before, tokens.view(-1, 1)], dim=1)
+        ends = self.state.ended(sequences, torch.full((batch * width,), self.length, device=tokens.device))
+        assert ends is not None
         return ends.view(batch, width)
 
     def _take_ended(

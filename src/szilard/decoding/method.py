@@ -131,7 +131,7 @@ def row_streams(seed: int, state: DecodingState) -> list[torch.Generator]:
     """A random stream per row, for controls that decide at random.
 
     A row's stream depends on the seed and its prompt: a prompt draws alike in every batch, and others draw otherwise;
-    equal prompts in one batch have a stream each.
+    equal prompts in one batch, and prompts that came as embeddings, have a stream by their place.
     """
     streams = []
     seen: collections.Counter[bytes] = collections.Counter()

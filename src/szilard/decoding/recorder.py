@@ -97,11 +97,14 @@ class TraceRecorder:
                 )
         self._steps.append(_RecordedStep(token, entropy, active, candidates, columns))
 
-    def finish(self, decode: Callable[[list[int]], str] | None = None) -> Trace:
+    def finish(
+        self, decode: Callable[[list[int]], str] | None = None, before: Sequence[list[int]] | None = None
+    ) -> Trace:
         """Build the trace: here, and only here, values leave the device (one transfer per column).
 
         Args:
             decode: token ids -> text, e.g. `tokenizer.decode`. None: the text columns are null.
+            before: per row the tokens from which its text is read on (the end of a prompt that it continues).
 
         Returns:
             The trace, ordered by row, then step. The recorder can go on recording; a later call covers everything.
@@ -122,7 +125,8 @@ class TraceRecorder:
         pieces: list[str | None] = []
         for row in range(batch):
             ids = tokens[row][keep[row]].tolist()
-            pieces += [None] * len(ids) if decode is None else token_pieces(ids, decode)
+            context = [] if before is None else before[row]
+            pieces += [None] * len(ids) if decode is None else token_pieces(context + ids, decode)[len(context) :]
         data["text"] = pa.array(pieces, pa.string())
         data["entropy"] = pa.array(_gather([step.entropy for step in steps], shape)[0].T[keep], pa.float64())
 

@@ -30,6 +30,7 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.stopping import InNewText
 
 
 class DecodingState(ABC):
@@ -353,15 +354,26 @@ class DecodingState(ABC):
 
     def _stopped(self) -> torch.Tensor | None:
         """Rows that are at their end, by the criteria and the length limit, bool [batch]; None: not one."""
-        scores = None if self.scores is None else tuple(self.scores)  # as Hugging Face passes them
-        stopped = None
-        for criterion in self.stopping_criteria:
-            says = criterion(self.tokens, scores)
-            stopped = says if stopped is None else stopped | says
+        stopped = self.ended(self.tokens, self.generated)
         if self.max_new_tokens is not None and self._most_generated >= self.max_new_tokens:
             full = self.generated >= self.max_new_tokens
             stopped = full if stopped is None else stopped | full
         return stopped
+
+    def ended(self, tokens: torch.Tensor, generated: torch.Tensor) -> torch.Tensor | None:
+        """Which texts the run's criteria end, bool [rows]; None: there are no criteria.
+
+        Args:
+            tokens: right-aligned texts, int64 [rows, width].
+            generated: how many of a row's last tokens are new, int64 [rows].
+        """
+        scores = None if self.scores is None else tuple(self.scores)  # as Hugging Face passes them
+        ended = None
+        for criterion in self.stopping_criteria:
+            known = {"generated": generated} if isinstance(criterion, InNewText) else {}
+            says = criterion(tokens, scores, **known)
+            ended = says if ended is None else ended | says
+        return ended
 
     def _read_finished(self) -> None:
         """Bring what the host must know of this step over, in one synchronisation."""

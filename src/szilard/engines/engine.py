@@ -22,9 +22,9 @@ from transformers import (
 from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
+from szilard.decoding.stopping import InNewText, StopWhen
 from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
 from szilard.engines.result import Result
-from szilard.engines.stopping import InNewText, StopWhen
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
@@ -95,14 +95,14 @@ class Engine(ABC):
         if chosen.slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
-        chosen.check(self)
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
         self._check_length(inputs, config.max_new_tokens)
         if stop is not None:
             config.stop_strings = stop
-        criteria = self._criteria(config, stopping_criteria, inputs)
+        criteria = self._criteria(config, stopping_criteria)
+        chosen.check(self)
         with torch.no_grad():
             state = self._run(
                 chosen,
@@ -114,7 +114,7 @@ class Engine(ABC):
                 recorder=TraceRecorder() if trace else None,
                 generator=_generator(seed, self.device),
             )
-        results = self._results(state, chosen, inputs)
+        results = self._results(state, chosen, inputs, raw)
         return results[0] if single else results
 
     def stream(
@@ -184,7 +184,7 @@ class Engine(ABC):
             inputs,
             config,
             logits_processor=LogitsProcessorList(),
-            stopping_criteria=self._criteria(config, None, inputs),
+            stopping_criteria=self._criteria(config, None),
             streamer=None,
             recorder=TraceRecorder() if trace else None,
             generator=None,
@@ -317,28 +317,28 @@ class Engine(ABC):
         except TemplateError as error:
             raise ValueError(f"the chat template of {self.name} refuses this chat: {error}") from error
 
-    def _criteria(
-        self, config: GenerationConfig, given: Sequence[Any] | None, inputs: Mapping[str, Any]
-    ) -> StoppingCriteriaList:
+    def _criteria(self, config: GenerationConfig, given: Sequence[Any] | None) -> StoppingCriteriaList:
         """The caller's stopping criteria, and one for the stop texts, which leave the configuration."""
         criteria = StoppingCriteriaList(given or [])
         stop, config.stop_strings = config.stop_strings, None
         if stop is None:
             return criteria
-        texts = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
+        texts = tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"stop must be text or a list of texts, not {stop!r}.")
         if texts:
-            criteria.append(InNewText(self.stop_criterion(texts), inputs["input_ids"].shape[1]))
+            criteria.append(InNewText(self.stop_criterion(texts)))
         return criteria
 
     def stop_criterion(self, texts: tuple[str, ...]) -> StopStringCriteria:
         """Transformers' criterion that ends a row at one of these texts.
 
         Raises:
-            ValueError: a text is none, or the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
+            ValueError: the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
         """
-        if not all(isinstance(text, str) and text for text in texts):
-            raise ValueError(f"stop must be text or a list of texts, not {texts!r}.")
         if texts not in self._stop_criteria:
+            if len(self._stop_criteria) >= _STOPS_KEPT:
+                del self._stop_criteria[next(iter(self._stop_criteria))]
             try:
                 self._stop_criteria[texts] = StopStringCriteria(self.tokenizer, list(texts))
             except ValueError as error:
@@ -366,34 +366,43 @@ class Engine(ABC):
                 f"{self.name}, {window}: at most {window - longest} new tokens fit."
             )
 
-    def _results(self, state: DecodingState, method: Method, inputs: Mapping[str, Any]) -> list[Result]:
+    def _results(self, state: DecodingState, method: Method, inputs: Mapping[str, Any], raw: bool) -> list[Result]:
         rows = state.generated_tokens()
-        trace = state.trace.finish(self._decode_all) if state.trace is not None else None
+        prompts = [
+            ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        before = [self._read_before(prompt) if raw else [] for prompt in prompts]
+        trace = state.trace.finish(self._decode_all, before) if state.trace is not None else None
         results = []
         for index, tokens in enumerate(rows):
-            mask = inputs["attention_mask"][index].bool()
             limit = state.max_new_tokens
             eos = _as_list(state_eos(state))
             at_limit = limit is not None and len(tokens) >= limit and (not tokens or tokens[-1] not in eos)
             results.append(
                 Result(
-                    text=self._decode_after(inputs["input_ids"][index][mask].tolist(), tokens),
+                    text=self._decode_after(before[index], tokens),
                     tokens=tokens,
                     finish_reason="length" if at_limit else "stop",
                     method=method,
-                    prompt=self.tokenizer.decode(inputs["input_ids"][index][mask]),
-                    prompt_tokens=int(mask.sum()),
+                    prompt=self.tokenizer.decode(prompts[index]),
+                    prompt_tokens=len(prompts[index]),
                     trace=None if trace is None else trace.row(index),
                     cost=state.cost,
                 )
             )
         return results
 
-    def _decode_after(self, prompt: list[int], tokens: list[int]) -> str:
-        """The text of `tokens`, read on from the prompt: alone, a SentencePiece tokenizer drops its first space."""
-        before = prompt[-_READ_BEFORE:]
+    def _read_before(self, prompt: list[int]) -> list[int]:
+        """The end of the prompt from which its continuation is read on; whole characters."""
+        for width in (4, 16):
+            if "\ufffd" not in self.tokenizer.decode(prompt[-width:], skip_special_tokens=True):
+                return prompt[-width:]
+        return []
+
+    def _decode_after(self, before: list[int], tokens: list[int]) -> str:
+        """The text of `tokens`, read on from `before`: alone, a SentencePiece tokenizer drops its first space."""
         known, whole = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before, before + tokens))
-        if whole.startswith(known):
+        if before and whole.startswith(known):
             return whole[len(known) :]
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
@@ -415,7 +424,7 @@ def state_eos(state: DecodingState) -> Any:
     return []
 
 
-_READ_BEFORE = 4  # tokens of the prompt that are decoded with the text, so that its first space is kept
+_STOPS_KEPT = 8  # lists of stop texts whose criterion is kept
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 

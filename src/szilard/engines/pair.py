@@ -70,17 +70,17 @@ def check_same_tokenizer(engine: Engine, other: Engine) -> None:
     """
     if not hasattr(other.tokenizer, "get_vocab") or not hasattr(engine.tokenizer, "get_vocab"):
         return
-    if other in _compared.setdefault(engine, WeakSet()):
+    if other.tokenizer in _compared.setdefault(engine.tokenizer, WeakSet()):
         return
     mine, theirs = engine.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     probes = [owner.tokenizer.encode(_PROBE, add_special_tokens=False) for owner in (engine, other)]
     common = mine.keys() & theirs.keys()
     if probes[0] != probes[1] or not common or any(mine[token] != theirs[token] for token in common):
         raise ValueError(_OTHER_TOKENIZER.format(other.name))
-    _compared[engine].add(other)
+    _compared[engine.tokenizer].add(other.tokenizer)
 
 
-_compared: WeakKeyDictionary[Engine, WeakSet[Engine]] = WeakKeyDictionary()  # pairs that were found to agree
+_compared: WeakKeyDictionary[Any, WeakSet[Any]] = WeakKeyDictionary()  # tokenizers that were found to agree
 
 
 @lru_cache(maxsize=2)

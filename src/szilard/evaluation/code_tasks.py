@@ -19,8 +19,8 @@ class CodeTask(TextTask):
     """Completes code, or writes it in a chat.
 
     Attributes:
-        style: "completion" continues the code as it is; "chat" asks for the whole function and takes the first code
-            block of the answer.
+        style: "completion" continues the code as it is, up to the next definition; "chat" asks for the whole function
+            and takes the first code block of the answer (choose it for models that answer in such blocks).
         allow_code_execution: the answers are programs: they run (see `szilard.evaluation.sandbox`) only if you say so.
         timeout: seconds per program.
     """
@@ -55,8 +55,10 @@ class CodeTask(TextTask):
     def program(self, item: Item, text: str) -> str:
         """What is run: the answer and its tests."""
         reference = item.reference
-        if self.style == "chat" or text.lstrip().startswith("```"):
+        if self.style == "chat":
             answer = reference["before"] + "\n" + code_block(text)
+        elif text.lstrip().startswith("```"):  # what a chat model may do to any prompt
+            answer = reference["before"] + cut(code_block(text), item.stop)
         else:
             answer = reference["before"] + cut(text, item.stop)
         return f"{answer}\n\n{reference['tests']}\n"

@@ -11,10 +11,14 @@ from typing import Any, ClassVar
 from szilard.decoding.method import check_choice
 from szilard.evaluation.tasks import Item, TextTask
 
-# A hyphen is a sign unless something that it could join stands before it: "7-3" is a difference, "10-12" a range.
-_NUMBER = re.compile(r"(?:(?<![\w.)\]])-)?\$?\s?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
-_MARKS = (re.compile("####"), re.compile(r"\\boxed\{"), re.compile(r"[Aa]nswer(?: is|:)"))
-_HEADING = re.compile(r"\s*(?:[Ss]tep\b|\d+[.)]\s+\D)")  # of a markdown list: what follows such hashes is no answer
+# A hyphen is a sign where it stands right before the number and joins it to nothing: "7-3" is a difference.
+_NUMBER = r"(?:(?<![\w.)\]])-(?=[$\d.]))?\$?\s?(?:\d+(?:,\d{3})*(?!\d)(?:\.\d+)?|\d+|(?<![\w.])\.\d+)"
+_NUMBERS = re.compile(_NUMBER)
+_ARITHMETIC = r"(?:[\d\s+*/().,$%\u00d7-]|x(?=\s*[\d(]))*=[\s*]*"
+_VALUE = re.compile(rf"[\s*(]*(?:{_ARITHMETIC})*({_NUMBER})")  # a number, or arithmetic and its result
+_HASHES, _ANSWER_IS = re.compile("####(.*)"), re.compile(r"[Aa]nswer(?: is|:)[\s*:]*(.*)")
+_BOX = re.compile(r"\\boxed\{(.*?)\}")
+_HEADING = re.compile(r"\s*\d+[.)]\s+\D")  # "#### 1. Count the eggs"
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,20 @@ class Gsm8k(TextTask):
 def final_number(text: str) -> Decimal | None:
     """The number that an answer ends in: after ####, in \\boxed{}, after "answer is", or the last one.
 
-    Of a line with a mark the first number counts; of an equation there, the right-hand side.
+    The hashes count where a number follows, or arithmetic that ends in one; as a heading ("#### Step 2: ...") they do
+    not. After "answer is" the first number of the line counts.
     """
-    text = text.replace("\u2212", "-")
-    for mark in _MARKS:
-        for found in reversed(list(mark.finditer(text))):
-            line = text[found.end() :].lstrip().partition("\n")[0]
-            if _HEADING.match(line):
-                continue
-            for part in (line.rpartition("=")[2], line):
-                if number := _NUMBER.search(part):
-                    return number_of(number[0])
-    numbers = _NUMBER.findall(text)
+    text = re.sub(r"####\s*\n", "####", text.replace("\u2212", "-"))
+    for line in reversed(_HASHES.findall(text)):
+        if (found := _VALUE.match(line)) and not _HEADING.match(line):
+            return number_of(found[1])
+    for inside in reversed(_BOX.findall(text)):
+        if numbers := _NUMBERS.findall(inside.rpartition("=")[2]):
+            return number_of(numbers[0])
+    for line in reversed(_ANSWER_IS.findall(text)):
+        if found := _VALUE.match(line) or re.search(rf"({_NUMBER})", line):
+            return number_of(found[1])
+    numbers = _NUMBERS.findall(text)
     return number_of(numbers[-1]) if numbers else None
 
 

@@ -63,6 +63,8 @@ def evaluate(
     check_number("limit", limit, low=1, integer=True, optional=True)
     check_number("batch_size", batch_size, low=1, integer=True)
     check_number("max_new_tokens", max_new_tokens, low=1, integer=True, optional=True)
+    if not isinstance(task, (TextTask, ChoiceTask)):
+        raise TypeError(f"a task is a TextTask (it scores what is written) or a ChoiceTask, not {task!r}.")
     task.check()
     for _, method in methods:
         method.check(engine)
