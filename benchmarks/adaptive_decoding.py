@@ -86,7 +86,7 @@ class Experiment:
 
 
 def ead(experiment: Experiment) -> None:
-    """Both models alone, EAD at every threshold, and random switching with each threshold's own switching rates."""
+    """Both models alone, EAD at every threshold, and random switching with the rates of three of them."""
     small = szilard.load(SMALL, engine="llama.cpp")
     for slug in ("humaneval", "gsm8k"):
         methods: dict[str, Any] = {"greedy": Greedy()}
