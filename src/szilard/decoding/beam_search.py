@@ -95,7 +95,7 @@ class _Search:
         for processor in self.processors:
             log_probabilities = processor(beams.tokens, log_probabilities)
         beams.watch(log_probabilities.amax(-1))
-        self.state.keep(log_probabilities, logits)  # [batch x beams, vocab], as transformers does
+        self.state.keep_scores(log_probabilities, logits)  # [batch x beams, vocab], as transformers does
         uncertainty = entropy(logits).view(batch, k) if self.state.trace is not None else None
         vocab = log_probabilities.shape[-1]
         totals = (self.scores[:, :, None] + log_probabilities.view(batch, k, vocab)).view(batch, k * vocab)

@@ -87,7 +87,7 @@ class SoftThinking(Method):
                 ordinary = self._answer_processors(processors, state.do_sample)
                 tokens = torch.where(answering, state.choose(logits, processors=ordinary), tokens)
             else:
-                state.keep(scores, logits)
+                state.keep_scores(scores, logits)
             tokens = state.pad(forced.override(tokens))
 
             entropy = entropy_of(logits.float() / self.temperature)  # tempered, but not filtered

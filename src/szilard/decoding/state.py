@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
@@ -31,6 +31,9 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.stopping import InNewText
+
+if TYPE_CHECKING:
+    from szilard.speculative.tree import DraftTree
 
 
 class DecodingState(ABC):
@@ -135,6 +138,16 @@ class DecodingState(ABC):
         return None if self.max_length is None else self.max_length - self.prompt_width
 
     @property
+    def lengths(self) -> torch.Tensor:
+        """Committed tokens of every row, padding not counted, int64 [batch]."""
+        return self.prompt_mask.sum(1) + self.generated
+
+    @property
+    @abstractmethod
+    def context_window(self) -> int | None:
+        """Longest row in tokens; None when the model sets no bound."""
+
+    @property
     @abstractmethod
     def vocab_size(self) -> int:
         """Width of the logits."""
@@ -179,6 +192,7 @@ class DecodingState(ABC):
         tokens: torch.Tensor | None = None,
         embeddings: torch.Tensor | None = None,
         *,
+        tree: DraftTree | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
@@ -187,13 +201,24 @@ class DecodingState(ABC):
 
         Args:
             tokens: int64 [batch] or [batch, new]; or
-            embeddings: float [batch, new, hidden] (or [batch, hidden]), input vectors in the tokens' place.
+            embeddings: float [batch, new, hidden] (or [batch, hidden]), input vectors in the tokens' place; or
+            tree: draft trees whose roots are the pending tokens: every node sees the text and its ancestors. `keep`
+                must follow before anything else is fed.
             hidden_states: also keep the last layer's output as `state.hidden`, [batch, new, hidden].
             rewindable: promise that `rewind` can undo this feed even where a sliding-window cache would forget.
             only_last: compute the logits of the last position only.
 
         Returns:
             Logits [batch, new, vocab] in the model's dtype; with `only_last` [batch, 1, vocab].
+        """
+
+    @abstractmethod
+    def keep(self, path: torch.Tensor, counts: torch.Tensor) -> None:
+        """Of the tree that was just fed keep one path per row, and forget the other nodes.
+
+        Args:
+            path: nodes from the root on, in order, int64 [batch, longest]; what stands behind `counts` is ignored.
+            counts: nodes of the path, the root included, int64 [batch].
         """
 
     @abstractmethod
@@ -247,11 +272,13 @@ class DecodingState(ABC):
         processors: Sequence[Any] | None = None,
         do_sample: bool | None = None,
         generator: torch.Generator | None = None,
+        text: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The next token of every row by the ordinary rule: processors, then argmax or one draw.
 
         Args:
             logits: raw next-token logits [batch, vocab]; left untouched.
+            text: what the processors see in the place of the committed tokens, int64 [batch, width].
             processors: used instead of the run's own list.
             do_sample: used instead of the run's own setting.
             generator: source of the draw, used instead of the run's own.
@@ -262,10 +289,7 @@ class DecodingState(ABC):
         Raises:
             ValueError: the logits hold NaN.
         """
-        active = self.logits_processor if processors is None else processors
-        scores = logits.to(torch.float32, copy=bool(active))
-        for processor in active:
-            scores = processor(self.tokens, scores)
+        scores = self._processed(logits, self.logits_processor if processors is None else processors, text)
         if self.do_sample if do_sample is None else do_sample:
             probabilities = torch.softmax(scores, dim=-1)
             generator = generator or self.generator
@@ -278,10 +302,25 @@ class DecodingState(ABC):
         else:
             chosen, tokens = _likeliest(scores)
             self.watch(chosen)  # a NaN if there is one
-        self.keep(scores, logits)
+        self.keep_scores(scores, logits)
         return self.pad(tokens)
 
-    def keep(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
+    def probabilities(self, logits: torch.Tensor, *, text: torch.Tensor | None = None) -> torch.Tensor:
+        """What `choose` draws from, float32 [rows, vocab]: the softmax of the processed logits [rows, vocab].
+
+        Args:
+            text: what the processors see, int64 [rows, width].
+        """
+        return torch.softmax(self._processed(logits, self.logits_processor, text), dim=-1)
+
+    def _processed(self, logits: torch.Tensor, processors: Sequence[Any], text: torch.Tensor | None) -> torch.Tensor:
+        scores = logits.to(torch.float32, copy=bool(processors))
+        text = self.tokens if text is None else text
+        for processor in processors:
+            scores = processor(text, scores)
+        return scores
+
+    def keep_scores(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep this step's processed and raw logits, where the run asked for them."""
         if self.scores is not None:
             self.scores.append(scores)
@@ -296,10 +335,18 @@ class DecodingState(ABC):
         """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra sync)."""
         self._watched = values
 
-    def record(self, token: torch.Tensor, entropy: torch.Tensor, **columns: Any) -> None:
-        """Add one step to the trace, if there is one (call before `commit`). Columns are [batch] or plain values."""
+    def record(
+        self, token: torch.Tensor, entropy: torch.Tensor, *, active: torch.Tensor | None = None, **columns: Any
+    ) -> None:
+        """Add one step to the trace, if there is one (call before `commit`). Columns are [batch] or plain values.
+
+        `active`: of the unfinished rows those that take this step, bool [batch]; None: all.
+        """
         if self.trace is not None:
-            self.trace.add(token=token, entropy=entropy, active=~self.finished, **columns)
+            running = ~self.finished
+            self.trace.add(
+                token=token, entropy=entropy, active=running if active is None else running & active, **columns
+            )
 
     def commit(self, tokens: torch.Tensor, counts: torch.Tensor | None = None) -> None:
         """These tokens are final: text, streamer, stopping criteria, finished rows.

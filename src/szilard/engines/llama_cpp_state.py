@@ -11,7 +11,7 @@ import copy
 import ctypes
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from szilard.engines.transformers_state import mix_rows
 
 if TYPE_CHECKING:
     from szilard.engines.llama_cpp_engine import LlamaModel
+    from szilard.speculative.tree import DraftTree
 
 _BATCH = 2048  # tokens handed to llama.cpp at once
 _MICRO_BATCH = 512  # tokens it computes at once
@@ -54,14 +55,15 @@ class LlamaContext:
         self._positions = np.zeros(_BATCH * _POSITION_AXES, np.int32)
         self._sequences = np.zeros(_BATCH, np.int32)
         self._outputs = np.zeros(_BATCH, np.int8)
-        self._one_each = np.ones(_BATCH, np.int32)
-        self._pointers = self._sequences.ctypes.data + 4 * np.arange(_BATCH, dtype=np.uint64)
+        self._counts = np.ones(_BATCH, np.int32)  # sequences of each new entry
+        self._own = self._sequences.ctypes.data + 4 * np.arange(_BATCH, dtype=np.uint64)
+        self._pointers = self._own.copy()
         kinds = dict(self._lib.llama_batch._fields_)
         self._vector_pointer = kinds["embd"]
         self._token_batch, self._vector_batch = self._lib.llama_batch(), self._lib.llama_batch()
         for batch in (self._token_batch, self._vector_batch):
             batch.pos = ctypes.cast(self._positions.ctypes.data, kinds["pos"])
-            batch.n_seq_id = ctypes.cast(self._one_each.ctypes.data, kinds["n_seq_id"])
+            batch.n_seq_id = ctypes.cast(self._counts.ctypes.data, kinds["n_seq_id"])
             batch.seq_id = ctypes.cast(self._pointers.ctypes.data, kinds["seq_id"])
             batch.logits = ctypes.cast(self._outputs.ctypes.data, kinds["logits"])
         self._token_batch.token = ctypes.cast(self._tokens.ctypes.data, kinds["token"])
@@ -121,7 +123,7 @@ class LlamaContext:
     def decode(
         self,
         *,
-        sequences: np.ndarray,
+        sequences: np.ndarray | Sequence[Sequence[int]],
         positions: np.ndarray,
         outputs: np.ndarray | None,
         tokens: np.ndarray | None = None,
@@ -130,7 +132,8 @@ class LlamaContext:
         """Append to the cache and score.
 
         Args:
-            sequences, positions: of each new entry, int [new]; positions of a sequence follow on from its last.
+            sequences: of each new entry, int [new]; or all sequences that share it, a list for each.
+            positions: of each new entry, int [new]; positions of a sequence follow on from its last.
             outputs: whose logits are wanted, bool [new]; None: everyone's.
             tokens: ids, int [new]; or
             embeddings: input vectors, float32 [new, input width], contiguous.
@@ -149,7 +152,9 @@ class LlamaContext:
         for start in range(0, len(positions), self._batch_size):
             part = slice(start, min(start + self._batch_size, len(positions)))
             new = part.stop - start
-            self._sequences[:new] = sequences[part]
+            shared = None if isinstance(sequences, np.ndarray) else self._share(sequences[part])
+            if isinstance(sequences, np.ndarray):
+                self._sequences[:new] = sequences[part]
             self._outputs[:new] = 1 if outputs is None else outputs[part]
             self._positions[:new] = positions[part]
             if tokens is not None:
@@ -167,6 +172,8 @@ class LlamaContext:
             while code == 1:  # no room: nothing was changed
                 self._reopen(2 * self.cells + new, self._sequence_count)
                 code = self._lib.llama_decode(self._context, batch)
+            if shared is not None:
+                self._counts[:new], self._pointers[:new] = 1, self._own[:new]
             if code == -1:
                 raise ValueError(f"llama.cpp refuses the batch: token ids must be within 0..{vocab - 1}.")
             if code:
@@ -177,6 +184,14 @@ class LlamaContext:
                 ctypes.memmove(target, self._lib.llama_get_logits(self._context), wanted * vocab * 4)
                 written += wanted
         return logits
+
+    def _share(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Let the batch's entries belong to several sequences each; the result must live as long as they are read."""
+        counts = np.array([len(ids) for ids in sequences], np.int32)
+        flat = np.array([sequence for ids in sequences for sequence in ids], np.int32)
+        self._counts[: len(counts)] = counts
+        self._pointers[: len(counts)] = flat.ctypes.data + 4 * (counts.cumsum() - counts).astype(np.uint64)
+        return flat
 
     # ---- the context itself ----------------------------------------------------------------------------------
 
@@ -241,6 +256,7 @@ class LlamaCppState(DecodingState):
         self.size = model.size
         self._mask = attention_mask.bool()
         self._lengths = np.zeros(self.batch_size, np.int64)  # entries in the cache
+        self._branches: dict[int, tuple[list[int], np.ndarray]] = {}  # of a tree that waits for `keep`, by row
         self._holding: weakref.finalize | None = None  # None: the cache is opened by the first verb
         self._closed = False
 
@@ -267,6 +283,10 @@ class LlamaCppState(DecodingState):
         self.close()
 
     # ---- what a method may ask -------------------------------------------------------------------------------
+
+    @property
+    def context_window(self) -> int | None:
+        return self.model.context_window
 
     @property
     def vocab_size(self) -> int:
@@ -319,6 +339,7 @@ class LlamaCppState(DecodingState):
         tokens: torch.Tensor | None = None,
         embeddings: torch.Tensor | None = None,
         *,
+        tree: DraftTree | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
@@ -330,8 +351,10 @@ class LlamaCppState(DecodingState):
             raise ValueError("the llama.cpp engine gives no hidden states; use engine='transformers'.")
         if rewindable and not self.model.can_rewind:
             raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
-        if (tokens is None) == (embeddings is None):
-            raise ValueError("feed takes either tokens or embeddings.")
+        if sum(given is not None for given in (tokens, embeddings, tree)) != 1:
+            raise ValueError("feed takes either tokens or embeddings or a tree.")
+        if tree is not None:
+            return self._feed_tree(tree)
         given: Any = tokens if tokens is not None else embeddings
         if given.dim() == (1 if tokens is not None else 2):
             given = given[:, None]
@@ -364,6 +387,52 @@ class LlamaCppState(DecodingState):
         padded = logits.new_zeros(self.batch_size, scored, self.vocab_size)
         padded[active] = logits
         return padded
+
+    def _feed_tree(self, tree: DraftTree) -> torch.Tensor:
+        """Every path from the root to a leaf is a sequence; a node belongs to those that run through it."""
+        if not self.model.can_rewind:
+            raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
+        valid = tree.valid.cpu() & ~self.finished[:, None]
+        longest = int((torch.from_numpy(self._lengths) + tree.depth.cpu().amax(1) + 1)[~self.finished].max())
+        if longest > self.model.context_window:
+            raise ValueError(
+                f"{self.model.name} has a context window of {self.model.context_window} tokens; a draft tree would "
+                f"reach {longest}."
+            )
+        ancestors = tree.ancestors.cpu().numpy()
+        self._branches = {}
+        sequences: list[list[int]] = []
+        for row in torch.nonzero(~self.finished)[:, 0].tolist():
+            leaves = tree.leaves(row)
+            ids = [self._ids[row], *self._context.acquire(len(leaves) - 1)]
+            for branch in ids[1:]:
+                self._context.copy(ids[0], branch)
+            through = ancestors[row][leaves]  # [leaves, nodes]: whether the path to a leaf runs through a node
+            self._branches[row] = (ids, through)
+            for node in range(int(valid[row].sum())):
+                sequences.append([ids[leaf] for leaf in np.flatnonzero(through[:, node])])
+        positions = torch.from_numpy(self._lengths)[:, None] + tree.depth.cpu()
+        found = self._context.decode(
+            sequences=sequences,
+            positions=positions[valid].numpy(),
+            outputs=None,
+            tokens=tree.tokens.cpu()[valid].numpy(),
+        )
+        sizes = valid.sum(1).numpy()
+        self._count(sizes[sizes > 0], self._lengths[sizes > 0])
+        logits = found.new_zeros(*valid.shape, self.vocab_size)
+        logits[valid] = found
+        return logits
+
+    def keep(self, path: torch.Tensor, counts: torch.Tensor) -> None:
+        branches, self._branches = self._branches, {}
+        for row, (ids, through) in branches.items():
+            count = int(counts[row])
+            chosen = ids[int(through[:, int(path[row, count - 1])].argmax())]
+            self._lengths[row] += count
+            self._context.forget(chosen, int(self._lengths[row]))
+            self._ids[row] = chosen
+            self._context.release([branch for branch in ids if branch != chosen])
 
     def _as_input(self, embeddings: torch.Tensor) -> torch.Tensor:
         """[batch, new, hidden] as llama.cpp reads it: float32 [batch x new, input width]."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Cache
 
 from szilard.decoding.cost import ModelSize
 from szilard.decoding.state import DecodingState
+
+if TYPE_CHECKING:
+    from szilard.speculative.tree import DraftTree
 
 # Where configurations keep the ids of the image placeholder, and of what stands before and after it.
 _PLACEHOLDER_FIELDS = ("image_token_id", "image_token_index")
@@ -81,10 +84,15 @@ class TransformersState(DecodingState):
         self.attentions: list[Any] | None = [] if generation_config.output_attentions else None
         self.hidden_states: list[Any] | None = [] if generation_config.output_hidden_states else None
         self._cached = prompt.new_zeros(self.batch_size)
+        self._fed = 0  # nodes of a tree that waits for `keep`
         self._slots = 0  # cache slots per row, padding included
         self.size = model_size(model)
 
     # ---- what a method may ask -------------------------------------------------------------------------------
+
+    @property
+    def context_window(self) -> int | None:
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def vocab_size(self) -> int:
@@ -151,12 +159,16 @@ class TransformersState(DecodingState):
         tokens: torch.Tensor | None = None,
         embeddings: torch.Tensor | None = None,
         *,
+        tree: DraftTree | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
     ) -> torch.Tensor:
-        if (tokens is None) == (embeddings is None):
-            raise ValueError("feed takes either tokens or embeddings.")
+        if sum(given is not None for given in (tokens, embeddings, tree)) != 1:
+            raise ValueError("feed takes either tokens or embeddings or a tree.")
+        if tree is not None:
+            tokens, rewindable = tree.tokens, True
+            tree_inputs = self._tree_inputs(tree)
         if embeddings is not None:
             embeddings = embeddings[:, None] if embeddings.dim() == 2 else embeddings
             ids = self._buffer.new_zeros(embeddings.shape[:2])  # only its shape matters below
@@ -174,6 +186,9 @@ class TransformersState(DecodingState):
             inputs["inputs_embeds"] = embeddings
         if new > 1 and "logits_to_keep" in inputs:
             inputs["logits_to_keep"] = 1 if only_last else new
+        if tree is not None:
+            inputs |= tree_inputs
+            self._fed = tree.tokens.shape[1]
         if hidden_states:
             inputs["output_hidden_states"] = True
         outputs = self.model(**inputs, return_dict=True)
@@ -182,6 +197,54 @@ class TransformersState(DecodingState):
         self._cached = self._cached + new
         self.hidden = outputs.hidden_states[-1] if hidden_states else None
         return self._after(outputs, 1 if only_last else new)
+
+    def _tree_inputs(self, tree: DraftTree) -> dict[str, Any]:
+        """Masks and positions under which the nodes see the text and their ancestors, and nothing else."""
+        batch, nodes = tree.tokens.shape
+        seen = self.model_kwargs.get("attention_mask")
+        if seen is None:
+            seen = torch.ones(batch, self._slots, dtype=torch.long, device=self.device)
+        text = seen[:, : self._slots].bool()[:, None].expand(batch, nodes, self._slots)
+        mask = torch.cat([text, tree.ancestors.to(self.device)], dim=2)[:, None]  # [batch, 1, nodes, slots + nodes]
+        layers: list[Any] = self.cache.layers
+        windows = {layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)}
+        masks = {}
+        if not all(getattr(layer, "is_sliding", False) for layer in layers):
+            masks["full_attention"] = self._additive(mask)
+        if windows:
+            (window,) = windows
+            slots = torch.arange(self._slots, device=self.device)
+            at = torch.cat([slots.expand(batch, -1), self._slots + tree.depth.to(self.device)], dim=1)
+            near = at[:, None, self._slots :, None] - at[:, None, None] < window  # in positions, not in slots
+            visible = min(self._slots, window - 1) + nodes  # what such a layer's cache hands out
+            masks["sliding_attention"] = self._additive((mask & near)[..., -visible:])
+        inputs: dict[str, Any] = {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values()))}
+        positions = self.model_kwargs.get("position_ids")
+        if positions is None:
+            positions = self._cached[:, None]
+        inputs["position_ids"] = positions[..., -1:] + tree.depth.to(self.device)
+        return inputs
+
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask that every attention takes: 0 where there is something to see, the lowest number elsewhere."""
+        dtype = self.model.dtype
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+    def keep(self, path: torch.Tensor, counts: torch.Tensor) -> None:
+        nodes, self._fed = self._fed, 0
+        path, counts = path.to(self.device)[:, :nodes], counts.to(self.device)
+        width = path.shape[1]
+        moved = path != torch.arange(width, device=self.device)
+        if bool((moved & (torch.arange(width, device=self.device) < counts[:, None])).any()):
+            layers: list[Any] = self.cache.layers
+            for layer in layers:
+                if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
+                    continue
+                index = path.clamp(min=0).to(layer.keys.device)[:, None, :, None]
+                for stored in (layer.keys, layer.values):  # made by this feed, so nobody shares them
+                    tail = stored[..., -nodes:, :]
+                    tail[..., :width, :] = torch.gather(tail, 2, index.expand(-1, tail.shape[1], -1, tail.shape[3]))
+        self.rewind(self._cached - nodes + counts)
 
     def _after(self, outputs: Any, new: int) -> torch.Tensor:
         self.model_kwargs = self.model._update_model_kwargs_for_generation(outputs, self.model_kwargs, False, 1)

@@ -1,0 +1,91 @@
+"""Drafters, and the one loop in which they all run: propose a tree, verify it in one forward, keep a path, commit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+
+from szilard.decoding.state import DecodingState
+from szilard.information import entropy
+from szilard.speculative.tree import DraftTree
+from szilard.speculative.verify import Typical, Verdict, verify_tree
+
+
+class Drafter(ABC):
+    """Who proposes continuations during one run. Everything that changes lives here, not in the method."""
+
+    hidden_states: ClassVar[bool] = False  # whether `observe` wants the target's last hidden states
+
+    def start(self, state: DecodingState) -> None:  # noqa: B027 - most have nothing to prepare
+        """The prompt was read and the first token of every row is committed."""
+
+    @abstractmethod
+    def propose(self, state: DecodingState) -> DraftTree:
+        """A tree per row whose root is the row's pending token (the last of `state.tokens`)."""
+
+    def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:  # noqa: B027 - as above
+        """What became of the tree; the tokens are not committed yet. `state.hidden` [batch, nodes, hidden] if asked."""
+
+
+def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical | None = None) -> None:
+    """Generate until `state.done`; with `typical` None exactly what plain decoding would write.
+
+    Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
+    `row_steps` (a step of one unfinished row).
+    """
+    logits = state.prefill()  # [batch, vocab]
+    tokens = state.choose(logits)
+    if state.trace is not None:
+        state.record(tokens, entropy(logits), drafted=False)
+    state.commit(tokens)
+    drafter.start(state)
+    while not state.done:
+        tree = _within_limits(state, drafter.propose(state))
+        logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
+        verdict = verify_tree(state, tree, logits, typical)
+        state.keep(verdict.path, verdict.counts)
+        drafter.observe(state, tree, verdict)
+        _count(state, tree, verdict)
+        _commit(state, tree, logits, verdict)
+
+
+def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:
+    """No deeper than the text may still grow (the bonus is one token, too); nothing for finished rows."""
+    depth = torch.where(state.finished, 0, tree.tokens.shape[1])
+    if state.max_new_tokens is not None:
+        depth = torch.minimum(depth, (state.max_new_tokens - state.generated - 1).clamp(min=0))
+    if state.context_window is not None:
+        depth = torch.minimum(depth, (state.context_window - state.cached.to(depth.device) - 1).clamp(min=0))
+    return tree.truncate(max_depth=depth)
+
+
+def _count(state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
+    running = ~state.finished
+    sums = torch.stack([running.sum(), (tree.size * running).sum(), ((verdict.counts - 1) * running).sum()]).tolist()
+    state.cost.count("target_forwards")
+    for name, amount in zip(("row_steps", "nodes_verified", "accepted"), sums, strict=True):
+        state.cost.count(name, amount)
+
+
+def _commit(state: DecodingState, tree: DraftTree, logits: torch.Tensor, verdict: Verdict) -> None:
+    if state.trace is None:
+        state.commit(verdict.tokens, verdict.counts)
+        return
+    rows = torch.arange(state.batch_size, device=logits.device)
+    size = tree.size.to(logits.device)
+    for column in range(verdict.tokens.shape[1]):
+        moving = verdict.counts > column
+        uncertainty = entropy(logits[rows, verdict.path[:, column].clamp(min=0)])
+        state.record(
+            verdict.tokens[:, column],
+            uncertainty,
+            active=moving,
+            drafted=verdict.counts > column + 1,
+            depth=column,
+            tree_size=size,
+        )
+        state.commit(verdict.tokens[:, column], moving.long())
+        if state.done:
+            return
