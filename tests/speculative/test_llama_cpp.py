@@ -52,4 +52,6 @@ def test_the_logits_of_a_node_are_those_of_its_path(engine):
         alone.close()
         torch.testing.assert_close(logits[0, node], expected, atol=2e-2, rtol=1e-2)
     state.keep(torch.tensor([[0, 1, 4], [0, 1, -1], [0, -1, -1]]), torch.tensor([3, 2, 1]))
-    assert state.cached.tolist() == [length + more for length, more in zip(fork.cached.tolist(), (3, 2, 1), strict=True)]
+    assert state.cached.tolist() == [
+        length + more for length, more in zip(fork.cached.tolist(), (3, 2, 1), strict=True)
+    ]
