@@ -20,6 +20,7 @@ _METHODS = {
     "caad": ("szilard.decoding.caad", "Caad"),
     "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
+    "aded": ("szilard.speculative.aded", "Aded"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
 }
 CLASSES = {name: slug for slug, (_, name) in _METHODS.items()}
