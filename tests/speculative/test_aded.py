@@ -124,7 +124,9 @@ def test_the_search_visits_in_proportion_to_the_weights():
     original = tree_search._collect
     try:
         tree_search._collect = lambda node, path, into: visits.extend(child.visits for child in node.children)
-        tree_search.mcts(lambda a, b: rows.get((a, b), ((), ())), 0, 1, **SETTINGS | {"exploration": 1e6}, random=Random(0))
+        tree_search.mcts(
+            lambda a, b: rows.get((a, b), ((), ())), 0, 1, **SETTINGS | {"exploration": 1e6}, random=Random(0)
+        )
     finally:
         tree_search._collect = original
     assert visits == [90, 45, 15]

@@ -2,56 +2,88 @@
 
 import pytest
 import torch
+from transformers import StoppingCriteriaList
+from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-import szilard
+pytest.importorskip("llama_cpp")
+
+from szilard.decoding.plain import plain_decode
+from szilard.engines.llama_cpp_engine import LlamaModel
+from szilard.engines.llama_cpp_state import LlamaCppState
+from szilard.speculative.aded import Aded
 from szilard.speculative.prompt_lookup import PromptLookup
-from tests.conftest import embedded_installed
+from szilard.speculative.tree import DraftTree
+from tests.conftest import prompt_batch
+from tests.speculative import tiny_gguf
 from tests.speculative.drafters import Replay
-
-pytestmark = pytest.mark.skipif(not embedded_installed(), reason="the embedded model is not installed")
-
-PROMPTS = ["The capital of France is", "One, two, three, four,", "Hello"]
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return szilard.load(engine="llama.cpp")
+def model(tmp_path_factory):
+    return LlamaModel(tiny_gguf.write(tmp_path_factory.mktemp("gguf") / "tiny.gguf"), "tiny", 1)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("length", "siblings"), [(3, 0), (4, 4), (0, 5)])
-def test_greedy_is_unchanged_by_any_tree(engine, rows, length, siblings):
-    plain = engine.generate(PROMPTS[:rows], raw=True, max_new_tokens=20)
-    method = Replay([r.tokens for r in plain], length, siblings, engine.vocab_size)
-    out = engine.generate(PROMPTS[:rows], method, raw=True, max_new_tokens=20)
-    assert [r.tokens for r in out] == [r.tokens for r in plain]
-    if length:
-        assert out[0].cost.counters["accepted"] > 0
+def opened(model, rows, *, new=24):
+    inputs = prompt_batch(rows)
+    limit = MaxLengthCriteria(inputs["input_ids"].shape[1] + new)
+    return LlamaCppState(
+        model, inputs["input_ids"], inputs["attention_mask"], stopping_criteria=StoppingCriteriaList([limit])
+    )
 
 
-def test_prompt_lookup_copies(engine):
-    prompt = "a b c d e f g h a b c d e f g h a b c d"
-    plain = engine.generate(prompt, raw=True, max_new_tokens=24)
-    out = engine.generate(prompt, PromptLookup(), raw=True, max_new_tokens=24)
-    assert out.tokens == plain.tokens
-    assert out.cost.counters["target_forwards"] < 12
+def written(model, rows, decode):
+    state = opened(model, rows)
+    decode(state)
+    state.close()
+    return state.generated_tokens(), state.cost.counters
 
 
-def test_the_logits_of_a_node_are_those_of_its_path(engine):
-    from szilard.speculative.tree import DraftTree
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize(("length", "siblings"), [(0, 0), (3, 0), (4, 4), (0, 5)])
+def test_greedy_is_unchanged_by_any_tree(model, rows, length, siblings):
+    plain, _ = written(model, rows, plain_decode)
+    found, counters = written(model, rows, Replay(plain, length, siblings).decode)
+    assert found == plain
+    assert counters["accepted"] > 0 or not length
 
-    state = engine.state(PROMPTS, raw=True)
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("method", [Aded(), PromptLookup()])
+def test_drafters_leave_the_text_alone(model, rows, method):
+    assert written(model, rows, method.decode)[0] == written(model, rows, plain_decode)[0]
+
+
+def test_the_logits_of_a_node_are_those_of_its_path_and_the_kept_path_is_the_cache(model):
+    state = opened(model, 3, new=60)
     state.commit(state.choose(state.prefill()))
-    tree = DraftTree.from_paths(state.tokens[:, -1], [[[50, 60, 70], [50, 80], [90]], [[9]], [[7], [8, 5]]])
-    fork = state.fork(1)
-    logits = state.feed(tree=tree)
-    for node, path in {2: [50, 60], 4: [50, 80], 5: [90]}.items():
-        alone = fork.fork(1, torch.tensor([0]))
-        ids = torch.tensor([[int(state.tokens[0, -1]), *path]])
-        expected = alone.feed(ids)[0, -1]
-        alone.close()
-        torch.testing.assert_close(logits[0, node], expected, atol=2e-2, rtol=1e-2)
-    state.keep(torch.tensor([[0, 1, 4], [0, 1, -1], [0, -1, -1]]), torch.tensor([3, 2, 1]))
-    assert state.cached.tolist() == [
-        length + more for length, more in zip(fork.cached.tolist(), (3, 2, 1), strict=True)
-    ]
+    for step in range(5):
+        tree = DraftTree.from_paths(state.tokens[:, -1], [[[5, 6, 7], [5, 8], [9]], [[9, 9]], [[7], [8, 5, 5, 6]]])
+        before = state.fork(1)
+        logits = state.feed(tree=tree)
+        for row in range(3):
+            for node in range(int(tree.size[row])):
+                alone = before.fork(1, torch.tensor([row]))
+                expected = alone.feed(tree.tokens[row, tree.path(row, node)][None])[0, -1]
+                alone.close()
+                torch.testing.assert_close(logits[row, node], expected, atol=1e-4, rtol=1e-4)
+        before.close()
+        path = torch.tensor([[0, 1, 4 if step % 2 else 2], [0, 1, -1], [0, -1, -1]])
+        counts = torch.tensor([3, 2, 1])
+        state.keep(path, counts)
+        kept = torch.gather(tree.tokens, 1, path.clamp(min=0))
+        state.commit(torch.cat([kept[:, 1:], torch.full((3, 1), 4)], 1).scatter(1, counts[:, None] - 1, 4), counts)
+        assert state.cached.tolist() == (state.lengths - 1).tolist()
+    after = state.feed(state.tokens[:, -1])[:, -1]
+    for row in range(3):  # the same texts in caches of their own
+        ids = state.tokens[row : row + 1, -int(state.lengths[row]) :]
+        fresh = LlamaCppState(model, ids, torch.ones_like(ids))
+        torch.testing.assert_close(after[row], fresh.prefill()[0], atol=1e-4, rtol=1e-4)
+        fresh.close()
+    state.close()
+
+
+def test_a_tree_beyond_the_window_is_cut(model):
+    state = opened(model, 1, new=244)
+    Replay([[5] * 600], 6).decode(state)
+    assert int(state.lengths[0]) == 255
+    state.close()
