@@ -21,6 +21,7 @@ _METHODS = {
     "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
     "aded": ("szilard.speculative.aded", "Aded"),
+    "draft-model": ("szilard.speculative.draft_model", "DraftModel"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
 }
 CLASSES = {name: slug for slug, (_, name) in _METHODS.items()}

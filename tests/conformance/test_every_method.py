@@ -15,8 +15,9 @@ from tests.conftest import prompt_batch, tiny_model
 
 SLUGS = tuple(szilard.methods())
 ONE_FORWARD_A_TOKEN = {"adadec": {"threshold": 1e6}, "ead": {"threshold": math.inf}, "beam-search": {"beams": 1}}
-ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "aded": {"max_nodes": 0}}
-NEEDED = {"adadec": {"threshold": 1.0}}  # what a method has no default for
+ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "draft-model": {"draft_tokens": 0}}
+ONE_FORWARD_A_TOKEN |= {"aded": {"max_nodes": 0}}
+NEEDED = {"adadec": {"threshold": 1.0}, "draft-model": {"draft_tokens": 0}}  # what a method has no default for
 
 
 def generate(model, inputs, method=None, **options):

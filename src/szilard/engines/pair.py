@@ -19,14 +19,15 @@ _OTHER_TOKENIZER = "{} has another tokenizer than the model it is to work with; 
 _PROBE = "def f(x):\n    return x[0] == 'é' and 12 + 345  # ok?"
 
 
-def companion(large: Any, state: DecodingState) -> DecodingState:
+def companion(large: Any, state: DecodingState, *, role: str = "large") -> DecodingState:
     """A state of a second model on the prompts of `state`, with nothing in its cache yet.
 
-    It counts into the same cost, under its model's name with " (large)" behind it.
+    It counts into the same cost, under its model's name with its role behind it, as in "Name (large)".
 
     Args:
         large: an engine, a transformers model, or what `load` takes (loaded once, by the engine that runs `state`).
         state: of the first model.
+        role: what the second one is here.
 
     Raises:
         ValueError: no such model, one with another tokenizer, or prompts that do not fit into its window.
@@ -39,7 +40,7 @@ def companion(large: Any, state: DecodingState) -> DecodingState:
     if None not in spellings and spellings[0] != spellings[1]:
         raise ValueError(_OTHER_TOKENIZER.format(engine.name))
     twin.cost = state.cost
-    twin.size = dataclasses.replace(twin.size, name=f"{twin.size.name} (large)")
+    twin.size = dataclasses.replace(twin.size, name=f"{twin.size.name} ({role})")
     return twin
 
 

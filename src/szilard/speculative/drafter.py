@@ -28,6 +28,9 @@ class Drafter(ABC):
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:  # noqa: B027 - as above
         """What became of the tree; the tokens are not committed yet. `state.hidden` [batch, nodes, hidden] if asked."""
 
+    def close(self) -> None:  # noqa: B027 - as above
+        """The run is over: give back what was opened."""
+
 
 def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical | None = None) -> None:
     """Generate until `state.done`; with `typical` None exactly what plain decoding would write.
@@ -40,15 +43,20 @@ def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical 
     if state.trace is not None:
         state.record(tokens, entropy(logits), drafted=False)
     state.commit(tokens)
-    drafter.start(state)
-    while not state.done:
-        tree = _within_limits(state, drafter.propose(state))
-        logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
-        verdict = verify_tree(state, tree, logits, typical)
-        state.keep(verdict.path, verdict.counts)
-        drafter.observe(state, tree, verdict)
-        _count(state, tree, verdict)
-        _commit(state, tree, logits, verdict)
+    if state.done:
+        return
+    try:
+        drafter.start(state)
+        while not state.done:
+            tree = _within_limits(state, drafter.propose(state))
+            logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
+            verdict = verify_tree(state, tree, logits, typical)
+            state.keep(verdict.path, verdict.counts)
+            drafter.observe(state, tree, verdict)
+            _count(state, tree, verdict)
+            _commit(state, tree, logits, verdict)
+    finally:
+        drafter.close()
 
 
 def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:

@@ -1,0 +1,137 @@
+"""A small draft model: what a second model of the same tokenizer would write next.
+
+Leviathan, Kalman, Matias 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318. Greedy runs draft greedily;
+sampled runs draw the drafts from the draft model's own distribution under the run's processors, and verify them by
+rejection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from szilard.decoding.method import Method, check_number
+from szilard.decoding.state import DecodingState
+from szilard.speculative.drafter import Drafter, speculative_decode
+from szilard.speculative.tree import DraftTree, Proposal
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class DraftModel(Method):
+    """Chains written by a small model. Lossless.
+
+    Attributes:
+        draft: the small model: an engine, a transformers model, or a name for `szilard.load` (loaded with the target's
+            kind of engine). It must share the target's tokenizer.
+        draft_tokens: tokens of a chain; 0: plain decoding.
+    """
+
+    slug: ClassVar[str] = "draft-model"
+    family: ClassVar[str] = "speculative"
+    paper: ClassVar[str] = "Leviathan et al. 2022, arXiv 2211.17192"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "rewind"})
+
+    draft: str | object | None = None
+    draft_tokens: int = 5
+
+    def __post_init__(self) -> None:
+        check_number("draft_tokens", self.draft_tokens, low=0, integer=True)
+
+    @classmethod
+    def neutral(cls) -> DraftModel:
+        """No drafts."""
+        return cls(draft_tokens=0)
+
+    def check(self, engine: Engine | None = None) -> None:
+        """Refuse a missing draft model, or one with another tokenizer."""
+        if self.draft_tokens == 0:
+            return
+        if self.draft is None:
+            raise ValueError("draft-model needs a small model: draft='path or name' (or an engine), same tokenizer.")
+        from szilard.engines.loading import find
+        from szilard.engines.pair import check_same_tokenizer, second_engine
+
+        if engine is not None:
+            check_same_tokenizer(engine, second_engine(self.draft, engine.kind))
+        elif isinstance(self.draft, str):
+            find(self.draft)
+
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The draft model by its name and weights."""
+        if self.draft_tokens == 0:
+            return self.changed_options()
+        from szilard.engines.pair import second_engine
+
+        draft = second_engine(self.draft, engine.kind)
+        return self.changed_options() | {"draft": f"{draft.name}, {draft.fingerprint}"}
+
+    def with_assistant(self, model: Any) -> DraftModel:
+        """`assistant_model` of transformers' `generate` is the draft model, unless one was given."""
+        return replace(self, draft=model) if model is not None and self.draft is None else self
+
+    def decode(self, state: DecodingState) -> None:
+        self.check()
+        speculative_decode(state, _SmallModel(self))
+
+
+class _SmallModel(Drafter):
+    def __init__(self, method: DraftModel) -> None:
+        self.method = method
+        self.small: DecodingState | None = None
+        self.logits: torch.Tensor | None = None  # after the pending token; None: the small model has yet to read it
+
+    def start(self, state: DecodingState) -> None:
+        if self.method.draft_tokens:
+            from szilard.engines.pair import companion
+
+            self.small = companion(self.method.draft, state, role="draft")
+            self.small.prefill()
+            self.logits = self.small.feed(state.tokens[:, -1:], rewindable=True)[:, -1]
+
+    def propose(self, state: DecodingState) -> DraftTree:
+        pending, small = state.tokens[:, -1], self.small
+        if small is None:
+            return DraftTree.root(pending)
+        small.stop(state.finished)
+        logits = self.logits
+        if logits is None:  # of a chain that was accepted whole the last token is new to it, of others the bonus only
+            small.rewind(state.lengths - 2)
+            logits = small.feed(state.tokens[:, -2:], rewindable=True)[:, -1]
+        self.logits = None
+        vocab = min(small.vocab_size, state.vocab_size)
+        text = state.tokens
+        drawn: list[torch.Tensor] = []
+        probabilities: list[torch.Tensor] = []
+        for step in range(self.method.draft_tokens):
+            if step:
+                logits = small.feed(drawn[-1], rewindable=True)[:, -1]
+            scores = logits[:, :vocab].to(state.device)
+            if state.do_sample:
+                missing = state.vocab_size - vocab
+                if missing:
+                    scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+                q = state.probabilities(scores, text=text)
+                token = torch.multinomial(q, 1, generator=state.generator)[:, 0]
+                probabilities.append(q)
+            else:
+                token = scores.argmax(-1)
+            drawn.append(token)
+            text = torch.cat([text, token[:, None]], dim=1)
+        tokens = torch.stack([pending, *drawn], dim=1)
+        nodes = tokens.shape[1]
+        parent = torch.arange(-1, nodes - 1, device=tokens.device).expand(len(tokens), -1)
+        proposal = None
+        if probabilities:
+            slot = torch.arange(nodes, device=tokens.device)
+            slot = torch.where(slot < nodes - 1, slot, -1).expand(len(tokens), -1)
+            proposal = Proposal(torch.stack(probabilities, 1), slot)
+        return DraftTree(tokens, parent, torch.ones_like(tokens, dtype=torch.bool), proposal)
+
+    def close(self) -> None:
+        if self.small is not None:
+            self.small.close()
