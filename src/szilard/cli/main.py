@@ -23,6 +23,8 @@ from szilard.cli import (
     report,
     trace,
     train_adadec,
+    train_aded,
+    train_aded,
     train_caad,
 )
 
@@ -45,6 +47,7 @@ app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval_comman
 app.command("doctor")(doctor.doctor_command)
 train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
 train.command("adadec")(train_adadec.adadec)
+train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
 app.add_typer(train, name="train")
 

@@ -180,8 +180,7 @@ class TrigramTable:
             ValueError: the folder holds other files.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / _HEADER).is_file() and (folder.is_file() or any(folder.iterdir())):
-            raise ValueError(f"{str(folder)!r} is no folder of a table; name a new one.")
+        check_writable_table(folder)
         arrays = self._merged()
         header = {"format": FORMAT, "version": VERSION, "vocab_size": self.vocab_size, "bigrams": len(arrays["keys"])}
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -264,6 +263,16 @@ class TrigramTable:
             "tokens": tokens[gather],
             "values": values[gather],
         }
+
+
+def check_writable_table(folder: Path) -> None:
+    """Refuse to write a table over anything but a table or an empty folder.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if folder.exists() and not (folder / _HEADER).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is no folder of a table; name a new one.")
 
 
 def _by_weight(item: tuple[int, float]) -> tuple[float, int]:
