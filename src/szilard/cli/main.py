@@ -24,7 +24,6 @@ from szilard.cli import (
     trace,
     train_adadec,
     train_aded,
-    train_aded,
     train_caad,
 )
 
