@@ -107,6 +107,7 @@ def test_no_logits_are_kept_unless_asked_for(llama, monkeypatch):
 
 def test_every_method_keeps_scores_and_logits_of_every_step(llama):
     needed = {"adadec": {"threshold": 0.0}, "ead": {"threshold": 0.0, "large": llama, "min_duration": 2}}
+    needed["draft-model"] = {"draft": llama}
     for slug in szilard.methods():
         out = llama.generate(
             **prompt_batch(1),
