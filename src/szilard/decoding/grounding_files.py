@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from szilard.whole_folder import whole_folder
 
 FORMAT, VERSION = "szilard.grounding", 1
 
@@ -28,24 +27,12 @@ def write_space(
         ValueError: the folder exists and is no grounding space.
     """
     check_writable_space(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        scratch.mkdir()
+    with whole_folder(folder) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(scratch / _ENTRIES))
         (scratch / _CONTEXTS).write_text(json.dumps(list(contexts)), encoding="utf-8")
         tokenizer.save_pretrained(str(scratch / _TOKENIZER))
         marked = {"format": FORMAT, "version": VERSION} | header
         (scratch / _HEADER).write_text(json.dumps(marked, indent=1), encoding="utf-8")
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-            os.replace(folder, old)
-            os.replace(scratch, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

@@ -12,9 +12,6 @@ An updated entry may exceed 1: it is a preference, not a probability.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from szilard.decoding.method import check_number
+from szilard.whole_folder import whole_folder
 
 FORMAT, VERSION = "szilard.trigrams", 1
 _HEADER, _ARRAYS = "header.json", "trigrams.safetensors"
@@ -183,21 +181,9 @@ class TrigramTable:
         check_writable_table(folder)
         arrays = self._merged()
         header = {"format": FORMAT, "version": VERSION, "vocab_size": self.vocab_size, "bigrams": len(arrays["keys"])}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            scratch.mkdir()
+        with whole_folder(folder) as scratch:
             save_file({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, str(scratch / _ARRAYS))
             (scratch / _HEADER).write_text(json.dumps(header), encoding="utf-8")
-            if folder.exists():
-                old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-                os.replace(folder, old)
-                os.replace(scratch, folder)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return folder
 
     @classmethod
