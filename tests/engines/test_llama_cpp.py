@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 import szilard
-from szilard.engines import llama_cpp_state
+from szilard.engines import llama_cpp_context, llama_cpp_state
 from szilard.engines.loading import find
 from tests.conftest import embedded_installed, prompt_batch, tiny_model
 
@@ -301,7 +301,8 @@ def test_what_is_too_long_for_one_batch_goes_in_pieces(engine, monkeypatch):
             return prompt, logits, state.cost.total_forward_passes
 
     whole = run()
-    monkeypatch.setattr(llama_cpp_state, "_BATCH", 4)
+    monkeypatch.setattr(llama_cpp_context, "BATCH", 4)
+    monkeypatch.setattr(llama_cpp_state, "BATCH", 4)
     pieces = run()
     assert pieces[1].shape == (2, 6, 49152) and pieces[2] == whole[2] == 3
     assert not differ(pieces[0], whole[0]) and not differ(pieces[1], whole[1])

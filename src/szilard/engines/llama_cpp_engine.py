@@ -32,7 +32,8 @@ from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
 from szilard.engines.gguf import check_gguf, embeddings_of, has_tensor, tokenizer_of
-from szilard.engines.llama_cpp_state import LlamaCppState, probe
+from szilard.engines.llama_cpp_context import probe
+from szilard.engines.llama_cpp_state import LlamaCppState
 from szilard.engines.prompts import Prompt
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
