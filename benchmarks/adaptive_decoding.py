@@ -92,8 +92,9 @@ def ead(experiment: Experiment) -> None:
         methods: dict[str, Any] = {"greedy": Greedy()}
         methods |= {f"ead-{tau}": Ead(threshold=tau, large=LARGE) for tau in THRESHOLDS}
         methods["large-alone"] = Ead(threshold=0.0, start="large", large=LARGE)
-        tokens = 512 if slug == "gsm8k" else 256  # these models explain at length: 256 cut nearly every answer
-        experiment.run(small, slug, methods, batch_size=8, tokens=tokens)
+        # These models explain at length: 256 tokens cut nearly every answer to a word problem.
+        size, tokens = (16, 512) if slug == "gsm8k" else (8, 256)
+        experiment.run(small, slug, methods, batch_size=size, tokens=tokens)
         controls = {}
         for tau in CONTROLS:
             seen = experiment.counts(slug, small.name, f"ead-{tau}")
@@ -104,7 +105,7 @@ def ead(experiment: Experiment) -> None:
                 "switch_down": round(seen["switches_down"] / max(seen["decisions_large"], 1e-9), 3),
             }
             controls[f"random-{tau}"] = Ead(control="random", large=LARGE, **rates)
-        experiment.run(small, slug, controls, batch_size=8, tokens=tokens)
+        experiment.run(small, slug, controls, batch_size=size, tokens=tokens)
 
 
 def adadec(experiment: Experiment) -> None:
@@ -157,7 +158,7 @@ def latent(experiment: Experiment) -> None:
         "soft-thinking": SoftThinking(),
         "swi-reasoning": SwiReasoning(),
     }
-    experiment.run(engine, "gsm8k", methods, batch_size=8, tokens=512)
+    experiment.run(engine, "gsm8k", methods, batch_size=16, tokens=512)
 
 
 PARTS = {"ead": ead, "adadec": adadec, "caad": caad, "latent": latent}
