@@ -22,6 +22,7 @@ _METHODS = {
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
     "aded": ("szilard.speculative.aded", "Aded"),
     "draft-model": ("szilard.speculative.draft_model", "DraftModel"),
+    "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
 }
 CLASSES = {name: slug for slug, (_, name) in _METHODS.items()}

@@ -25,6 +25,7 @@ from szilard.cli import (
     train_adadec,
     train_aded,
     train_caad,
+    train_heads,
 )
 
 app = typer.Typer(
@@ -48,6 +49,8 @@ train = typer.Typer(help="Fit the small part that a method needs for a model.", 
 train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
+for slug in train_heads.HEADS:
+    train.command(slug)(train_heads.command(slug))
 app.add_typer(train, name="train")
 
 

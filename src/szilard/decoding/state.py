@@ -58,6 +58,7 @@ class DecodingState(ABC):
     """
 
     size: ModelSize
+    hidden: torch.Tensor | None = None  # of the last feed or prefill, where it was asked for
 
     def __init__(
         self,
@@ -179,8 +180,12 @@ class DecodingState(ABC):
     # ---- the verbs that touch the model ----------------------------------------------------------------------
 
     @abstractmethod
-    def prefill(self, then: torch.Tensor | None = None) -> torch.Tensor:
+    def prefill(self, then: torch.Tensor | None = None, *, hidden_states: bool = False) -> torch.Tensor:
         """Run the prompt, and in the same forward the tokens `then` (int64 [batch, new]) behind it.
+
+        Args:
+            hidden_states: also keep the last layer's output (after the final norm) as `state.hidden`,
+                [batch, prompt + new, hidden], padded on the left like the prompt.
 
         Returns:
             The logits after the last of them, [batch, vocab].
@@ -247,6 +252,14 @@ class DecodingState(ABC):
     @abstractmethod
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the model would look up for these ids: [...] -> [..., hidden]."""
+
+    @abstractmethod
+    def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits of last-layer hidden states: [..., hidden] -> [..., vocab].
+
+        Raises:
+            ValueError: the engine gives no hidden states.
+        """
 
     @abstractmethod
     def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:

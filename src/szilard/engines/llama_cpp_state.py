@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from szilard.engines.llama_cpp_engine import LlamaModel
     from szilard.speculative.tree import DraftTree
 
+_NO_HIDDEN_STATES = "the llama.cpp engine gives no hidden states; use engine='transformers'."
 _FORKS_AT_ONCE = 8
 _FIRST_ROOM = 512  # new tokens per row that a fresh cache has room for; it grows on demand
 
@@ -98,9 +99,11 @@ class LlamaCppState(DecodingState):
 
     # ---- the verbs -------------------------------------------------------------------------------------------
 
-    def prefill(self, then: torch.Tensor | None = None) -> torch.Tensor:
+    def prefill(self, then: torch.Tensor | None = None, *, hidden_states: bool = False) -> torch.Tensor:
         """As `DecodingState.prefill`, in pieces of at most 2,048 tokens over all rows."""
         self._check_open()
+        if hidden_states:
+            raise ValueError(_NO_HIDDEN_STATES)
         self.cost.start()
         ids, mask = self.tokens[:, : self.prompt_width], self._mask
         if then is not None:
@@ -133,7 +136,7 @@ class LlamaCppState(DecodingState):
         stays as it is, and they cost nothing."""
         self._check_open()
         if hidden_states:
-            raise ValueError("the llama.cpp engine gives no hidden states; use engine='transformers'.")
+            raise ValueError(_NO_HIDDEN_STATES)
         if rewindable and not self.model.can_rewind:
             raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
         if sum(given is not None for given in (tokens, embeddings, tree)) != 1:
@@ -324,6 +327,9 @@ class LlamaCppState(DecodingState):
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.embedding_matrix[tokens] * self.model.embedding_scale
+
+    def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
+        raise ValueError(_NO_HIDDEN_STATES)
 
     def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.embedding_matrix

@@ -131,7 +131,7 @@ class TransformersState(DecodingState):
     # ---- the verbs -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def prefill(self, then: torch.Tensor | None = None) -> torch.Tensor:
+    def prefill(self, then: torch.Tensor | None = None, *, hidden_states: bool = False) -> torch.Tensor:
         self.cost.start()
         ids = self.tokens
         if then is not None:
@@ -141,7 +141,8 @@ class TransformersState(DecodingState):
         past = self.model_kwargs.get("past_key_values")
         known = int(past.get_seq_length()) if past is not None else 0  # a conversation that goes on
         mask = self.model_kwargs.get("attention_mask")
-        outputs = self.model._prefill(ids, self.generation_config, self.model_kwargs)
+        wanted = {"output_hidden_states": True} if hidden_states else {}
+        outputs = self.model._prefill(ids, self.generation_config, self.model_kwargs | wanted)
         if getattr(outputs, "past_key_values", None) is None:
             raise ValueError(
                 f"{type(self.model).__name__} returned no key-value cache, which the decoding state needs: "
@@ -151,6 +152,7 @@ class TransformersState(DecodingState):
         padding = 0 if mask is None else mask.shape[1] - mask.sum(1)
         self._cached = self._cached + self._slots - padding
         self.cost.add_forward(self.size, rows=self.batch_size, new=self._slots - known, cached=known)
+        self.hidden = outputs.hidden_states[-1] if hidden_states else None
         return self._after(outputs, 1)[:, -1]
 
     @torch.no_grad()
@@ -375,6 +377,9 @@ class TransformersState(DecodingState):
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model.get_input_embeddings()(tokens)
 
+    def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
+        return unembed(self.model, hidden)
+
     def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         weight = self.embedding_matrix
         scale = self._embedding_scale
@@ -465,6 +470,14 @@ def _mix_few_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Te
 _SLICE = 1024  # vocabulary rows per partial sum
 _FEW_ROWS = 6  # up to here it beats the products
 _BLOCK = 128
+
+
+def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of hidden states that went through the final norm, as the model's own head: [..., d] -> [..., vocab]."""
+    layer = model.get_output_embeddings()
+    logits = layer(hidden.to(layer.weight.dtype))
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def model_size(model: Any) -> ModelSize:

@@ -38,7 +38,7 @@ def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical 
     Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
     `row_steps` (a step of one unfinished row).
     """
-    logits = state.prefill()  # [batch, vocab]
+    logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
     tokens = state.choose(logits)
     if state.trace is not None:
         state.record(tokens, entropy(logits), drafted=False)

@@ -301,6 +301,28 @@ class TreeShape:
         """Highest rank of a node."""
         return int(self.rank.max())
 
+    def accepted(self, ranks: torch.Tensor) -> torch.Tensor:
+        """How many drafts of this shape a text accepts whose token at depth d + 1 is candidate `ranks[:, d]`.
+
+        Args:
+            ranks: from 0, the best; int64 [texts, depths]. A rank that no node has is a wrong draft.
+
+        Returns:
+            int64 [texts].
+        """
+        child = torch.zeros(len(self.parent), self.max_rank + 2, dtype=torch.long)  # the last column: no such rank
+        child[self.parent[1:], self.rank[1:]] = torch.arange(1, len(self.parent))
+        child = child.to(ranks.device)
+        node = torch.zeros(len(ranks), dtype=torch.long, device=ranks.device)
+        walking = torch.ones_like(node, dtype=torch.bool)
+        count = torch.zeros_like(node)
+        for depth in range(min(self.max_depth, ranks.shape[1])):
+            rank = ranks[:, depth].clamp(min=-1, max=self.max_rank + 1)
+            node = child[node, rank]
+            walking = walking & (node > 0)
+            count += walking
+        return count
+
     def truncate(self, *, max_nodes: int | None = None, max_depth: int | None = None) -> TreeShape:
         """Without the nodes deeper than `max_depth`, and of the rest the first `max_nodes`, level by level."""
         keep = torch.ones_like(self.parent, dtype=torch.bool)

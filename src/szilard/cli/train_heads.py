@@ -1,0 +1,112 @@
+"""`szilard train medusa`, ...: drafting heads on a frozen model. Every setting of a training is a flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from szilard.cli import options as o
+from szilard.cli.loading import errors, load_engine, note
+from szilard.speculative import draft_config
+
+# slug: (settings, module and class of the objective, what is trained)
+HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
+    "medusa": (
+        draft_config.MedusaConfig,
+        "szilard.speculative.medusa.heads",
+        "MedusaObjective",
+        "Medusa's heads on the last hidden state",
+    ),
+}
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", help="Texts (.jsonl, .json, .csv, .parquet, .txt); best: the model's own answers."),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained part.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; flags go before it.")]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Keep the model's hidden states here, for further trainings.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many texts.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Forget an earlier run in the folder.")]
+
+
+def command(slug: str) -> Callable[..., None]:
+    """The command that trains the heads of a method."""
+    config_class, module, objective, what = HEADS[slug]
+
+    def run(
+        data: DataOption,
+        output: OutputOption,
+        model: o.ModelOption = None,
+        config: ConfigOption = None,
+        cache: CacheOption = None,
+        limit: LimitOption = None,
+        restart: RestartOption = False,
+        device: o.DeviceOption = None,
+        dtype: o.DtypeOption = "auto",
+        **settings: Any,
+    ) -> None:
+        from szilard.speculative.draft_training import train_heads
+        from szilard.training.config import read_config
+
+        chosen = read_config(config_class, config, settings)
+        if not data.is_file():
+            raise ValueError(f"there is no file {str(data)!r}.")
+        engine = load_engine(model, "transformers", device, dtype)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
+            line = bar.add_task("hidden states", total=None)
+
+            def progress(done: int, total: int) -> None:
+                bar.update(line, completed=done, total=total)
+                if done >= total:
+                    bar.stop()  # the training shows its own
+
+            metrics = train_heads(
+                getattr(import_module(module), objective),
+                engine,
+                data,
+                chosen,
+                output,
+                cache=cache,
+                limit=limit,
+                restart=restart,
+                progress=progress,
+            )
+        if metrics:
+            found = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "positions")
+            note(f"held-out text: {found}; written to {output}")
+
+    _add_flags(run, config_class)
+    run.__doc__ = (
+        f"Train {what}.\n\nThe model stays as it is. A stopped run goes on from its last checkpoint when "
+        "the command is given again; several processes: accelerate launch -m szilard train ..."
+    )
+    return run
+
+
+def _add_flags(run: Callable[..., None], cls: type[draft_config.DraftConfig]) -> None:
+    """Give a command a flag for every field of a config; what is not given stays None."""
+    hints = typing.get_type_hints(cls)
+    own = [entry for entry in inspect.signature(run, eval_str=True).parameters.values() if entry.name != "settings"]
+    flags = []
+    for entry in dataclasses.fields(cls):
+        text = f"{entry.metadata['help']} (default: {'none' if entry.default is None else entry.default})"
+        kind = next(member for member in (*typing.get_args(hints[entry.name]), hints[entry.name]) if member is not None)
+        option = typer.Option(f"--{entry.name.replace('_', '-')}", help=text, show_default=False)
+        flags.append(
+            inspect.Parameter(
+                entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
+    run.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    run.__annotations__ = {entry.name: entry.annotation for entry in (*own, *flags)}

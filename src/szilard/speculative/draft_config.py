@@ -1,0 +1,40 @@
+"""Settings of the trainings of drafting heads; no heavy import, so that the command line can show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from szilard.decoding.method import check_choice, check_number
+from szilard.training.config import TrainingConfig, setting
+
+
+@dataclass(frozen=True)
+class DraftConfig(TrainingConfig):
+    """Settings that the training of every drafting head shares."""
+
+    max_length: int = setting(1024, "Longer texts are cut, in tokens.")
+    window: int = setting(256, "Texts are trained on in stretches of so many tokens.")
+    positions: int = setting(256, "Positions per batch from which tokens are drafted; bounds memory.")
+    held_out: float = setting(0.05, "Share of the stretches kept for measuring.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("max_length", self.max_length, low=8, integer=True)
+        check_number("window", self.window, low=8, integer=True)
+        check_number("positions", self.positions, low=1, integer=True)
+        check_number("held_out", self.held_out, low=0, high=0.9)
+
+
+@dataclass(frozen=True)
+class MedusaConfig(DraftConfig):
+    """Settings of `szilard train medusa`."""
+
+    heads: int = setting(4, "Heads, which is how many tokens ahead are drafted.")
+    head: str = setting("shared", "shared: the model's output layer; full: one of its own per head.")
+    decay: float = setting(0.8, "Weight of head j's loss is decay ** j.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("heads", self.heads, low=1, integer=True)
+        check_choice("head", self.head, ("shared", "full"))
+        check_number("decay", self.decay, low=0, high=1)

@@ -1,0 +1,243 @@
+"""Training of drafting heads on a frozen model's own hidden states, whatever the heads are.
+
+At a source position t the heads know the tokens up to t + 1 (the last one is the pending token) and the hidden states
+up to t; head j is to guess token t + 1 + j. All heads of a source are trained together, on sources drawn from answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from szilard.engines.engine import Engine
+from szilard.speculative.draft_config import DraftConfig
+from szilard.speculative.trained import CANDIDATES, DraftHeads
+from szilard.speculative.tree import SMALL_TREE
+from szilard.training.corpus import read_corpus
+from szilard.training.hidden_states import Windows, cache_hidden_states
+from szilard.training.loop import fit
+from szilard.training.target import Target
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Drafted:
+    """What heads drafted from N sources.
+
+    Attributes:
+        logits: float [depth, N, vocab].
+        extra: further losses by name, scalars, which are added.
+    """
+
+    logits: torch.Tensor
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class DraftObjective(nn.Module, ABC):
+    """What the training loop minimises: a weighted sum of the heads' cross-entropies.
+
+    Args:
+        heads: the add-on to be trained.
+        target: the frozen model.
+        config: the settings.
+    """
+
+    def __init__(self, heads: DraftHeads, target: Target, config: DraftConfig) -> None:
+        super().__init__()
+        self.heads, self.target, self.settings = heads, target, config  # `config` is what Trainer looks for in models
+
+    @classmethod
+    @abstractmethod
+    def build(cls, target: Target, config: Any) -> DraftHeads:
+        """A fresh add-on."""
+
+    @abstractmethod
+    def draft(self, ids: torch.Tensor, hidden: torch.Tensor, valid: torch.Tensor, sources: torch.Tensor) -> Drafted:
+        """Guess the tokens after the next.
+
+        Args:
+            ids: int64 [batch, length], padded on the right.
+            hidden: last hidden states, float32 [batch, length, hidden].
+            valid: False for padding, bool [batch, length].
+            sources: (row, position) of every source, int64 [N, 2].
+        """
+
+    def weights(self) -> list[float]:
+        """Of each depth's loss."""
+        return [1.0] * self.heads.depth
+
+    def forward(
+        self, ids: torch.Tensor, hidden: torch.Tensor, answer: torch.Tensor, valid: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """One batch: "loss", and per depth j "loss_j" and "right_j", and "tokens_per_pass" under the static tree."""
+        sources, targets, counts = self.sources(ids, answer & valid)
+        drafted = self.draft(ids, hidden, valid, sources)
+        ranks, losses = [], []
+        for logits, wanted, counted in zip(drafted.logits, targets.T, counts.T, strict=True):
+            each = nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+            losses.append((each * counted).sum() / counted.sum().clamp(min=1))
+            ranks.append(torch.where(counted, _rank(logits.detach(), wanted), CANDIDATES))
+        rank = torch.stack(ranks, dim=1)  # [N, depth]
+        loss = sum(weight * part for weight, part in zip(self.weights(), losses, strict=True))
+        outputs = {"loss": loss + sum(drafted.extra.values())}
+        for depth, (part, counted) in enumerate(zip(losses, counts.T, strict=True), start=1):
+            right = ((rank[:, depth - 1] == 0) & counted).sum() / counted.sum().clamp(min=1)
+            outputs |= {f"loss_{depth}": part.detach(), f"right_{depth}": right}
+        shape = SMALL_TREE.truncate(max_depth=self.heads.depth)
+        outputs["tokens_per_pass"] = 1 + shape.accepted(rank).float().mean()
+        outputs |= {name: value.detach() for name, value in drafted.extra.items()}
+        return outputs
+
+    def sources(self, ids: torch.Tensor, answer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """At most `positions` sources of a batch, drawn at random.
+
+        Args:
+            ids, answer: [batch, length].
+
+        Returns:
+            (row, position) int64 [N, 2]; the tokens that head 1, 2, ... is to guess there, int64 [N, depth]; which of
+            them belong to the answer, bool [N, depth].
+        """
+        depth, length = self.heads.depth, ids.shape[1]
+        chances = answer[:, 2:].nonzero()  # source t: its first guess, token t + 2, belongs to an answer
+        if self.training and len(chances) > self.settings.positions:
+            drawn = torch.randperm(len(chances))[: self.settings.positions].sort().values
+            chances = chances[drawn.to(chances.device)]
+        places = chances[:, 1:] + 2 + torch.arange(depth, device=ids.device)  # [N, depth]
+        inside = places.clamp(max=length - 1)
+        rows = chances[:, :1].expand_as(inside)
+        return chances, ids[rows, inside], answer[rows, inside] & (places < length)
+
+    @torch.no_grad()
+    def measure(self, data: Any) -> tuple[torch.Tensor, dict[str, float]]:
+        """Accuracy of every candidate, float32 [depth, CANDIDATES], and the mean metrics, on held-out windows."""
+        self.eval()
+        right = torch.zeros(self.heads.depth, CANDIDATES)
+        seen = torch.zeros(self.heads.depth)
+        accepted, count = 0.0, 0
+        shape = SMALL_TREE.truncate(max_depth=self.heads.depth)
+        device = next(self.heads.parameters()).device
+        for batch in DataLoader(data, batch_size=1, collate_fn=Windows.collate):
+            batch = {name: value.to(device) for name, value in batch.items()}
+            sources, targets, counts = self.sources(batch["ids"], batch["answer"] & batch["valid"])
+            for first in range(0, len(sources), self.settings.positions):
+                some = slice(first, first + self.settings.positions)
+                logits = self.draft(batch["ids"], batch["hidden"], batch["valid"], sources[some]).logits
+                wanted, counted = targets[some], counts[some]
+                rank = torch.stack([_rank(*pair) for pair in zip(logits, wanted.T, strict=True)], dim=1)
+                rank = torch.where(counted, rank, CANDIDATES)
+                for depth in range(self.heads.depth):
+                    right[depth] += torch.bincount(rank[:, depth], minlength=CANDIDATES + 1)[:CANDIDATES].cpu()
+                seen += counted.sum(0).cpu()
+                accepted += float(shape.accepted(rank).sum())
+                count += len(wanted)
+        accuracy = right / seen.clamp(min=1)[:, None]
+        metrics = {f"right_{depth + 1}": float(accuracy[depth, 0]) for depth in range(self.heads.depth)}
+        return accuracy, metrics | {"tokens_per_pass": 1 + accepted / max(count, 1), "positions": float(count)}
+
+
+def _rank(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Place of the wanted token among the candidates, [N]; CANDIDATES: behind them."""
+    above = (logits > logits.gather(1, wanted[:, None])).sum(1)
+    return above.clamp(max=CANDIDATES)
+
+
+def train_heads(
+    objective_class: type[DraftObjective],
+    engine: Engine,
+    data: Path,
+    config: Any,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    limit: int | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train an add-on and write it to a folder; a stopped run goes on where it was.
+
+    Args:
+        objective_class: which heads, and their loss.
+        engine: the model, on transformers.
+        data: texts, as `read_corpus` takes them.
+        config: the settings.
+        folder: gets the add-on, its card, `training.yaml`, `metrics.jsonl`, and checkpoints.
+        cache: where the hidden states are kept for further trainings; None: with the checkpoints, until the end.
+        limit: only the first so many texts.
+        restart: forget an earlier run in the folder.
+        progress: called with (texts done, texts) while hidden states are computed.
+
+    Returns:
+        What the heads reach on held-out text: "right_1", ..., "tokens_per_pass".
+
+    Raises:
+        ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
+    """
+    torch.manual_seed(config.seed)
+    target = Target(engine)
+    examples = list(read_corpus(data, engine.tokenizer, limit=limit))
+    heads = objective_class.build(target, config)
+    processes = PartialState()
+    if processes.is_main_process:
+        _claim(folder, config, target, restart)
+    processes.wait_for_everyone()
+    kept = cache or folder / "hidden-states"
+    with processes.main_process_first():
+        states = cache_hidden_states(
+            target, examples, kept, max_length=config.max_length, progress=progress, batch_size=config.batch_size
+        )
+    windows = Windows(states, config.window)
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    held = max(1, round(config.held_out * len(windows))) if config.held_out and len(windows) > 1 else 0
+    objective = objective_class(heads, target, config)
+    objective.train()
+    fit(
+        objective,
+        Subset(windows, order[held:]),
+        config,
+        folder,
+        collate=Windows.collate,
+        device=engine.device.type,  # type: ignore[attr-defined]
+    )
+    if not processes.is_main_process:
+        return {}
+    accuracy, metrics = objective.measure(Subset(windows, order[:held] or order))
+    heads.accuracy.copy_(accuracy)
+    heads.save_pretrained(folder)
+    (folder / "held-out.yaml").write_text(yaml.safe_dump(metrics), encoding="utf-8")
+    if cache is None:
+        shutil.rmtree(kept, ignore_errors=True)
+    return metrics
+
+
+def _claim(folder: Path, config: Any, target: Target, restart: bool) -> None:
+    """Take the folder for this run, or find that it is this run's.
+
+    Raises:
+        ValueError: it holds another one, unfinished or not.
+    """
+    note = folder / "training.yaml"
+    text = f"# szilard training for {target.base['name']} ({target.base['fingerprint']})\n{config.to_yaml()}"
+    if restart:
+        for name in ("checkpoints", "hidden-states", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("training.yaml", "metrics.jsonl", "held-out.yaml", "model.safetensors", "README.md"):
+            (folder / name).unlink(missing_ok=True)
+    if note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{str(folder)!r} holds a training with other settings or of another model (see its training.yaml): give "
+            "the same ones to go on, another folder, or --restart to forget it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(text, encoding="utf-8")

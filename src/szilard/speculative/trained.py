@@ -1,0 +1,170 @@
+"""What methods with trained drafters share: the add-on, the tree, the rule of acceptance."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from szilard.decoding.method import Method, check_choice, check_number
+from szilard.decoding.state import DecodingState
+from szilard.speculative.drafter import Drafter, speculative_decode
+from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
+from szilard.speculative.verify import Typical
+from szilard.training.add_on import AddOn
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+Self = TypeVar("Self", bound="TrainedDrafts")
+CANDIDATES = 10  # likeliest tokens that are looked at per depth, in training statistics and in drafts
+
+
+class DraftHeads(AddOn):
+    """An add-on that proposes tokens for several depths.
+
+    Attributes:
+        depth: how many tokens ahead of the pending one it drafts.
+        accuracy: how often candidate r of depth d was right on held-out text, float32 [depth, CANDIDATES]; zeros
+            before training.
+    """
+
+    def __init__(self, base: dict[str, Any], depth: int) -> None:
+        super().__init__(base)
+        self.depth = depth
+        self.accuracy: torch.Tensor
+        self.register_buffer("accuracy", torch.zeros(depth, CANDIDATES))
+
+
+@dataclass(frozen=True)
+class TrainedDrafts(Method):
+    """A method whose drafts come from an add-on.
+
+    Attributes:
+        drafter: the add-on, or the folder or hub id of one; `szilard train` makes it.
+        max_nodes: drafted nodes of a tree, at most; 0: plain decoding.
+        tree: "static": the published tree of 25 drafts, cut to the drafter's depth; "measured": grown from the
+            accuracies that the drafter had on held-out text; or a `TreeShape`.
+        acceptance: "exact", or "typical": Medusa's lossy rule, under which the text is not that of plain decoding.
+    """
+
+    family: ClassVar[str] = "speculative"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "hidden_states", "rewind"})
+    add_on: ClassVar[type[DraftHeads]]
+
+    drafter: AddOn | str | None = None
+    max_nodes: int = 25
+    tree: TreeShape | str = "static"
+    acceptance: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_number("max_nodes", self.max_nodes, low=0, integer=True)
+        check_choice("acceptance", self.acceptance, ("exact", "typical"))
+        if not isinstance(self.tree, TreeShape):
+            check_choice("tree", self.tree, ("static", "measured"))
+        if isinstance(self.drafter, Path):
+            object.__setattr__(self, "drafter", str(self.drafter))
+        if self.drafter is not None and not isinstance(self.drafter, (str, self.add_on)):
+            raise TypeError(f"drafter must be a {self.add_on.__name__}, its folder or hub id, not {self.drafter!r}.")
+
+    @classmethod
+    def neutral(cls: type[Self]) -> Self:
+        """No drafts."""
+        return cls(max_nodes=0)
+
+    @classmethod
+    def from_pretrained(cls: type[Self], folder: str | Path, **options: Any) -> Self:
+        """The method with the add-on in a folder or hub repository.
+
+        Raises:
+            ValueError: there is none, or it is broken.
+        """
+        return cls(drafter=cls.add_on.from_pretrained(folder), **options)
+
+    def check(self, engine: Engine | None = None) -> None:
+        """Refuse a missing drafter, a broken one, and one of another model."""
+        if self.max_nodes == 0:
+            return
+        heads = self.heads()
+        if engine is not None:
+            heads.check_base(
+                vocab_size=engine.vocab_size, hidden_size=None, name=engine.name, fingerprint=engine.fingerprint
+            )
+
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The drafter by the hash of its weights."""
+        changed = self.changed_options()
+        if self.max_nodes:
+            changed["drafter"] = self.heads().fingerprint
+        return changed
+
+    def heads(self) -> DraftHeads:
+        """The add-on.
+
+        Raises:
+            ValueError: none was given, or it is broken.
+        """
+        if self.drafter is None:
+            raise ValueError(
+                f"{self.slug} needs a trained drafter: drafter='folder or hub id'; {_HOW.format(self.slug)}"
+            )
+        if isinstance(self.drafter, str):
+            return opened(self.add_on, self.drafter)  # type: ignore[arg-type]
+        assert isinstance(self.drafter, DraftHeads)
+        return self.drafter
+
+    def shape(self, heads: DraftHeads) -> TreeShape:
+        """The tree of this method's drafts.
+
+        Raises:
+            ValueError: "measured" with a drafter whose accuracy nobody measured.
+        """
+        if isinstance(self.tree, TreeShape):
+            return self.tree.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
+        if self.tree == "static":
+            return SMALL_TREE.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
+        if not bool(heads.accuracy.any()):
+            raise ValueError("tree='measured' needs a drafter that was trained, which measures it; take 'static'.")
+        return TreeShape.greedy(heads.accuracy.tolist(), self.max_nodes + 1)
+
+    @abstractmethod
+    def proposer(self, heads: DraftHeads) -> Drafter:
+        """Who drafts in one run."""
+
+    def decode(self, state: DecodingState) -> None:
+        if self.max_nodes == 0:
+            speculative_decode(state, _NoDrafts())
+            return
+        heads = self.heads()
+        width = state.embedding_matrix.shape[1]
+        heads.check_base(vocab_size=state.vocab_size, hidden_size=width, name=state.model_name)
+        heads = heads.to(state.device)
+        typical = Typical() if self.acceptance == "typical" else None
+        speculative_decode(state, self.proposer(heads), typical)
+
+
+class _NoDrafts(Drafter):
+    def propose(self, state: DecodingState) -> DraftTree:
+        return DraftTree.root(state.tokens[:, -1])
+
+
+def last_accepted(state: DecodingState, path: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Hidden states of the last node of each row's path, [batch, hidden], after a feed that kept them."""
+    assert state.hidden is not None
+    rows = torch.arange(state.batch_size, device=state.hidden.device)
+    return state.hidden[rows, path.gather(1, counts[:, None] - 1)[:, 0].clamp(min=0)]
+
+
+_HOW = "`szilard train {} --model ... --data ... -o folder` makes one."
+
+
+@lru_cache(maxsize=4)
+def opened(kind: type[DraftHeads], where: str) -> DraftHeads:
+    """The add-on in a folder or hub repository, opened once."""
+    if Path(where).is_dir() or "/" in where:
+        return kind.from_pretrained(where)
+    raise ValueError(f"there is no folder {where!r} with a drafter; {_HOW.format(kind.slug)}")

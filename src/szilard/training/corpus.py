@@ -1,0 +1,96 @@
+"""Texts to train on, in a model's own tokens: conversations, prompts with answers, or plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from szilard.evaluation.tasks import read_records
+
+_FORMS = (
+    'each record needs "messages" (a chat), "prompt" and "answer", "prompt_ids" and "ids" (as `szilard generate '
+    '--prompts` writes them), or "text"'
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text.
+
+    Attributes:
+        ids: token ids.
+        answer: which of them the model itself writes (and a draft is worth something), as many.
+    """
+
+    ids: tuple[int, ...]
+    answer: tuple[bool, ...]
+
+
+def read_corpus(file: Path, tokenizer: Any, *, limit: int | None = None) -> Iterator[Example]:
+    """The examples of a .jsonl, .json, .csv or .parquet file, or the paragraphs of a .txt.
+
+    Raises:
+        ValueError: no such file, no record, or a record without text.
+    """
+    if not file.is_file():
+        raise ValueError(f"there is no file {str(file)!r}.")
+    records: list[Any]
+    if file.suffix == ".txt":
+        records = [{"text": part} for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()]
+    else:
+        records = list(read_records(file))
+    if not records:
+        raise ValueError(f"{str(file)!r} holds no text.")
+    for number, record in enumerate(records[:limit], start=1):
+        example = as_example(record, tokenizer) if isinstance(record, dict) else None
+        if example is None:
+            raise ValueError(f"{str(file)!r}, record {number}, holds no text: {_FORMS}.")
+        yield example
+
+
+def as_example(record: dict[str, Any], tokenizer: Any) -> Example | None:
+    """A record in tokens; None when it holds no text."""
+    if isinstance(record.get("ids"), list):
+        prompt, ids = list(record.get("prompt_ids") or []), list(record["ids"])
+        return Example((*prompt, *ids), (*[False] * len(prompt), *[True] * len(ids)))
+    if record.get("messages"):
+        return _chat(list(record["messages"]), tokenizer)
+    if isinstance(record.get("answer"), str) and record.get("prompt"):
+        prompt = record["prompt"]
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if getattr(tokenizer, "chat_template", None):
+            return _chat([*turns, {"role": "assistant", "content": record["answer"]}], tokenizer)
+        before = tokenizer.encode(prompt if isinstance(prompt, str) else turns[-1]["content"])
+        after = tokenizer.encode(record["answer"], add_special_tokens=False)
+        return Example((*before, *after), (*[False] * len(before), *[True] * len(after)))
+    if isinstance(record.get("text"), str) and record["text"]:
+        ids = tokenizer.encode(record["text"])
+        return Example(tuple(ids), (True,) * len(ids))
+    return None
+
+
+def _chat(messages: list[dict[str, Any]], tokenizer: Any) -> Example:
+    """A conversation in its template; the answers are what stands behind each generation prompt.
+
+    Raises:
+        ValueError: a tokenizer without a chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("this model has no chat template: give texts, or prompts with answers.")
+
+    def ids_of(turns: list[dict[str, Any]], opened: bool = False) -> list[int]:
+        found = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=opened)
+        return list(found["input_ids"])
+
+    ids = ids_of(messages)
+    answer = [False] * len(ids)
+    for index, turn in enumerate(messages):
+        if turn.get("role") == "assistant" and index:
+            before, until = ids_of(messages[:index], opened=True), ids_of(messages[: index + 1])
+            if ids[: len(before)] == before and ids[: len(until)] == until:
+                answer[len(before) : len(until)] = [True] * (len(until) - len(before))
+    if not any(answer):  # a template that rewrites earlier turns: every token counts
+        answer = [True] * len(ids)
+    return Example(tuple(ids), tuple(answer))

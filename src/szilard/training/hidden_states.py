@@ -1,0 +1,190 @@
+"""Hidden states of a corpus, computed once and kept on disk, so that heads train without running their model.
+
+A folder of flat, memory-mapped files: every token's id, whether it belongs to an answer, and the model's hidden state
+there. Writing resumes where a kill stopped it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from szilard.training.corpus import Example
+from szilard.training.loop import Batch
+from szilard.training.target import Target
+
+_GROUP = 64  # examples that are sorted by length before they are batched
+
+
+class HiddenStates:
+    """Tokens and hidden states of a corpus, on disk.
+
+    Attributes:
+        ids: int32 [tokens].
+        answer: bool [tokens].
+        hidden: float16 [tokens, hidden].
+        offsets: where each example starts, int64 [examples + 1].
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        tokens, width = self.header["tokens"], self.header["hidden_size"]
+        self.offsets = np.fromfile(folder / "offsets.i64", dtype=np.int64)
+        self.ids = np.memmap(folder / "ids.i32", dtype=np.int32, mode="r", shape=(tokens,))
+        self.answer = np.memmap(folder / "answer.u8", dtype=np.uint8, mode="r", shape=(tokens,))
+        self.hidden = np.memmap(folder / "hidden.f16", dtype=np.float16, mode="r", shape=(tokens, width))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@torch.no_grad()
+def cache_hidden_states(
+    target: Target,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    layer: int = -1,
+    max_length: int | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> HiddenStates:
+    """Run a corpus through the model once; what a stopped run has written is not computed again.
+
+    Args:
+        target: the model.
+        examples: the corpus.
+        folder: where the files go.
+        layer: -1: what the output layer reads (after the final norm); else the residual stream after so many layers.
+        max_length: longer examples are cut.
+        batch_size: rows per forward.
+        progress: called with (examples done, examples).
+
+    Raises:
+        ValueError: no examples, a folder of another corpus or model, a last hidden state that the output layer does
+            not turn into the logits, or numbers beyond float16.
+    """
+    window = getattr(target.config, "max_position_embeddings", None)
+    cut = min(length for length in (max_length, window, 2**31) if length)
+    examples = [Example(example.ids[:cut], example.answer[:cut]) for example in examples if example.ids]
+    if not examples:
+        raise ValueError("the corpus is empty.")
+    offsets = np.cumsum([0, *(len(example.ids) for example in examples)]).astype(np.int64)
+    ids = np.concatenate([np.asarray(example.ids, dtype=np.int32) for example in examples])
+    answer = np.concatenate([np.asarray(example.answer, dtype=np.uint8) for example in examples])
+    if ids.max() >= target.vocab_size or ids.min() < 0:
+        raise ValueError(
+            f"the corpus holds token {ids.max()}, but the vocabulary of the model has {target.vocab_size}."
+        )
+    header = {
+        "model": target.engine.name,
+        "fingerprint": target.engine.fingerprint,
+        "layer": layer,
+        "hidden_size": target.hidden_size,
+        "tokens": int(offsets[-1]),
+        "corpus": hashlib.sha256(ids.tobytes() + answer.tobytes() + offsets.tobytes()).hexdigest()[:16],
+    }
+    shape = (int(offsets[-1]), target.hidden_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / "header.json"
+    if known.is_file():
+        if json.loads(known.read_text(encoding="utf-8")) != header:
+            raise ValueError(f"{str(folder)!r} holds hidden states of another corpus, model or layer: remove it.")
+    else:
+        for name, array in (("offsets.i64", offsets), ("ids.i32", ids), ("answer.u8", answer)):
+            array.tofile(folder / name)
+        np.memmap(folder / "hidden.f16", dtype=np.float16, mode="w+", shape=shape).flush()
+        _write(folder / "done.json", 0)
+        _write(known, header)  # last: from here on the folder is one of ours
+    done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    hidden = np.memmap(folder / "hidden.f16", dtype=np.float16, mode="r+", shape=shape)
+    for start in range(done, len(examples), _GROUP):
+        group = sorted(range(start, min(start + _GROUP, len(examples))), key=lambda index: len(examples[index].ids))
+        for first in range(0, len(group), batch_size):
+            rows = group[first : first + batch_size]
+            states = _run(target, [examples[row].ids for row in rows], layer, check=start == done and first == 0)
+            for row, state in zip(rows, states, strict=True):
+                hidden[offsets[row] : offsets[row + 1]] = state[: len(examples[row].ids)]
+        hidden.flush()
+        _write(folder / "done.json", group and start + len(group))
+        if progress is not None:
+            progress(start + len(group), len(examples))
+    return HiddenStates(folder)
+
+
+def _run(target: Target, rows: list[tuple[int, ...]], layer: int, *, check: bool) -> np.ndarray[Any, Any]:
+    """float16 [rows, longest, hidden]; rows are padded on the right, which causal attention never sees."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=target.model.device)
+    # The output layer is not run: heads read hidden states.
+    outputs = target.model(tokens, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+    found = outputs.hidden_states[layer]
+    if check and layer == -1:
+        logits = target.unembed(found[:, -1])
+        if not torch.allclose(logits.float(), outputs.logits[:, -1].float(), atol=1e-2, rtol=1e-2):
+            raise ValueError(
+                f"{type(target.model).__name__} does not compute its logits from its last hidden state by its output "
+                "layer alone, which drafting heads need."
+            )
+    half = found.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        raise ValueError("the hidden states exceed the range of float16; choose a later layer.")
+    return half.cpu().numpy()
+
+
+def _write(file: Path, value: Any) -> None:
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(scratch, file)
+
+
+class Windows(Dataset[Batch]):
+    """Stretches of cached examples of at most `length` tokens, those without answer tokens left out.
+
+    Each is {"ids" int64 [n], "answer" bool [n], "hidden" float32 [n, hidden]}.
+    """
+
+    def __init__(self, cache: HiddenStates, length: int, *, shortest: int = 8) -> None:
+        self.cache = cache
+        self.spans: list[tuple[int, int]] = []
+        for start, end in zip(cache.offsets[:-1].tolist(), cache.offsets[1:].tolist(), strict=True):
+            for first in range(start, end, length):
+                last = min(first + length, end)
+                if last - first >= shortest and cache.answer[first:last].any():
+                    self.spans.append((first, last))
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> Batch:
+        first, last = self.spans[index]
+        return {
+            "ids": torch.from_numpy(self.cache.ids[first:last].astype(np.int64)),
+            "answer": torch.from_numpy(self.cache.answer[first:last].astype(bool)),
+            "hidden": torch.from_numpy(self.cache.hidden[first:last].astype(np.float32)),
+        }
+
+    @staticmethod
+    def collate(windows: Sequence[Batch]) -> Batch:
+        """A batch, padded on the right: "ids" and "answer" [batch, length], "hidden", and "valid" bool."""
+        longest = max(len(window["ids"]) for window in windows)
+
+        def padded(name: str) -> torch.Tensor:
+            rows = [window[name] for window in windows]
+            out = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
+            for line, row in zip(out, rows, strict=True):
+                line[: len(row)] = row
+            return out
+
+        lengths = torch.tensor([len(window["ids"]) for window in windows])
+        valid = torch.arange(longest) < lengths[:, None]
+        return {"ids": padded("ids"), "answer": padded("answer"), "hidden": padded("hidden"), "valid": valid}

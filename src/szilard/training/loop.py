@@ -1,0 +1,188 @@
+"""The one training loop of the project: Hugging Face's Trainer with checkpoints that survive a kill at any moment.
+
+Mixed precision, accumulation, several processes (DDP, FSDP) are Accelerate's: start the command with
+`accelerate launch` or `torchrun`. Metrics go to `metrics.jsonl` and, where it is installed, to TensorBoard.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_tensorboard_available
+
+from szilard.training.config import TrainingConfig
+
+_WHOLE = "whole"  # lies in a checkpoint that was written to its end
+Batch = dict[str, torch.Tensor]
+
+
+def fit(
+    objective: nn.Module,
+    data: Dataset[Any],
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    resume: bool = True,
+    device: torch.device | str | None = None,
+) -> list[dict[str, float]]:
+    """Train what in `objective` wants gradients, and leave the trained weights in it.
+
+    Args:
+        objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}.
+        data: examples by index.
+        config: the settings.
+        folder: where checkpoints, `metrics.jsonl` and TensorBoard's files go.
+        collate: examples -> batch.
+        resume: go on from the last whole checkpoint in the folder, exactly; False: start anew.
+        device: "cpu" keeps a GPU out of it; None: what there is.
+
+    Returns:
+        The logged metrics, a row per `log_every` steps: "step", "loss", "learning_rate", ...
+
+    Raises:
+        ValueError: no data, or a loss that is not a number.
+    """
+    count = len(data)  # type: ignore[arg-type]
+    if count == 0:
+        raise ValueError("there is nothing to train on: no example is long enough or has an answer.")
+    checkpoints = folder / "checkpoints"
+    if not resume and int(os.environ.get("RANK", 0)) == 0:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    last = last_checkpoint(checkpoints)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    per_epoch = max(1, math.ceil(count / (config.batch_size * config.gradient_accumulation * processes)))
+    steps = config.steps or max(1, round(config.epochs * per_epoch))
+    if is_tensorboard_available():
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.beta_2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bfloat16",
+        fp16=config.precision == "float16",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        report_to=["tensorboard"] if is_tensorboard_available() else [],
+        use_cpu=str(device) == "cpu",
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=False,
+    )
+    journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
+    trainer = _Loop(model=objective, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; a half-written one is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found:
+        newest = found.pop()
+        if (newest / _WHOLE).is_file():
+            return newest
+        shutil.rmtree(newest, ignore_errors=True)
+    return None
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.jsonl`; a last line that a kill cut off is left out."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class _Loop(Trainer):
+    """Trainer that averages what an objective measures beside its loss over the steps of a log line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = False
+        self._sums: dict[str, torch.Tensor] = {}
+        self._batches = 0
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
+        outputs = model(**inputs)
+        for name, value in outputs.items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._batches += 1
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower learning_rate, or take "
+                    "precision float32; the last checkpoint is whole."
+                )
+            means = {name: total / self._batches for name, total in self._sums.items()}
+            if means and self.args.world_size > 1:
+                gathered = self.accelerator.reduce(torch.stack(list(means.values())), reduction="mean")
+                means = dict(zip(means, gathered, strict=True))
+            logs |= {name: float(value) for name, value in means.items()}
+            self._sums, self._batches = {}, 0
+        super().log(logs, *arguments, **options)
+
+
+class _Journal(TrainerCallback):
+    """Writes a line per log, marks checkpoints as whole, and cuts gradients number by number where asked."""
+
+    def __init__(self, file: Path, max_grad_value: float) -> None:
+        self.file, self.max_grad_value = file, max_grad_value
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:  # lines behind the checkpoint are written again
+            rows = [row for row in read_metrics(self.file) if row["step"] <= state.global_step]
+            scratch = self.file.with_suffix(".tmp")
+            scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            os.replace(scratch, self.file)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **things: Any) -> None:
+        if self.max_grad_value:
+            nn.utils.clip_grad_value_(things["model"].parameters(), self.max_grad_value)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            row = {"step": state.global_step} | {name: value for name, value in logs.items() if name != "epoch"}
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every process has written its part
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            for path in folder.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            (folder / _WHOLE).touch()

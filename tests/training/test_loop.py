@@ -1,0 +1,166 @@
+"""The loop resumes exactly, loses no more than an interval, and says what it cannot do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from szilard.training.config import TrainingConfig, read_config
+from szilard.training.loop import fit, last_checkpoint, read_metrics
+
+
+class Points(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        x = torch.randn(4, generator=torch.Generator().manual_seed(index))
+        return {"x": x, "y": x.sum()}
+
+
+class Line(nn.Module):
+    """A regression with noise on its input, so that a resumed run must have the draws, too."""
+
+    def __init__(self, stop_at=None, how=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 1)
+        self.calls, self.stop_at, self.how = 0, stop_at, how
+
+    def forward(self, x, y):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            self.how()
+        error = self.layer(x + 0.1 * torch.randn_like(x))[:, 0] - y
+        return {"loss": error.square().mean(), "bias": error.mean()}
+
+
+def collate(rows):
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+CONFIG = TrainingConfig(steps=20, batch_size=4, save_every=4, log_every=2, learning_rate=0.05)
+
+
+def _stop():
+    raise KeyboardInterrupt
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+    whole = Line()
+    expected = fit(whole, Points(), CONFIG, tmp_path / "whole", collate=collate, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(11, _stop), Points(), CONFIG, tmp_path / "cut", collate=collate, device="cpu")
+    resumed = Line()
+    found = fit(resumed, Points(), CONFIG, tmp_path / "cut", collate=collate, device="cpu")
+    assert resumed.calls == 12  # from the checkpoint of step 8
+    assert found == expected and [row["step"] for row in found] == list(range(2, 21, 2))
+    assert found[-1]["loss"] < found[0]["loss"] and "bias" in found[0]
+    assert torch.equal(whole.layer.weight, resumed.layer.weight)
+
+
+def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path; from tests.training.test_loop import *\n"
+        "fit(Line(11, lambda: os.kill(os.getpid(), signal.SIGKILL)), Points(), CONFIG, Path(sys.argv[1]), "
+        "collate=collate, device='cpu')"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=240)
+    assert killed.returncode == -9
+    half = tmp_path / "checkpoints" / "checkpoint-12"  # what a kill in the middle of saving leaves
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')
+    found = fit(Line(), Points(), CONFIG, tmp_path, collate=collate, device="cpu")
+    expected = fit(Line(), Points(), CONFIG, tmp_path / "whole", collate=collate, device="cpu")
+    assert found == expected
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    assert last_checkpoint(tmp_path) is None and not list(tmp_path.iterdir())
+
+
+def test_a_cut_line_of_metrics_is_left_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2')
+    assert read_metrics(tmp_path / "m.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    class Broken(Line):
+        def forward(self, x, y):
+            return {"loss": self.layer(x).sum() * float("nan")}
+
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(Broken(), Points(), CONFIG, tmp_path, collate=collate, device="cpu")
+
+
+def test_nothing_to_train_on_is_said(tmp_path):
+    with pytest.raises(ValueError, match="nothing to train on"):
+        fit(Line(), torch.utils.data.Subset(Points(), []), CONFIG, tmp_path, collate=collate)
+
+
+def test_a_config_is_read_from_a_file_and_flags_go_before_it(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("learning-rate: 1e-4\nsteps: 30\nbatch_size: 2\n")
+    config = read_config(TrainingConfig, file, {"steps": 40, "seed": None})
+    assert (config.learning_rate, config.steps, config.batch_size, config.seed) == (1e-4, 40, 2, 0)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert read_config(TrainingConfig, again, {}) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("learning_rat: 1", "did you mean 'learning_rate'"),
+        ("- 1", "name: value"),
+        ("steps: many", "steps must be int or nothing"),
+        ("batch_size: 0", "batch_size must be at least 1"),
+        ("schedule: round", "schedule must be one of"),
+        ("save_every: 7\nlog_every: 2", "multiple"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_a_sentence(tmp_path, text, sentence):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        read_config(TrainingConfig, tmp_path / "c.yaml", {})
+
+
+def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
+    """DDP: two processes with 2 examples each take the gradient of 4. (The order of the data is the same.)"""
+    script = (
+        "import sys; from pathlib import Path; from tests.training.test_loop import *\n"
+        "import dataclasses\n"
+        "class Plain(Line):\n"
+        "    def forward(self, x, y):\n"
+        "        error = self.layer(x)[:, 0] - y\n"
+        "        return {'loss': error.square().mean(), 'bias': error.mean()}\n"
+        "line = Plain()\n"
+        "config = dataclasses.replace(CONFIG, batch_size=int(sys.argv[2]))\n"
+        "fit(line, Points(), config, Path(sys.argv[1]), collate=collate, device='cpu')\n"
+        "torch.save(line.state_dict(), sys.argv[1] + '/end.pt')\n"
+    )
+    file = tmp_path / "two.py"
+    file.write_text(script)
+    outcomes = []
+    for name, batch, launcher in (
+        ("one", 4, [sys.executable]),
+        ("two", 2, [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [*launcher, str(file), str(folder), str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        outcomes.append((torch.load(folder / "end.pt"), read_metrics(folder / "metrics.jsonl")))
+    (one, alone), (two, together) = outcomes
+    torch.testing.assert_close(two["layer.weight"], one["layer.weight"], atol=1e-5, rtol=1e-5)
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    assert together[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-3)
