@@ -21,6 +21,7 @@ _METHODS = {
     "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
     "aded": ("szilard.speculative.aded", "Aded"),
+    "chimera": ("szilard.speculative.chimera.method", "Chimera"),
     "draft-model": ("szilard.speculative.draft_model", "DraftModel"),
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),

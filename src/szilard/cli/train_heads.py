@@ -19,6 +19,12 @@ from szilard.speculative import draft_config
 
 # slug: (settings, module and class of the objective, what is trained)
 HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
+    "chimera": (
+        draft_config.ChimeraConfig,
+        "szilard.speculative.chimera.training",
+        "ChimeraObjective",
+        "Chimera's drafter: trigrams fused with the text's hidden states",
+    ),
     "medusa": (
         draft_config.MedusaConfig,
         "szilard.speculative.medusa.heads",
@@ -102,7 +108,9 @@ def _add_flags(run: Callable[..., None], cls: type[draft_config.DraftConfig]) ->
     for entry in dataclasses.fields(cls):
         text = f"{entry.metadata['help']} (default: {'none' if entry.default is None else entry.default})"
         kind = next(member for member in (*typing.get_args(hints[entry.name]), hints[entry.name]) if member is not None)
-        option = typer.Option(f"--{entry.name.replace('_', '-')}", help=text, show_default=False)
+        flag = entry.name.replace("_", "-")
+        names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
+        option = typer.Option(names, help=text, show_default=False)
         flags.append(
             inspect.Parameter(
                 entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -38,3 +38,28 @@ class MedusaConfig(DraftConfig):
         check_number("heads", self.heads, low=1, integer=True)
         check_choice("head", self.head, ("shared", "full"))
         check_number("decay", self.decay, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ChimeraConfig(DraftConfig):
+    """Settings of `szilard train chimera`."""
+
+    learning_rate: float = setting(2e-4, "Largest learning rate of AdamW.")
+    heads: int = setting(4, "Depths that are drafted.")
+    head: str = setting("shared", "shared: through the model's output layer; full: a matrix of its own per depth.")
+    trigram: str = setting("official", "Trigram encoder: official, paper, or off (the last token alone).")
+    use_context: bool = setting(True, "Let the drafter see the text's hidden states; false: ablation.")
+    use_hidden: bool = setting(True, "Let the heads see the last true hidden state; false: ablation.")
+    w_hidden: float = setting(1.0, "Weight of the distance of outputs from the hidden states they stand for.")
+    w_logits: float = setting(0.0, "Weight of the divergence from the model's own distribution.")
+    draft_inputs: str = setting("gold", "Tokens behind the pending one in training: gold, or predicted.")
+    detach_heads: bool = setting(False, "Keep the heads' loss from the encoders, which then learn by w_hidden alone.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("heads", self.heads, low=1, integer=True)
+        check_choice("head", self.head, ("shared", "full"))
+        check_choice("trigram", self.trigram, ("official", "paper", "off"))
+        check_choice("draft_inputs", self.draft_inputs, ("gold", "predicted"))
+        check_number("w_hidden", self.w_hidden, low=0)
+        check_number("w_logits", self.w_logits, low=0)

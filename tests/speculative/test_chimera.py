@@ -1,0 +1,159 @@
+"""Chimera: exact whatever it drafts; drafting step by step is the training graph; its published sizes."""
+
+import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig
+
+import szilard
+from szilard.speculative.chimera.drafter import ChimeraDrafter, layer_settings, one_layer_model, triples
+from szilard.speculative.chimera.method import Chimera, _Fused, expanded_nodes
+from szilard.speculative.chimera.training import ChimeraObjective
+from szilard.speculative.draft_config import ChimeraConfig
+from szilard.speculative.draft_training import train_heads
+from szilard.speculative.tree import SMALL_TREE, TreeShape
+from szilard.speculative.verify import verify_tree
+from szilard.training.target import Target
+from tests.conftest import ARCHITECTURES, prompt_batch, tiny_model
+from tests.speculative.state import open_state
+from tests.speculative.test_lossless import run
+from tests.speculative.test_medusa import counting, engine_of  # noqa: F401 - a fixture
+
+
+def random_drafter(architecture, **options):
+    torch.manual_seed(4)
+    target = Target(engine_of(architecture))
+    drafter = ChimeraObjective.build(target, ChimeraConfig(**options)).double().eval()
+    for parameter in drafter.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return drafter
+
+
+@pytest.mark.parametrize("expand", ["spine", "branches"])
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_is_unchanged_by_an_untrained_drafter(architecture, rows, expand):
+    model, inputs = tiny_model(architecture), prompt_batch(rows)
+    out = run(model, inputs, Chimera(drafter=random_drafter(architecture), expand=expand))
+    assert torch.equal(out.sequences, run(model, inputs).sequences)
+    assert out.cost.counters["draft_forwards"] == 4 * out.cost.counters["target_forwards"]
+
+
+ABLATIONS = [{"trigram": "paper"}, {"trigram": "off"}, {"use_context": False}, {"use_hidden": False}, {"head": "full"}]
+
+
+@pytest.mark.parametrize("options", ABLATIONS)
+def test_sampling_draws_the_same_tokens_under_every_ablation(options):
+    model, inputs = tiny_model("llama"), prompt_batch(1)
+    method = Chimera(drafter=random_drafter("llama", **options))
+    drawn = {"do_sample": True, "temperature": 1.3}
+    assert torch.equal(run(model, inputs, method, **drawn).sequences, run(model, inputs, **drawn).sequences)
+
+
+@pytest.mark.parametrize("head", ["shared", "full"])
+def test_fresh_heads_add_the_logits_of_both_hidden_states(head):
+    target = Target(engine_of("llama"))
+    drafter = ChimeraObjective.build(target, ChimeraConfig(head=head)).double()
+    h, o = torch.randn(2, 3, drafter.hidden_size).double().unbind(0)
+    expected = target.unembed(h) + target.unembed(o)
+    for depth in range(4):
+        torch.testing.assert_close(drafter.logits(depth, h, o, target.unembed), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_trigram_of_short_texts():
+    tokens = torch.tensor([[0, 0, 5], [0, 4, 5], [3, 4, 5]])
+    assert triples(tokens, torch.tensor([1, 2, 9])).tolist() == [[5, 5, 5], [4, 5, 5], [3, 4, 5]]
+
+
+def test_sizes_for_a_model_of_7b():
+    config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, vocab_size=32000)
+    with torch.device("meta"):
+        layer = one_layer_model(layer_settings(config))
+        base = {"hidden_size": 4096, "vocab_size": 32000}
+        drafter = ChimeraDrafter(base=base, layer=layer_settings(config), head="full")
+    assert sum(parameter.numel() for parameter in layer.parameters()) == 202_383_360
+    trigram = [*drafter.widen.parameters(), *drafter.narrow.parameters()]
+    assert sum(parameter.numel() for parameter in trigram) == 201_338_880
+    assert drafter.output.numel() == 1_048_576_000
+
+
+def test_labels_by_hand():
+    target = Target(engine_of("llama"))
+    objective = ChimeraObjective(random_drafter("llama", heads=2), target, ChimeraConfig(heads=2)).eval()
+    ids = torch.tensor([[10, 11, 12, 13, 14, 15]])
+    sources, targets, counts = objective.sources(ids, torch.ones_like(ids, dtype=torch.bool))
+    at = sources[:, 1].tolist().index(1)
+    assert targets[at].tolist() == [13, 14] and counts[at].tolist() == [True, True]
+    assert counts[sources[:, 1].tolist().index(3)].tolist() == [True, False]
+
+
+CASES = [(name, expand, {}) for name in ARCHITECTURES for expand in ("spine", "branches")]
+CASES += [("llama", "spine", options) for options in ABLATIONS]
+
+
+@pytest.mark.parametrize(("architecture", "expand", "options"), CASES)
+def test_drafting_step_by_step_is_the_training_graph(architecture, expand, options):
+    """Ragged rows, several verified steps: what is drafted is what the teacher-forced graph says of that text."""
+    model, inputs = tiny_model(architecture), prompt_batch(3)
+    drafter = random_drafter(architecture, **options)
+    objective = ChimeraObjective(drafter, Target(engine_of(architecture)), ChimeraConfig(draft_inputs="predicted"))
+    shape = SMALL_TREE.truncate(max_depth=4)
+    run_ = _Fused(drafter, shape, branches=expand == "branches")
+    state = open_state(model, inputs)
+    state.commit(state.choose(state.prefill(hidden_states=True)))
+    run_.start(state)
+    for step in range(4):
+        tree = run_.propose(state)
+        for row in range(3):
+            length = int(state.lengths[row])
+            ids = state.tokens[row : row + 1, -length:]
+            hidden = model(ids[:, :-1], output_hidden_states=True).hidden_states[-1]
+            padded = torch.nn.functional.pad(hidden, (0, 0, 0, 1))
+            source = torch.tensor([[0, length - 2]])
+            with torch.no_grad():
+                logits = objective.draft(ids, padded, torch.ones_like(ids, dtype=torch.bool), source).logits[:, 0]
+            best = logits.topk(4, dim=-1).indices
+            spine = [
+                next(node for node in range(len(shape.parent)) if (int(shape.depth[node])) == d) for d in range(1, 5)
+            ]
+            assert tree.tokens[row, spine].tolist() == best[:, 0].tolist()
+            assert tree.tokens[row, 1:5].tolist() == best[0].tolist()
+        logits = state.feed(tree=tree, hidden_states=True)
+        verdict = verify_tree(state, tree, logits)
+        # let rows accept different lengths, whatever the model thinks of it
+        counts = torch.tensor([1 + (step + row) % 3 for row in range(3)])
+        path = torch.tensor([[0, spine[0], spine[1]]] * 3)
+        verdict = type(verdict)(path, counts, torch.cat([tree.tokens[:, path[0, 1:]], tree.tokens[:, :1]], dim=1))
+        state.keep(path, counts)
+        run_.observe(state, tree, verdict)
+        state.commit(verdict.tokens, counts)
+
+
+def test_outputs_do_not_depend_on_how_slots_are_fed():
+    drafter = random_drafter("llama")
+    slots, at = torch.randn(2, 6, 32).double(), torch.arange(6).expand(2, -1)
+    visible = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, -1, -1)
+    whole = drafter.encode(slots, at, visible, DynamicCache())
+    cache = DynamicCache()
+    parts = [drafter.encode(slots[:, a:b], at[:, a:b], visible[:, a:b, :b], cache) for a, b in ((0, 2), (2, 3), (3, 6))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+def test_the_spine_goes_through_the_best_candidates():
+    shape = TreeShape.of([(0,), (1,), (0, 0), (1, 0)])
+    nodes, (children, rank, source) = expanded_nodes(shape, branches=False)[1]
+    assert (nodes, children.tolist(), rank.tolist(), source.tolist()) == ([1], [3, 4], [0, 0], [0, 0])
+    nodes, (_, _, source) = expanded_nodes(shape, branches=True)[1]
+    assert (nodes, source.tolist()) == ([1, 2], [0, 1])
+
+
+@pytest.mark.parametrize("options", [{}, {"w_logits": 1.0, "draft_inputs": "predicted", "detach_heads": True}])
+def test_a_drafter_learns_and_is_used(tmp_path, counting, options):  # noqa: F811
+    engine = engine_of("llama")
+    config = ChimeraConfig(
+        heads=3, steps=60, batch_size=4, window=40, learning_rate=0.01, save_every=30, w_hidden=0.01, **options
+    )
+    metrics = train_heads(ChimeraObjective, engine, counting, config, tmp_path)
+    assert metrics["right_1"] > 0.6
+    method = szilard.Chimera.from_pretrained(tmp_path)
+    plain = engine.generate("w10 w11", max_new_tokens=12)
+    assert engine.generate("w10 w11", method=method, max_new_tokens=12).tokens == plain.tokens
