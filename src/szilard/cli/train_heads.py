@@ -25,6 +25,12 @@ HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
     ),
+    "hidden-transfer": (
+        draft_config.HiddenTransferConfig,
+        "szilard.speculative.hidden_transfer.training",
+        "HiddenTransferObjective",
+        "Hidden Transfer's projections into pseudo hidden states",
+    ),
     "medusa": (
         draft_config.MedusaConfig,
         "szilard.speculative.medusa.heads",

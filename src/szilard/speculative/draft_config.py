@@ -63,3 +63,24 @@ class ChimeraConfig(DraftConfig):
         check_choice("draft_inputs", self.draft_inputs, ("gold", "predicted"))
         check_number("w_hidden", self.w_hidden, low=0)
         check_number("w_logits", self.w_logits, low=0)
+
+
+@dataclass(frozen=True)
+class HiddenTransferConfig(DraftConfig):
+    """Settings of `szilard train hidden-transfer`."""
+
+    transfer_steps: int = setting(3, "Pseudo states per token, which is how many tokens ahead are drafted.")
+    layers: str = setting("", "Layer after which each step enters, as in 22,20,20; empty: 0.75 and 0.65 of all.")
+    bias: bool = setting(False, "Give the projections a bias.")
+    pseudo_attention: bool = setting(True, "Let a step see the steps before it.")
+    positions: int = setting(64, "Positions per batch from which tokens are drafted; bounds memory.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("transfer_steps", self.transfer_steps, low=1, integer=True)
+        if self.layers:
+            entered = [part.strip() for part in self.layers.split(",")]
+            if len(entered) != self.transfer_steps or not all(part.isdigit() for part in entered):
+                raise ValueError(
+                    f"layers must be {self.transfer_steps} numbers, one per step, as in 22,20,20, not {self.layers!r}."
+                )

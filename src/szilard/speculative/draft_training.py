@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -24,7 +24,7 @@ from szilard.speculative.draft_config import DraftConfig
 from szilard.speculative.trained import CANDIDATES, DraftHeads
 from szilard.speculative.tree import SMALL_TREE
 from szilard.training.corpus import read_corpus
-from szilard.training.hidden_states import Windows, cache_hidden_states
+from szilard.training.hidden_states import HiddenStates, Tokens, Windows, cache_hidden_states
 from szilard.training.loop import fit
 from szilard.training.target import Target
 
@@ -37,21 +37,25 @@ class Drafted:
 
     Attributes:
         logits: float [depth, N, vocab].
+        teacher: the model's own logits where a depth is to be judged by divergence from them, [depth, N, vocab].
         extra: further losses by name, scalars, which are added.
     """
 
     logits: torch.Tensor
+    teacher: torch.Tensor | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class DraftObjective(nn.Module, ABC):
-    """What the training loop minimises: a weighted sum of the heads' cross-entropies.
+    """What the training loop minimises: a weighted sum of the heads' cross-entropies or divergences.
 
     Args:
         heads: the add-on to be trained.
         target: the frozen model.
         config: the settings.
     """
+
+    cached: ClassVar[bool] = True  # whether the last hidden states are computed beforehand
 
     def __init__(self, heads: DraftHeads, target: Target, config: DraftConfig) -> None:
         super().__init__()
@@ -63,12 +67,14 @@ class DraftObjective(nn.Module, ABC):
         """A fresh add-on."""
 
     @abstractmethod
-    def draft(self, ids: torch.Tensor, hidden: torch.Tensor, valid: torch.Tensor, sources: torch.Tensor) -> Drafted:
+    def draft(
+        self, ids: torch.Tensor, hidden: torch.Tensor | None, valid: torch.Tensor, sources: torch.Tensor
+    ) -> Drafted:
         """Guess the tokens after the next.
 
         Args:
             ids: int64 [batch, length], padded on the right.
-            hidden: last hidden states, float32 [batch, length, hidden].
+            hidden: last hidden states, float32 [batch, length, hidden]; None where they are not cached.
             valid: False for padding, bool [batch, length].
             sources: (row, position) of every source, int64 [N, 2].
         """
@@ -78,14 +84,17 @@ class DraftObjective(nn.Module, ABC):
         return [1.0] * self.heads.depth
 
     def forward(
-        self, ids: torch.Tensor, hidden: torch.Tensor, answer: torch.Tensor, valid: torch.Tensor
+        self, ids: torch.Tensor, answer: torch.Tensor, valid: torch.Tensor, hidden: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """One batch: "loss", and per depth j "loss_j" and "right_j", and "tokens_per_pass" under the static tree."""
         sources, targets, counts = self.sources(ids, answer & valid)
         drafted = self.draft(ids, hidden, valid, sources)
         ranks, losses = [], []
-        for logits, wanted, counted in zip(drafted.logits, targets.T, counts.T, strict=True):
-            each = nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+        for depth, (logits, wanted, counted) in enumerate(zip(drafted.logits, targets.T, counts.T, strict=True)):
+            if drafted.teacher is None:
+                each = nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+            else:
+                each = divergence(drafted.teacher[depth], logits)
             losses.append((each * counted).sum() / counted.sum().clamp(min=1))
             ranks.append(torch.where(counted, _rank(logits.detach(), wanted), CANDIDATES))
         rank = torch.stack(ranks, dim=1)  # [N, depth]
@@ -133,7 +142,7 @@ class DraftObjective(nn.Module, ABC):
             sources, targets, counts = self.sources(batch["ids"], batch["answer"] & batch["valid"])
             for first in range(0, len(sources), self.settings.positions):
                 some = slice(first, first + self.settings.positions)
-                logits = self.draft(batch["ids"], batch["hidden"], batch["valid"], sources[some]).logits
+                logits = self.draft(batch["ids"], batch.get("hidden"), batch["valid"], sources[some]).logits
                 wanted, counted = targets[some], counts[some]
                 rank = torch.stack([_rank(*pair) for pair in zip(logits, wanted.T, strict=True)], dim=1)
                 rank = torch.where(counted, rank, CANDIDATES)
@@ -145,6 +154,28 @@ class DraftObjective(nn.Module, ABC):
         accuracy = right / seen.clamp(min=1)[:, None]
         metrics = {f"right_{depth + 1}": float(accuracy[depth, 0]) for depth in range(self.heads.depth)}
         return accuracy, metrics | {"tokens_per_pass": 1 + accepted / max(count, 1), "positions": float(count)}
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) of logits [N, vocab], in nats and float32, [N]; no gradient reaches the teacher."""
+    goal = teacher.detach().float().log_softmax(-1)
+    return nn.functional.kl_div(student.float().log_softmax(-1), goal, reduction="none", log_target=True).sum(-1)
+
+
+def in_grid(sources: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources as a grid: row b holds the positions of its sources, one per column.
+
+    Args:
+        sources: (row, position), ordered by row, int64 [N, 2].
+
+    Returns:
+        The positions, int64 [batch, most] (0 in unused cells), and the column of every source, int64 [N].
+    """
+    rows, places = sources.T
+    counts = torch.bincount(rows, minlength=batch)
+    column = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    grid = places.new_zeros(batch, int(counts.max())).index_put((rows, column), places)
+    return grid, column
 
 
 def _rank(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -193,10 +224,14 @@ def train_heads(
         _claim(folder, config, target, restart)
     processes.wait_for_everyone()
     kept = cache or folder / "hidden-states"
-    with processes.main_process_first():
-        states = cache_hidden_states(
-            target, examples, kept, max_length=config.max_length, progress=progress, batch_size=config.batch_size
-        )
+    states: HiddenStates | Tokens
+    if objective_class.cached:
+        with processes.main_process_first():
+            states = cache_hidden_states(
+                target, examples, kept, max_length=config.max_length, progress=progress, batch_size=config.batch_size
+            )
+    else:
+        states = Tokens(examples, max_length=config.max_length)
     windows = Windows(states, config.window)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed)).tolist()
     held = max(1, round(config.held_out * len(windows))) if config.held_out and len(windows) > 1 else 0

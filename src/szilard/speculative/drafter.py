@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,6 +21,10 @@ class Drafter(ABC):
 
     def start(self, state: DecodingState) -> None:  # noqa: B027 - most have nothing to prepare
         """The prompt was read and the first token of every row is committed."""
+
+    def watching(self, state: DecodingState, tree: DraftTree | None) -> AbstractContextManager[Any]:
+        """Is open while the target reads the prompt (`tree` None) or a tree, for drafters that look inside it."""
+        return nullcontext()
 
     @abstractmethod
     def propose(self, state: DecodingState) -> DraftTree:
@@ -38,7 +43,8 @@ def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical 
     Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
     `row_steps` (a step of one unfinished row).
     """
-    logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
+    with drafter.watching(state, None):
+        logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
     tokens = state.choose(logits)
     if state.trace is not None:
         state.record(tokens, entropy(logits), drafted=False)
@@ -49,7 +55,8 @@ def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical 
         drafter.start(state)
         while not state.done:
             tree = _within_limits(state, drafter.propose(state))
-            logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
+            with drafter.watching(state, tree):
+                logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
             verdict = verify_tree(state, tree, logits, typical)
             state.keep(verdict.path, verdict.counts)
             drafter.observe(state, tree, verdict)

@@ -147,13 +147,26 @@ def _write(file: Path, value: Any) -> None:
     os.replace(scratch, file)
 
 
+class Tokens:
+    """A corpus in memory, for trainings that run the model themselves; `hidden` is None."""
+
+    def __init__(self, examples: Sequence[Example], *, max_length: int | None = None) -> None:
+        kept = [Example(example.ids[:max_length], example.answer[:max_length]) for example in examples if example.ids]
+        if not kept:
+            raise ValueError("the corpus is empty.")
+        self.offsets = np.cumsum([0, *(len(example.ids) for example in kept)]).astype(np.int64)
+        self.ids = np.concatenate([np.asarray(example.ids, dtype=np.int32) for example in kept])
+        self.answer = np.concatenate([np.asarray(example.answer, dtype=np.uint8) for example in kept])
+        self.hidden = None
+
+
 class Windows(Dataset[Batch]):
     """Stretches of cached examples of at most `length` tokens, those without answer tokens left out.
 
-    Each is {"ids" int64 [n], "answer" bool [n], "hidden" float32 [n, hidden]}.
+    Each is {"ids" int64 [n], "answer" bool [n], "hidden" float32 [n, hidden]}, the last where it was cached.
     """
 
-    def __init__(self, cache: HiddenStates, length: int, *, shortest: int = 8) -> None:
+    def __init__(self, cache: HiddenStates | Tokens, length: int, *, shortest: int = 8) -> None:
         self.cache = cache
         self.spans: list[tuple[int, int]] = []
         for start, end in zip(cache.offsets[:-1].tolist(), cache.offsets[1:].tolist(), strict=True):
@@ -167,15 +180,17 @@ class Windows(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         first, last = self.spans[index]
-        return {
+        window = {
             "ids": torch.from_numpy(self.cache.ids[first:last].astype(np.int64)),
             "answer": torch.from_numpy(self.cache.answer[first:last].astype(bool)),
-            "hidden": torch.from_numpy(self.cache.hidden[first:last].astype(np.float32)),
         }
+        if self.cache.hidden is not None:
+            window["hidden"] = torch.from_numpy(self.cache.hidden[first:last].astype(np.float32))
+        return window
 
     @staticmethod
     def collate(windows: Sequence[Batch]) -> Batch:
-        """A batch, padded on the right: "ids" and "answer" [batch, length], "hidden", and "valid" bool."""
+        """A batch, padded on the right: every entry [batch, length, ...], and "valid" bool [batch, length]."""
         longest = max(len(window["ids"]) for window in windows)
 
         def padded(name: str) -> torch.Tensor:
@@ -187,4 +202,4 @@ class Windows(Dataset[Batch]):
 
         lengths = torch.tensor([len(window["ids"]) for window in windows])
         valid = torch.arange(longest) < lengths[:, None]
-        return {"ids": padded("ids"), "answer": padded("answer"), "hidden": padded("hidden"), "valid": valid}
+        return {name: padded(name) for name in windows[0]} | {"valid": valid}

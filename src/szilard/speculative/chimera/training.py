@@ -10,12 +10,11 @@ nothing else, as in use. (Official code: a slip in its mask hides the earlier ou
 from __future__ import annotations
 
 import torch
-from torch import nn
 from transformers import DynamicCache
 
 from szilard.speculative.chimera.drafter import ChimeraDrafter, layer_settings, triples
 from szilard.speculative.draft_config import ChimeraConfig, DraftConfig
-from szilard.speculative.draft_training import Drafted, DraftObjective
+from szilard.speculative.draft_training import Drafted, DraftObjective, divergence, in_grid
 from szilard.speculative.trained import DraftHeads
 from szilard.training.target import Target
 
@@ -40,18 +39,17 @@ class ChimeraObjective(DraftObjective):
         drafter.start_from(target.model.get_output_embeddings().weight.float())
         return drafter
 
-    def draft(self, ids: torch.Tensor, hidden: torch.Tensor, valid: torch.Tensor, sources: torch.Tensor) -> Drafted:
+    def draft(
+        self, ids: torch.Tensor, hidden: torch.Tensor | None, valid: torch.Tensor, sources: torch.Tensor
+    ) -> Drafted:
         drafter, settings = self.heads, self.settings
-        assert isinstance(drafter, ChimeraDrafter)
+        assert isinstance(drafter, ChimeraDrafter) and hidden is not None
         hidden = hidden.to(drafter.dtype)
         batch, length, _ = hidden.shape
         rows, places = sources[:, 0], sources[:, 1]
         own = hidden[rows, places]  # h_t, [N, d]
-        # Sources in a grid: column r of row b is the r-th source of that row.
-        counts = torch.bincount(rows, minlength=batch)
-        column = torch.arange(len(rows), device=ids.device) - (counts.cumsum(0) - counts)[rows]
-        width = int(counts.max())
-        at = ids.new_zeros(batch, width).index_put((rows, column), places)  # t of every cell; unused cells: 0
+        at, column = in_grid(sources, batch)  # t of every cell, [batch, cells]
+        width = at.shape[1]
         itself = torch.eye(width, dtype=torch.bool, device=ids.device).expand(batch, -1, -1)
         text = torch.arange(length, device=ids.device)
         before = (text <= at[..., None]) & valid[:, None] & drafter.use_context  # h that a source sees
@@ -84,7 +82,7 @@ class ChimeraObjective(DraftObjective):
         extra = {"hidden": settings.w_hidden * torch.stack(losses).sum()} if settings.w_hidden else {}
         if settings.w_logits:
             extra["distilled"] = settings.w_logits * self._distillation(logits, hidden, valid, rows, places)
-        return Drafted(torch.stack(logits), extra)
+        return Drafted(torch.stack(logits), extra=extra)
 
     def _triples(self, ids: torch.Tensor, guesses: list[torch.Tensor], at: torch.Tensor, step: int) -> torch.Tensor:
         """The tokens t + step - 1, t + step, t + step + 1 of every cell, int64 [batch, cells, 3].
@@ -113,9 +111,6 @@ class ChimeraObjective(DraftObjective):
             place = places + step + 1
             inside = place.clamp(max=hidden.shape[1] - 1)
             real = (place < hidden.shape[1]) & valid[rows, inside]
-            with torch.no_grad():
-                teacher = self.target.unembed(hidden[rows, inside]).float().log_softmax(-1)
-            student = guessed.float().log_softmax(-1)
-            each = nn.functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+            each = divergence(self.target.unembed(hidden[rows, inside]), guessed)
             total = total + (each * real).sum() / real.sum().clamp(min=1)
         return total

@@ -74,8 +74,10 @@ class MedusaObjective(DraftObjective):
         heads.start_from(target.model.get_output_embeddings().weight)
         return heads
 
-    def draft(self, ids: torch.Tensor, hidden: torch.Tensor, valid: torch.Tensor, sources: torch.Tensor) -> Drafted:
-        assert isinstance(self.heads, MedusaHeads)
+    def draft(
+        self, ids: torch.Tensor, hidden: torch.Tensor | None, valid: torch.Tensor, sources: torch.Tensor
+    ) -> Drafted:
+        assert isinstance(self.heads, MedusaHeads) and hidden is not None
         features = self.heads(hidden[sources[:, 0], sources[:, 1]])
         return Drafted(self.heads.logits(features, self.target.unembed))
 
