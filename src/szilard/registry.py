@@ -23,6 +23,7 @@ _METHODS = {
     "aded": ("szilard.speculative.aded", "Aded"),
     "chimera": ("szilard.speculative.chimera.method", "Chimera"),
     "draft-model": ("szilard.speculative.draft_model", "DraftModel"),
+    "flash": ("szilard.speculative.flash.method", "Flash"),
     "hidden-transfer": ("szilard.speculative.hidden_transfer.method", "HiddenTransfer"),
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),

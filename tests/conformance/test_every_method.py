@@ -11,13 +11,16 @@ import torch
 from transformers import GenerationMixin
 
 import szilard
+from szilard.speculative.trained import TrainedDrafts
 from tests.conftest import prompt_batch, tiny_model
 
 SLUGS = tuple(szilard.methods())
 ONE_FORWARD_A_TOKEN = {"adadec": {"threshold": 1e6}, "ead": {"threshold": math.inf}, "beam-search": {"beams": 1}}
 ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "draft-model": {"draft_tokens": 0}}
 ONE_FORWARD_A_TOKEN |= {"aded": {"max_nodes": 0}}
-NEEDED = {"adadec": {"threshold": 1.0}, "draft-model": {"draft_tokens": 0}}  # what a method has no default for
+TRAINED = {slug: {"max_nodes": 0} for slug, entry in szilard.methods().items() if issubclass(entry.cls, TrainedDrafts)}
+ONE_FORWARD_A_TOKEN |= TRAINED
+NEEDED = {"adadec": {"threshold": 1.0}, "draft-model": {"draft_tokens": 0}} | TRAINED  # what has no default
 
 
 def generate(model, inputs, method=None, **options):

@@ -5,11 +5,12 @@ import torch
 from transformers import DynamicCache, LlamaConfig
 
 import szilard
-from szilard.speculative.chimera.drafter import ChimeraDrafter, layer_settings, one_layer_model, triples
+from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.chimera.method import Chimera, _Fused, expanded_nodes
 from szilard.speculative.chimera.training import ChimeraObjective
 from szilard.speculative.draft_config import ChimeraConfig
 from szilard.speculative.draft_training import train_heads
+from szilard.speculative.one_layer import layer_settings, one_layer_model
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.speculative.verify import verify_tree
 from szilard.training.target import Target

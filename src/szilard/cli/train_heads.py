@@ -25,6 +25,12 @@ HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
     ),
+    "flash": (
+        draft_config.FlashConfig,
+        "szilard.speculative.flash.training",
+        "FlashObjective",
+        "Flash's drafter: several features per forward, images compressed",
+    ),
     "hidden-transfer": (
         draft_config.HiddenTransferConfig,
         "szilard.speculative.hidden_transfer.training",

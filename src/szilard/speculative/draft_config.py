@@ -84,3 +84,30 @@ class HiddenTransferConfig(DraftConfig):
                 raise ValueError(
                     f"layers must be {self.transfer_steps} numbers, one per step, as in 22,20,20, not {self.layers!r}."
                 )
+
+
+@dataclass(frozen=True)
+class FlashConfig(DraftConfig):
+    """Settings of `szilard train flash`."""
+
+    learning_rate: float = setting(3e-5, "Largest learning rate of AdamW.")
+    schedule: str = setting("linear", "cosine, linear or constant, after the warm-up.")
+    beta_2: float = setting(0.95, "Second momentum of AdamW.")
+    max_grad_norm: float = setting(0.0, "Gradients are scaled down to this norm; 0: never.")
+    max_grad_value: float = setting(0.5, "Gradients are cut to this size, each number; 0: never.")
+    draft_tokens: int = setting(5, "Tokens drafted per forward of the drafter, K.")
+    latents: int = setting(64, "Vectors that stand for an image, C; 0: images are left out.")
+    compression: str = setting("latents", "Image slots: latents, mean (of C equal parts), or none.")
+    head: str = setting("block", "block: a decoder layer and the joint projection; official: attention alone.")
+    w_feature: float = setting(1.0, "Weight of the distance of predicted from true features, v_w.")
+    w_token: float = setting(0.1, "Weight of the cross-entropy with the model's own distribution, p_w.")
+    noise: float = setting(0.1, "Half-width of the noise on features, times 512 / length of the stretch.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("draft_tokens", self.draft_tokens, low=1, integer=True)
+        check_number("latents", self.latents, low=0, integer=True)
+        check_choice("compression", self.compression, ("latents", "mean", "none"))
+        check_choice("head", self.head, ("block", "official"))
+        for name in ("w_feature", "w_token", "noise"):
+            check_number(name, getattr(self, name), low=0)

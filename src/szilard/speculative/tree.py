@@ -291,6 +291,13 @@ class TreeShape:
                 heapq.heappush(heap, (value * accuracy[d + 1][0], (*node, 0)))
         return cls.of(best)
 
+    def choices(self) -> list[tuple[int, ...]]:
+        """The nodes as `of` takes them: the ranks on the way to each, without the root."""
+        paths: list[tuple[int, ...]] = [()]
+        for parent, rank in zip(self.parent[1:].tolist(), self.rank[1:].tolist(), strict=True):
+            paths.append((*paths[parent], rank))
+        return paths[1:]
+
     @property
     def max_depth(self) -> int:
         """Deepest node."""

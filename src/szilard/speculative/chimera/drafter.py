@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, DynamicCache
+from transformers import DynamicCache
 
 from szilard.decoding.method import check_bool, check_choice, check_number
+from szilard.speculative.one_layer import encode, one_layer_model
 from szilard.speculative.trained import DraftHeads
 
 Unembed = Callable[[torch.Tensor], torch.Tensor]
-_FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-# What sizes a layer; the rest of a configuration (token ids, names of files, ...) is nobody's business here.
-_NOT_KEPT = {"_name_or_path", "architectures", "torch_dtype", "dtype", "transformers_version", "layer_types"}
 
 
 class ChimeraDrafter(DraftHeads):
@@ -106,11 +103,7 @@ class ChimeraDrafter(DraftHeads):
         Returns:
             [batch, new, d].
         """
-        mask = torch.zeros(visible.shape, dtype=slots.dtype, device=slots.device)
-        mask = mask.masked_fill_(~visible, torch.finfo(slots.dtype).min)[:, None]
-        return self.layer(
-            inputs_embeds=slots, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state
+        return encode(self.layer, slots, positions, visible, cache)
 
     def logits(self, depth: int, hidden: torch.Tensor, out: torch.Tensor, unembed: Unembed) -> torch.Tensor:
         """Of head `depth` (from 0): [..., d] and [..., d] -> [..., vocab]."""
@@ -132,34 +125,3 @@ def triples(tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     two = torch.stack([tokens[..., 1], last, last], dim=-1)
     lengths = lengths[..., None]
     return torch.where(lengths >= 3, tokens, torch.where(lengths == 2, two, one))
-
-
-def layer_settings(config: Any) -> dict[str, Any]:
-    """Of a model's text configuration, what `one_layer_model` needs; plain JSON."""
-    return {name: value for name, value in config.to_dict().items() if name not in _NOT_KEPT}
-
-
-def one_layer_model(settings: dict[str, Any]) -> nn.Module:
-    """A model of one full-attention layer without embeddings and final norm, freshly initialised.
-
-    Raises:
-        ValueError: an architecture that transformers does not know, or without a final norm by a usual name.
-    """
-    settings = dict(settings)
-    kind = settings.pop("model_type", None)
-    settings |= {"num_hidden_layers": 1, "n_layer": 1, "vocab_size": 1}
-    settings |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    try:
-        config = AutoConfig.for_model(kind, **settings)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"transformers knows no architecture {kind!r} to build the drafter's layer from.") from error
-    with contextlib.suppress(AttributeError):
-        config.layer_types = ["full_attention"]
-    config._attn_implementation = "sdpa"
-    model: Any = AutoModel.from_config(config)
-    found = [name for name in _FINAL_NORMS if hasattr(model, name)]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no final norm by a usual name, so its layer cannot be taken out.")
-    setattr(model, found[0], nn.Identity())
-    model.set_input_embeddings(nn.Identity())
-    return model.float()

@@ -23,6 +23,7 @@ from szilard.decoding.method import check_choice
 from szilard.decoding.state import DecodingState
 from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.drafter import Drafter
+from szilard.speculative.one_layer import growing
 from szilard.speculative.trained import CANDIDATES, DraftHeads, TrainedDrafts
 from szilard.speculative.tree import DraftTree, TreeShape
 from szilard.speculative.verify import Verdict
@@ -133,10 +134,7 @@ class _Fused(Drafter):
         if depth == 0:
             hidden, positions, real = self.fresh
             count = hidden.shape[1]
-            order = torch.arange(count, device=device)
-            among = (order[:, None] >= order) & real[:, None]  # fresh text sees fresh text before it, and itself
-            among = among | (order[:, None] == order)
-            kept = torch.cat([self.seen[:, None].expand(-1, count, -1), among], dim=2)
+            kept = growing(self.seen, real)
             self.seen = torch.cat([self.seen, real], dim=1)
             inputs, at = hidden, positions
         else:

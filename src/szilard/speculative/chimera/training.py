@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache
 
-from szilard.speculative.chimera.drafter import ChimeraDrafter, layer_settings, triples
+from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.draft_config import ChimeraConfig, DraftConfig
 from szilard.speculative.draft_training import Drafted, DraftObjective, divergence, in_grid
+from szilard.speculative.one_layer import layer_settings
 from szilard.speculative.trained import DraftHeads
 from szilard.training.target import Target
 
