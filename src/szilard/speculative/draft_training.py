@@ -217,7 +217,12 @@ def train_heads(
     """
     torch.manual_seed(config.seed)
     target = Target(engine)
-    examples = list(read_corpus(data, engine.tokenizer, limit=limit))
+    examples = list(read_corpus(data, engine, limit=limit))
+    longest = max((len(example.ids) for example in examples if example.images), default=0)
+    if longest > config.window:
+        raise ValueError(
+            f"a text with pictures has {longest} tokens: set window to at least that, not {config.window}."
+        )
     heads = objective_class.build(target, config)
     processes = PartialState()
     if processes.is_main_process:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from szilard.engines.engine import Engine
 from szilard.evaluation.tasks import read_records
 
 _FORMS = (
@@ -22,14 +23,20 @@ class Example:
     Attributes:
         ids: token ids.
         answer: which of them the model itself writes (and a draft is worth something), as many.
+        prompt: of a text about pictures, which the processor reads again with them.
+        images: their files.
     """
 
     ids: tuple[int, ...]
     answer: tuple[bool, ...]
+    prompt: Any = None
+    images: tuple[str, ...] = ()
 
 
-def read_corpus(file: Path, tokenizer: Any, *, limit: int | None = None) -> Iterator[Example]:
-    """The examples of a .jsonl, .json, .csv or .parquet file, or the paragraphs of a .txt.
+def read_corpus(file: Path, engine: Engine, *, limit: int | None = None) -> Iterator[Example]:
+    """The examples of a .jsonl, .json, .csv or .parquet file, or the paragraphs of a .txt, in a model's tokens.
+
+    A record may name an "image", or several, beside its "prompt" and "answer": files, relative to the data's folder.
 
     Raises:
         ValueError: no such file, no record, or a record without text.
@@ -44,7 +51,14 @@ def read_corpus(file: Path, tokenizer: Any, *, limit: int | None = None) -> Iter
     if not records:
         raise ValueError(f"{str(file)!r} holds no text.")
     for number, record in enumerate(records[:limit], start=1):
-        example = as_example(record, tokenizer) if isinstance(record, dict) else None
+        example = None
+        if isinstance(record, dict):
+            pictures = record.get("image") or record.get("images")
+            if pictures and record.get("prompt") and isinstance(record.get("answer"), str):
+                named = pictures if isinstance(pictures, list) else [pictures]
+                example = _about(record, [str(file.parent / name) for name in named], engine)
+            else:
+                example = as_example(record, engine.tokenizer)
         if example is None:
             raise ValueError(f"{str(file)!r}, record {number}, holds no text: {_FORMS}.")
         yield example
@@ -69,6 +83,15 @@ def as_example(record: dict[str, Any], tokenizer: Any) -> Example | None:
         ids = tokenizer.encode(record["text"])
         return Example(tuple(ids), (True,) * len(ids))
     return None
+
+
+def _about(record: dict[str, Any], images: list[str], engine: Engine) -> Example:
+    """A question about pictures and its answer, with the placeholders that the processor puts in."""
+    ids = engine.encode([record["prompt"]], images=[images])["input_ids"][0].tolist()
+    end = engine.tokenizer.eos_token_id
+    answer = [*engine.tokenizer.encode(record["answer"], add_special_tokens=False), *([] if end is None else [end])]
+    mask = (*[False] * len(ids), *[True] * len(answer))
+    return Example((*ids, *answer), mask, record["prompt"], tuple(images))
 
 
 def _chat(messages: list[dict[str, Any]], tokenizer: Any) -> Example:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def cache_hidden_states(
     """
     window = getattr(target.config, "max_position_embeddings", None)
     cut = min(length for length in (max_length, window, 2**31) if length)
-    examples = [Example(example.ids[:cut], example.answer[:cut]) for example in examples if example.ids]
+    examples = [shortened(example, cut) for example in examples if example.ids]
     if not examples:
         raise ValueError("the corpus is empty.")
     offsets = np.cumsum([0, *(len(example.ids) for example in examples)]).astype(np.int64)
@@ -109,9 +110,11 @@ def cache_hidden_states(
     hidden = np.memmap(folder / "hidden.f16", dtype=np.float16, mode="r+", shape=shape)
     for start in range(done, len(examples), _GROUP):
         group = sorted(range(start, min(start + _GROUP, len(examples))), key=lambda index: len(examples[index].ids))
-        for first in range(0, len(group), batch_size):
-            rows = group[first : first + batch_size]
-            states = _run(target, [examples[row].ids for row in rows], layer, check=start == done and first == 0)
+        batches: list[list[int]] = [[row] for row in group if examples[row].images]  # pictures go alone
+        texts = [row for row in group if not examples[row].images]
+        batches += [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
+        for number, rows in enumerate(batches):
+            states = _run(target, [examples[row] for row in rows], layer, check=start == done and number == 0)
             for row, state in zip(rows, states, strict=True):
                 hidden[offsets[row] : offsets[row + 1]] = state[: len(examples[row].ids)]
         hidden.flush()
@@ -121,12 +124,32 @@ def cache_hidden_states(
     return HiddenStates(folder)
 
 
-def _run(target: Target, rows: list[tuple[int, ...]], layer: int, *, check: bool) -> np.ndarray[Any, Any]:
+def shortened(example: Example, length: int) -> Example:
+    """The first so many tokens of an example.
+
+    Raises:
+        ValueError: a prompt with pictures would be cut.
+    """
+    if example.images and example.answer.index(True) >= length:
+        raise ValueError(
+            f"a prompt about {example.images[0]!r} has {example.answer.index(True)} tokens, more than the {length} of "
+            "max_length: pictures cannot be cut."
+        )
+    return replace(example, ids=example.ids[:length], answer=example.answer[:length])
+
+
+def _run(target: Target, rows: list[Example], layer: int, *, check: bool) -> np.ndarray[Any, Any]:
     """float16 [rows, longest, hidden]; rows are padded on the right, which causal attention never sees."""
-    longest = max(map(len, rows))
-    tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=target.model.device)
-    # The output layer is not run: heads read hidden states.
-    outputs = target.model(tokens, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+    longest = max(len(row.ids) for row in rows)
+    device = target.model.device
+    tokens = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
+    inputs: dict[str, Any] = {"input_ids": tokens}
+    if rows[0].images:  # alone in its batch
+        read = target.engine.encode([rows[0].prompt], images=[list(rows[0].images)])
+        lengthened = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+        inputs |= {name: value.to(device) for name, value in read.items() if name not in lengthened}
+    # The output layer is run for one position only: heads read hidden states.
+    outputs = target.model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
     found = outputs.hidden_states[layer]
     if check and layer == -1:
         logits = target.unembed(found[:, -1])
@@ -151,7 +174,7 @@ class Tokens:
     """A corpus in memory, for trainings that run the model themselves; `hidden` is None."""
 
     def __init__(self, examples: Sequence[Example], *, max_length: int | None = None) -> None:
-        kept = [Example(example.ids[:max_length], example.answer[:max_length]) for example in examples if example.ids]
+        kept = [shortened(example, max_length or 2**31) for example in examples if example.ids]
         if not kept:
             raise ValueError("the corpus is empty.")
         self.offsets = np.cumsum([0, *(len(example.ids) for example in kept)]).astype(np.int64)
