@@ -25,6 +25,7 @@ _METHODS = {
     "draft-model": ("szilard.speculative.draft_model", "DraftModel"),
     "flash": ("szilard.speculative.flash.method", "Flash"),
     "hidden-transfer": ("szilard.speculative.hidden_transfer.method", "HiddenTransfer"),
+    "lud": ("szilard.speculative.lud.method", "Lud"),
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
 }

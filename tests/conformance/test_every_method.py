@@ -19,6 +19,7 @@ ONE_FORWARD_A_TOKEN = {"adadec": {"threshold": 1e6}, "ead": {"threshold": math.i
 ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "draft-model": {"draft_tokens": 0}}
 ONE_FORWARD_A_TOKEN |= {"aded": {"max_nodes": 0}}
 TRAINED = {slug: {"max_nodes": 0} for slug, entry in szilard.methods().items() if issubclass(entry.cls, TrainedDrafts)}
+TRAINED["lud"] = {"window": 1}
 ONE_FORWARD_A_TOKEN |= TRAINED
 NEEDED = {"adadec": {"threshold": 1.0}, "draft-model": {"draft_tokens": 0}} | TRAINED  # what has no default
 

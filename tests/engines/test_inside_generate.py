@@ -9,6 +9,8 @@ from transformers.generation import LogitsProcessor
 
 import szilard
 from szilard.engines.transformers_state import TransformersState
+from szilard.speculative.lud.adapter import LudAdapter
+from szilard.speculative.trained import TrainedDrafts
 from tests.conftest import prompt_batch, tiny_model
 
 
@@ -108,6 +110,10 @@ def test_no_logits_are_kept_unless_asked_for(llama, monkeypatch):
 def test_every_method_keeps_scores_and_logits_of_every_step(llama):
     needed = {"adadec": {"threshold": 0.0}, "ead": {"threshold": 0.0, "large": llama, "min_duration": 2}}
     needed["draft-model"] = {"draft": llama}
+    needed["lud"] = {"adapter": LudAdapter(base={"hidden_size": 32, "vocab_size": 97}, shapes={}), "beta": 0.0}
+    for slug, entry in szilard.methods().items():
+        if issubclass(entry.cls, TrainedDrafts):
+            needed[slug] = {"max_nodes": 0}
     for slug in szilard.methods():
         out = llama.generate(
             **prompt_batch(1),

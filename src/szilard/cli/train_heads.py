@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from szilard.cli.loading import errors, load_engine, note
 from szilard.speculative import draft_config
 
 # slug: (settings, module and class of the objective, what is trained)
+_TRAINER = "szilard.speculative.draft_training"
 HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
     "chimera": (
         draft_config.ChimeraConfig,
@@ -36,6 +38,12 @@ HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
         "szilard.speculative.hidden_transfer.training",
         "HiddenTransferObjective",
         "Hidden Transfer's projections into pseudo hidden states",
+    ),
+    "lud": (
+        draft_config.LudConfig,
+        "szilard.speculative.lud.training",
+        "",
+        "a model to write lexical units, several tokens at once",
     ),
     "medusa": (
         draft_config.MedusaConfig,
@@ -73,7 +81,6 @@ def command(slug: str) -> Callable[..., None]:
         dtype: o.DtypeOption = "auto",
         **settings: Any,
     ) -> None:
-        from szilard.speculative.draft_training import train_heads
         from szilard.training.config import read_config
 
         chosen = read_config(config_class, config, settings)
@@ -89,8 +96,12 @@ def command(slug: str) -> Callable[..., None]:
                 if done >= total:
                     bar.stop()  # the training shows its own
 
-            metrics = train_heads(
-                getattr(import_module(module), objective),
+            part = import_module(module)
+            if objective:
+                fit = partial(import_module(_TRAINER).train_heads, getattr(part, objective))
+            else:  # the method has a training of its own
+                fit = part.train_lud
+            metrics = fit(
                 engine,
                 data,
                 chosen,

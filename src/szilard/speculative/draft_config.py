@@ -111,3 +111,26 @@ class FlashConfig(DraftConfig):
         check_choice("head", self.head, ("block", "official"))
         for name in ("w_feature", "w_token", "noise"):
             check_number(name, getattr(self, name), low=0)
+
+
+@dataclass(frozen=True)
+class LudConfig(DraftConfig):
+    """Settings of `szilard train lud`."""
+
+    learning_rate: float = setting(1e-4, "Largest learning rate of AdamW (1e-5 to 2e-5 without LoRA).")
+    alpha: float = setting(0.9, "Tokens of at least this probability form lexical units.")
+    window_tokens: int = setting(4, "Tokens predicted at once, k; longer units are split.")
+    supervise: str = setting("window", "unit: only tokens of units; window: all k, so that confidence is calibrated.")
+    lora: bool = setting(True, "Tune low-rank adapters; false: every weight.")
+    rank: int = setting(16, "Of the adapters.")
+    w_parallel: float = setting(1.0, "Weight of the tokens predicted at once against those one by one.")
+    branches: int = setting(32, "Windows per stretch of text that are trained; bounds memory.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("alpha", self.alpha, low=0)
+        check_number("window_tokens", self.window_tokens, low=2, integer=True)
+        check_choice("supervise", self.supervise, ("unit", "window"))
+        check_number("rank", self.rank, low=1, integer=True)
+        check_number("w_parallel", self.w_parallel, low=0)
+        check_number("branches", self.branches, low=1, integer=True)

@@ -226,7 +226,7 @@ def train_heads(
     heads = objective_class.build(target, config)
     processes = PartialState()
     if processes.is_main_process:
-        _claim(folder, config, target, restart)
+        claim(folder, config, target, restart)
     processes.wait_for_everyone()
     kept = cache or folder / "hidden-states"
     states: HiddenStates | Tokens
@@ -261,7 +261,7 @@ def train_heads(
     return metrics
 
 
-def _claim(folder: Path, config: Any, target: Target, restart: bool) -> None:
+def claim(folder: Path, config: Any, target: Target, restart: bool) -> None:
     """Take the folder for this run, or find that it is this run's.
 
     Raises:

@@ -54,7 +54,7 @@ def cache_hidden_states(
     examples: Sequence[Example],
     folder: Path,
     *,
-    layer: int = -1,
+    layer: int | str = -1,
     max_length: int | None = None,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
@@ -65,7 +65,8 @@ def cache_hidden_states(
         target: the model.
         examples: the corpus.
         folder: where the files go.
-        layer: -1: what the output layer reads (after the final norm); else the residual stream after so many layers.
+        layer: -1: what the output layer reads (after the final norm); another number: the residual stream after so
+            many layers; "probability": in their place, one number, the probability of each token given those before.
         max_length: longer examples are cut.
         batch_size: rows per forward.
         progress: called with (examples done, examples).
@@ -86,15 +87,15 @@ def cache_hidden_states(
         raise ValueError(
             f"the corpus holds token {ids.max()}, but the vocabulary of the model has {target.vocab_size}."
         )
-    header = {
+    header: dict[str, Any] = {
         "model": target.engine.name,
         "fingerprint": target.engine.fingerprint,
         "layer": layer,
-        "hidden_size": target.hidden_size,
+        "hidden_size": 1 if layer == "probability" else target.hidden_size,
         "tokens": int(offsets[-1]),
         "corpus": hashlib.sha256(ids.tobytes() + answer.tobytes() + offsets.tobytes()).hexdigest()[:16],
     }
-    shape = (int(offsets[-1]), target.hidden_size)
+    shape = (int(offsets[-1]), int(header["hidden_size"]))
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "header.json"
     if known.is_file():
@@ -138,7 +139,7 @@ def shortened(example: Example, length: int) -> Example:
     return replace(example, ids=example.ids[:length], answer=example.answer[:length])
 
 
-def _run(target: Target, rows: list[Example], layer: int, *, check: bool) -> np.ndarray[Any, Any]:
+def _run(target: Target, rows: list[Example], layer: int | str, *, check: bool) -> np.ndarray[Any, Any]:
     """float16 [rows, longest, hidden]; rows are padded on the right, which causal attention never sees."""
     longest = max(len(row.ids) for row in rows)
     device = target.model.device
@@ -148,9 +149,14 @@ def _run(target: Target, rows: list[Example], layer: int, *, check: bool) -> np.
         read = target.engine.encode([rows[0].prompt], images=[list(rows[0].images)])
         lengthened = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
         inputs |= {name: value.to(device) for name, value in read.items() if name not in lengthened}
+    if layer == "probability":
+        logits = target.model(**inputs, use_cache=False).logits[:, :-1].float()
+        chance = logits.gather(2, tokens[:, 1:, None]) - logits.logsumexp(-1, keepdim=True)
+        first = chance.new_zeros(len(rows), 1, 1).exp()  # nothing stands before the first token
+        return torch.cat([first, chance.exp()], dim=1).to(torch.float16).cpu().numpy()
     # The output layer is run for one position only: heads read hidden states.
     outputs = target.model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-    found = outputs.hidden_states[layer]
+    found = outputs.hidden_states[int(layer)]
     if check and layer == -1:
         logits = target.unembed(found[:, -1])
         if not torch.allclose(logits.float(), outputs.logits[:, -1].float(), atol=1e-2, rtol=1e-2):

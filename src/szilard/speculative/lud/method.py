@@ -1,0 +1,247 @@
+"""Lexical Unit Decoding: several tokens per forward wherever the tuned model is sure of them.
+
+Sun, Zhang, Lin, Zhang, Zhang, Wang, Chen, Song, Zhang, Gai, Xiong 2024, "Decoding at the Speed of Thought: Harnessing
+Parallel Decoding of Lexical Units for LLMs", arXiv 2405.15208. No code was released: the layout of the training data,
+thresholds, window and the rule against repetition are reconstructions.
+
+Behind the newest tokens k - 1 placeholders are fed. Output j of the window, with confidence c_j = max softmax and
+y_j = argmax, j = 0 .. k-1, predicts the j-th token to come; output 0 is the ordinary next token. Taken are y_0 and the
+leading y_j with c_j >= beta. Placeholders leave the cache again; taken tokens enter it with the next forward.
+
+Not lossless by design: a taken token is not conditioned on those beside it. With `verify` (ours) the next forward
+checks them, and the text is exactly that of the tuned model, one token at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.state import DecodingState
+from szilard.information import entropy
+from szilard.speculative.lud.adapter import LudAdapter
+from szilard.speculative.tree import DraftTree
+from szilard.speculative.verify import verify_tree
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class Lud(Method):
+    """Tokens written several at a time by a tuned model.
+
+    Attributes:
+        adapter: a `LudAdapter`, or the folder or hub id of one; `szilard train lud` makes it.
+        beta: least confidence of a token that is taken beside the next one; above 1: plain decoding.
+        window: tokens looked at per forward, k; 1: plain decoding.
+        acceptance: "prefix": leading tokens of at least that confidence; "all": the whole window or one token.
+        stop_repeats: whether a token that repeats the one before it ends what is taken (form inferred).
+        verify: whether tokens are checked by the next forward before they are written (ours).
+    """
+
+    slug: ClassVar[str] = "lud"
+    family: ClassVar[str] = "speculative"
+    paper: ClassVar[str] = "Sun et al. 2024, arXiv 2405.15208"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "rewind", "embeddings_in"})
+
+    adapter: LudAdapter | str | None = None
+    beta: float = 0.9
+    window: int = 4
+    acceptance: str = "prefix"
+    stop_repeats: bool = True
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta, low=0)
+        check_number("window", self.window, low=1, integer=True)
+        check_choice("acceptance", self.acceptance, ("prefix", "all"))
+        check_bool("stop_repeats", self.stop_repeats)
+        check_bool("verify", self.verify)
+        if isinstance(self.adapter, Path):
+            object.__setattr__(self, "adapter", str(self.adapter))
+        if self.adapter is not None and not isinstance(self.adapter, (str, LudAdapter)):
+            raise TypeError(f"adapter must be a LudAdapter, its folder or hub id, not {self.adapter!r}.")
+
+    @classmethod
+    def neutral(cls) -> Lud:
+        """One token at a time, by the model as it is."""
+        return cls(window=1)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Lud:
+        """The method with the adapter in a folder or hub repository, and the window it was trained for.
+
+        Raises:
+            ValueError: there is none, or it is broken.
+        """
+        adapter = LudAdapter.from_pretrained(folder)
+        return cls(adapter=adapter, **({"window": adapter.window} | options))
+
+    def check(self, engine: Engine | None = None) -> None:
+        """Refuse a missing adapter, a broken one, and one of another model."""
+        adapter = self._adapter()
+        if adapter is None:
+            if self.window > 1 and self.beta <= 1:
+                raise ValueError(
+                    "lud needs a model tuned for it: adapter='folder or hub id'; `szilard train lud --model ... "
+                    "--data ... -o folder` makes one."
+                )
+        elif engine is not None:
+            if engine.kind != "transformers":
+                raise ValueError(f"lud changes a model's weights, which {engine.name} on {engine.kind} does not allow.")
+            adapter.check_base(
+                vocab_size=engine.vocab_size, hidden_size=None, name=engine.name, fingerprint=engine.fingerprint
+            )
+
+    def recorded_options(self, engine: Engine) -> dict[str, Any]:
+        """The adapter by the hash of its weights."""
+        adapter = self._adapter()
+        return self.changed_options() | ({} if adapter is None else {"adapter": adapter.fingerprint})
+
+    def _adapter(self) -> LudAdapter | None:
+        return _opened(self.adapter) if isinstance(self.adapter, str) else self.adapter
+
+    def decode(self, state: DecodingState) -> None:
+        self.check()
+        adapter = self._adapter()
+        vector = state.embed(state.tokens[:1, -1])[0]
+        placeholder = torch.zeros_like(vector)
+        tuned: Any = contextlib.nullcontext()
+        if adapter is not None:
+            adapter.check_base(vocab_size=state.vocab_size, hidden_size=len(vector), name=state.model_name)
+            placeholder = adapter.placeholder.detach().to(vector)
+            tuned = adapter.applied(state.model)  # type: ignore[attr-defined]
+        with tuned:
+            self._run(state, placeholder)
+
+    def _run(self, state: DecodingState, placeholder: torch.Tensor) -> None:
+        logits = state.prefill()
+        tokens = state.choose(logits)
+        if state.trace is not None:
+            state.record(tokens, entropy(logits), accepted=1)
+        state.commit(tokens)
+        rows = torch.arange(state.batch_size, device=state.device)
+        one = torch.ones_like(rows)
+        fresh, counts = tokens[:, None], one  # of each row, tokens that the cache has yet to read
+        while not state.done:
+            before, width = state.cached.to(state.device), fresh.shape[1]
+            ahead = self._ahead(state, before, width)
+            fed = self._feed(state, fresh, counts, placeholder, ahead)  # [batch, width + ahead, vocab]
+            state.cost.count("target_forwards")
+            state.cost.count("slots", int(((counts + ahead) * ~state.finished).sum()))
+            checked, whole = None, torch.ones_like(state.finished)
+            if self.verify:
+                checked = verify_tree(state, _chain(fresh, counts), fed[:, :width])
+                whole = checked.counts == counts
+                state.rewind(before + checked.counts)
+            else:
+                state.rewind(before + counts)
+            last = (counts - 1)[:, None] + torch.arange(ahead + 1, device=state.device)
+            window = fed[rows[:, None], last].float()  # [batch, 1 + ahead, vocab]
+            if checked is None:
+                first = state.choose(window[:, 0])
+            else:
+                first = checked.tokens.gather(1, checked.counts[:, None] - 1)[:, 0]
+            span, taken, confidence = self._span(state, window, first)
+            taken = torch.where(whole, taken, one)
+            if checked is None:
+                taken = self._within(state, taken)
+                for column in range(1, int(taken.max())):  # the first was kept when it was chosen
+                    state.keep_scores(window[:, column], window[:, column])
+                self._commit(state, span, taken, window, confidence)
+                counts = taken
+            else:
+                self._commit(state, checked.tokens, checked.counts, fed, None)
+                counts = self._within(state, taken)
+            fresh = span[:, : max(1, int(counts.max()))]
+
+    def _ahead(self, state: DecodingState, before: torch.Tensor, width: int) -> int:
+        """Placeholders that fit into the context."""
+        if self.beta > 1 or state.context_window is None:
+            return 0 if self.beta > 1 else self.window - 1
+        return max(0, min(self.window - 1, state.context_window - int(before.max()) - width))
+
+    def _within(self, state: DecodingState, taken: torch.Tensor) -> torch.Tensor:
+        """No more than may still be written; one for finished rows."""
+        if state.max_new_tokens is not None:
+            taken = torch.minimum(taken, state.max_new_tokens - state.generated)
+        return torch.where(state.finished, 1, taken).clamp(min=1)
+
+    def _feed(
+        self, state: DecodingState, fresh: torch.Tensor, counts: torch.Tensor, placeholder: torch.Tensor, ahead: int
+    ) -> torch.Tensor:
+        """Each row's fresh tokens, placeholders behind them, and more of those up to the longest row."""
+        if ahead == 0 and fresh.shape[1] == 1:
+            return state.feed(fresh, rewindable=True)
+        embedded = state.embed(fresh)
+        real = torch.arange(fresh.shape[1], device=fresh.device) < counts[:, None]
+        embedded = torch.where(real[..., None], embedded, placeholder)
+        tail = placeholder.expand(len(fresh), ahead, -1)
+        return state.feed(embeddings=torch.cat([embedded, tail], dim=1), rewindable=True)
+
+    def _span(
+        self, state: DecodingState, window: torch.Tensor, first: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens [batch, k] of a window, how many of them are taken, and every confidence [batch, k].
+
+        The first is chosen by the run's own rule; others are taken only behind a first that is the likeliest one.
+        """
+        confidence, best = torch.softmax(window, dim=-1).max(-1)
+        if state.do_sample and self.beta <= 0.5 and window.shape[1] > 1:  # else no more than one token qualifies
+            chances = torch.softmax(window[:, 1:], dim=-1)
+            kept = torch.where(chances >= self.beta, chances, 0.0)
+            kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, chances)
+            drawn = torch.multinomial(kept.flatten(0, 1), 1, generator=state.generator).view(best[:, 1:].shape)
+            best = torch.cat([best[:, :1], drawn], dim=1)
+        sure = (confidence >= self.beta) & (best[:, :1] == first[:, None])
+        span = torch.cat([first[:, None], best[:, 1:]], dim=1)
+        if self.stop_repeats:
+            sure[:, 1:] &= span[:, 1:] != span[:, :-1]
+        leading = sure.long().cumprod(1).sum(1)
+        if self.acceptance == "all":
+            leading = torch.where(leading == span.shape[1], leading, 1)
+        return span, leading.clamp(min=1), confidence
+
+    def _commit(
+        self,
+        state: DecodingState,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        logits: torch.Tensor,
+        confidence: torch.Tensor | None,
+    ) -> None:
+        running = ~state.finished
+        for length, rows in enumerate(torch.bincount(counts[running], minlength=2).tolist()):
+            if length and rows:
+                state.cost.count(f"span_{length}", rows)
+        if state.trace is None:
+            state.commit(tokens, counts)
+            return
+        for column in range(tokens.shape[1]):
+            moving = counts > column
+            more = {} if confidence is None else {"confidence": confidence[:, column]}
+            state.record(tokens[:, column], entropy(logits[:, column]), active=moving, accepted=counts, **more)
+            state.commit(tokens[:, column], moving.long())
+            if state.done:
+                return
+
+
+def _chain(fresh: torch.Tensor, counts: torch.Tensor) -> DraftTree:
+    """The fresh tokens as a chain whose root, the first, is committed."""
+    nodes = fresh.shape[1]
+    parent = torch.arange(-1, nodes - 1, device=fresh.device).expand(len(fresh), -1)
+    return DraftTree(fresh, parent, torch.arange(nodes, device=fresh.device) < counts[:, None])
+
+
+@lru_cache(maxsize=4)
+def _opened(where: str) -> LudAdapter:
+    if Path(where).is_dir() or "/" in where:
+        return LudAdapter.from_pretrained(where)
+    raise ValueError(f"there is no folder {where!r} with a lud adapter; `szilard train lud` makes one.")
