@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szilard.cli import options as o
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
-from szilard.cli.loading import load_engine, note
+from szilard.cli.loading import errors, load_engine, note
+from szilard.decoding.method import check_number
+from szilard.evaluation.bulk import answer_all, read_prompts
 
 
 def generate_command(
@@ -35,11 +39,48 @@ def generate_command(
     json_: o.JsonOption = False,
     html: o.HtmlOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the text.")] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Answer every prompt of a file: JSON lines, CSV, Parquet, text."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --prompts: the .jsonl file of answers; resumes.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="With --prompts: prompts per batch.")] = 8,
+    limit: Annotated[int | None, typer.Option("--limit", help="With --prompts: only the first so many.")] = None,
 ) -> None:
-    """Generate text with a method."""
+    """Generate text with a method, for one prompt or for a file of them."""
     chosen = o.method_from(method, set_)
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
     o.check_writable(html)
+    if prompts is not None or output is not None:
+        if prompts is None or output is None:
+            raise ValueError("--prompts FILE and --output FILE.jsonl go together.")
+        if prompt is not None or image or html is not None or json_ or system is not None:
+            raise ValueError("--prompts answers a file: no prompt, --image, --html, --json or --system beside it.")
+        check_number("batch-size", batch_size, low=1, integer=True)
+        check_number("limit", limit, low=1, integer=True, optional=True)
+        o.check_writable(output)
+        asked = read_prompts(prompts)[:limit]
+        loaded = load_engine(model, engine, device, dtype)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
+            line_ = bar.add_task("answers")
+            written = answer_all(
+                loaded,
+                asked,
+                output,
+                chosen,
+                batch_size=batch_size,
+                seed=seed,
+                progress=lambda done, total: bar.update(line_, completed=done, total=total),
+                max_new_tokens=max_new_tokens,
+                raw=raw,
+                stop=stop or None,
+                **sampling,
+            )
+        note(f"{written} answers written to {output}")
+        return
     text = o.prompt_from(prompt, system)
     loaded = load_engine(model, engine, device, dtype)
     settings: dict[str, Any] = {

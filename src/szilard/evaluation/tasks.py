@@ -24,6 +24,7 @@ _TASKS = {
     "humaneval": ("szilard.evaluation.code_tasks", "HumanEval"),
     "mbpp": ("szilard.evaluation.code_tasks", "Mbpp"),
     "gsm8k": ("szilard.evaluation.gsm8k", "Gsm8k"),
+    "spec-bench": ("szilard.evaluation.spec_bench", "SpecBench"),
     "truthfulqa-mc": ("szilard.evaluation.truthfulqa", "TruthfulQaChoices"),
     "truthfulqa-gen": ("szilard.evaluation.truthfulqa", "TruthfulQaGeneration"),
 }
