@@ -77,3 +77,39 @@ def test_bad_input_is_refused_in_one_sentence(cli, mbpp, tmp_path):
     ):
         code, _, err = cli("train", "adadec", *arguments, "-o", target)
         assert code != 0 and message in err and not target.exists()
+
+
+def test_heads_are_trained_on_the_models_own_answers_and_used(model_folder, tmp_path, capsys):
+    prompts, answers, out = tmp_path / "p.txt", tmp_path / "a.jsonl", tmp_path / "medusa"
+    prompts.write_text("".join(f"w{number} w{number + 1}\n" for number in range(10, 22)))
+    limits = ["--model", model_folder, "--max-new-tokens", "16"]
+    assert main(["generate", "--prompts", str(prompts), "-o", str(answers), *limits]) == 0
+    assert len(answers.read_text().splitlines()) == 12
+    (tmp_path / "c.yaml").write_text("steps: 4\nheads: 2\nlog_every: 2\nsave_every: 2\n")
+    train = ["train", "medusa", "--model", model_folder, "--data", str(answers), "-o", str(out)]
+    train += ["--config", str(tmp_path / "c.yaml"), "--window", "32", "--learning-rate", "1e-2"]
+    assert main(train) == 0
+    assert "tokens_per_pass" in capsys.readouterr().err
+    assert "learning_rate: 0.01" in (out / "training.yaml").read_text()
+    used = ["generate", "w10 w11", "--method", "medusa", "--set", f"drafter={out}", "--json", *limits]
+    assert main(used) == 0
+    printed = capsys.readouterr().out
+    drafted = json.loads(printed)
+    assert main(["generate", "w10 w11", "--json", *limits]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == drafted["text"]
+    assert main([*train, "--heads", "3"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert main([*train, "--heads", "3", "--restart"]) == 0
+
+
+def test_a_wrong_setting_is_refused_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("stepz: 4\n")
+    data = tmp_path / "d.txt"
+    data.write_text("w3 w4")
+    arguments = ["train", "chimera", "--model", "nowhere", "--data", str(data), "-o", str(tmp_path / "o")]
+    assert main([*arguments, "--config", str(tmp_path / "c.yaml")]) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err
+    assert main([*arguments, "--head", "round"]) == 2
+    assert "head must be one of" in capsys.readouterr().err
+    assert main(["generate", "--prompts", str(data)]) == 2
+    assert "go together" in capsys.readouterr().err

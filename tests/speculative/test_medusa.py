@@ -8,7 +8,8 @@ import torch
 import szilard
 from szilard.speculative.draft_config import MedusaConfig
 from szilard.speculative.draft_training import train_heads
-from szilard.speculative.medusa.heads import MedusaHeads, MedusaObjective
+from szilard.speculative.medusa.heads import MedusaHeads
+from szilard.speculative.medusa.training import MedusaObjective
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.training.target import Target
 from tests.conftest import ARCHITECTURES, prompt_batch, tiny_model, tiny_tokenizer

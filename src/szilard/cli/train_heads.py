@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import typing
 from collections.abc import Callable
@@ -47,7 +48,7 @@ HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
     ),
     "medusa": (
         draft_config.MedusaConfig,
-        "szilard.speculative.medusa.heads",
+        "szilard.speculative.medusa.training",
         "MedusaObjective",
         "Medusa's heads on the last hidden state",
     ),
@@ -84,6 +85,9 @@ def command(slug: str) -> Callable[..., None]:
         from szilard.training.config import read_config
 
         chosen = read_config(config_class, config, settings)
+        for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
         if not data.is_file():
             raise ValueError(f"there is no file {str(data)!r}.")
         engine = load_engine(model, "transformers", device, dtype)

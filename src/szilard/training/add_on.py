@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -70,11 +72,12 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
             found = f"a {kind} add-on" if kind else "no add-on"
             raise ValueError(f"{model_id!r} is {found}, but {cls.slug} is wanted: szilard train {cls.slug} makes one.")
         try:
-            found = super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **options)
+            with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints that it reads a folder
+                made = super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **options)
         except (SafetensorError, RuntimeError, TypeError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{model_id!r} holds no whole {cls.slug} add-on ({reason}).") from error
-        return found.eval()
+        return made.eval()
 
     def check_base(
         self, *, vocab_size: int, hidden_size: int | None, name: str, fingerprint: str | None = None

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from szilard.training.config import TrainingConfig
@@ -91,11 +93,17 @@ def fit(
         use_cpu=str(device) == "cpu",
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
-        disable_tqdm=False,
+        disable_tqdm=True,
     )
     journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
     trainer = _Loop(model=objective, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    trainer.remove_callback(PrinterCallback)
+    bar = _Bar()
+    trainer.add_callback(bar)
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finally:
+        bar.close()
     return read_metrics(folder / "metrics.jsonl")
 
 
@@ -152,6 +160,41 @@ class _Loop(Trainer):
             logs |= {name: float(value) for name, value in means.items()}
             self._sums, self._batches = {}, 0
         super().log(logs, *arguments, **options)
+
+
+class _Bar(TrainerCallback):
+    """Steps done, time left and the newest metrics, on stderr."""
+
+    bar: Progress | None = None
+
+    def close(self) -> None:
+        """Give the terminal back, whatever happened."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        shown = TextColumn("{task.fields[metrics]}")
+        hidden = not state.is_world_process_zero
+        self.bar = Progress(*columns, shown, console=Console(stderr=True), disable=hidden)
+        self.line = self.bar.add_task("", total=state.max_steps, completed=state.global_step, metrics="")
+        self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(self.line, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        shown = {name: logs[name] for name in ("loss", "tokens_per_pass") if name in (logs or {})}
+        if shown and self.bar is not None:
+            text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            self.bar.update(self.line, metrics=text)
 
 
 class _Journal(TrainerCallback):

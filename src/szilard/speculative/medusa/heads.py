@@ -1,4 +1,4 @@
-"""The trained part of Medusa, and what it is trained to do."""
+"""The trained part of Medusa."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from szilard.decoding.method import check_choice, check_number
-from szilard.speculative.draft_config import DraftConfig, MedusaConfig
-from szilard.speculative.draft_training import Drafted, DraftObjective
 from szilard.speculative.trained import DraftHeads
-from szilard.training.target import Target
 
 Unembed = Callable[[torch.Tensor], torch.Tensor]
 
@@ -60,26 +57,3 @@ class MedusaHeads(DraftHeads):
         if self.output is None:
             return unembed(features)
         return torch.bmm(features, self.output[: len(features)].transpose(1, 2))
-
-
-class MedusaObjective(DraftObjective):
-    """Cross-entropy of head j at position t against token t + 1 + j; the model stays as it is."""
-
-    settings: MedusaConfig
-
-    @classmethod
-    def build(cls, target: Target, config: DraftConfig) -> DraftHeads:
-        assert isinstance(config, MedusaConfig)
-        heads = MedusaHeads(base=target.base, depth=config.heads, head=config.head)
-        heads.start_from(target.model.get_output_embeddings().weight)
-        return heads
-
-    def draft(
-        self, ids: torch.Tensor, hidden: torch.Tensor | None, valid: torch.Tensor, sources: torch.Tensor
-    ) -> Drafted:
-        assert isinstance(self.heads, MedusaHeads) and hidden is not None
-        features = self.heads(hidden[sources[:, 0], sources[:, 1]])
-        return Drafted(self.heads.logits(features, self.target.unembed))
-
-    def weights(self) -> list[float]:
-        return [self.settings.decay**depth for depth in range(self.heads.depth)]
