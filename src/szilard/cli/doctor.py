@@ -8,11 +8,14 @@ import json
 import os
 import platform
 import shutil
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from szilard.cli.options import JsonOption
+from szilard.cli.loading import errors, load_engine
+from szilard.cli.options import DeviceOption, DtypeOption, EngineOption, JsonOption, ModelOption
 from szilard.engines.cache import cache_folder
 
 _PACKAGES = {
@@ -29,8 +32,20 @@ _PACKAGES = {
 }
 
 
-def doctor_command(json_: JsonOption = False) -> None:
-    """Check the installation."""
+def doctor_command(
+    json_: JsonOption = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure what forwards of a model cost here; drafters choose by it.")
+    ] = False,
+    model: ModelOption = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Check the installation, or with --profile measure a model's forwards on this machine."""
+    if profile:
+        _profile(model, engine, device, dtype, json_)
+        return
     import torch
 
     checks: list[dict[str, Any]] = []
@@ -71,3 +86,19 @@ def doctor_command(json_: JsonOption = False) -> None:
             console.print(mend, highlight=False)
     if not all(check["ok"] for check in checks):
         raise ValueError("the installation is not whole: see the lines marked 'no'.")
+
+
+def _profile(model: str | None, engine: str, device: str | None, dtype: str, as_json: bool) -> None:
+    from szilard.engines.step_profile import measure
+
+    loaded = load_engine(model, engine, device, dtype)
+    with Progress(TextColumn("forwards"), BarColumn(), TimeRemainingColumn(), console=errors, transient=True) as bar:
+        line = bar.add_task("")
+        found = measure(loaded, progress=lambda done, total: bar.update(line, completed=done, total=total))
+    if as_json:
+        print(json.dumps({"model": found.model, "tokens": found.tokens, "seconds": found.seconds}))
+        return
+    print(f"{found.model}: one forward over so many tokens")
+    print("tokens      ms  in steps of one")
+    for tokens, seconds in zip(found.tokens, found.seconds, strict=True):
+        print(f"{tokens:>6} {1000 * seconds:>7.1f} {seconds / found.seconds[0]:>16.2f}")

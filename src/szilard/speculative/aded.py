@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from szilard.decoding.method import Method, check_bool, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree
 from szilard.speculative.tree_search import best_first, greedy_chain, mcts
@@ -50,6 +51,8 @@ class Aded(Method):
         observe_prompt: strengthen the tri-grams of the whole prompt once (ours).
         share_updates: rows and later runs see each other's updates; False: each row has its own, which are discarded.
         seed: of the roll-outs. What is written with greedy decoding does not depend on it.
+        budget: "auto": verify only as many nodes as are worth their time, where `szilard doctor --profile` has measured
+            what forwards of this model cost; "fixed": all of them.
     """
 
     slug: ClassVar[str] = "aded"
@@ -71,6 +74,7 @@ class Aded(Method):
     observe_prompt: bool = False
     share_updates: bool = True
     seed: int = 0
+    budget: str = "auto"
 
     def __post_init__(self) -> None:
         check_number("iterations", self.iterations, low=1, integer=True)
@@ -83,6 +87,7 @@ class Aded(Method):
         check_number("update_window", self.update_window, low=3, integer=True)
         check_number("max_nodes", self.max_nodes, low=0, integer=True)
         check_choice("search", self.search, ("mcts", "best_first", "greedy"))
+        check_choice("budget", self.budget, ("auto", "fixed"))
         check_bool("observe_prompt", self.observe_prompt)
         check_bool("share_updates", self.share_updates)
         check_number("seed", self.seed, low=0, high=2**63 - 1, integer=True)
@@ -107,7 +112,8 @@ class Aded(Method):
         if table is None:
             table = TrigramTable.empty(state.vocab_size)
         _check_vocabulary(table, state.vocab_size, state.model_name)
-        speculative_decode(state, _Adaptive(self, table))
+        budget = NodeBudget.of(state) if self.budget == "auto" else None
+        speculative_decode(state, _Adaptive(self, table), budget=budget)
 
     def _table(self) -> TrigramTable | None:
         if isinstance(self.table, str):

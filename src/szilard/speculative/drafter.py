@@ -10,6 +10,7 @@ import torch
 
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
+from szilard.speculative.budget import NodeBudget
 from szilard.speculative.tree import DraftTree
 from szilard.speculative.verify import Typical, Verdict, verify_tree
 
@@ -37,8 +38,12 @@ class Drafter(ABC):
         """The run is over: give back what was opened."""
 
 
-def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical | None = None) -> None:
+def speculative_decode(
+    state: DecodingState, drafter: Drafter, typical: Typical | None = None, *, budget: NodeBudget | None = None
+) -> None:
     """Generate until `state.done`; with `typical` None exactly what plain decoding would write.
+
+    With a `budget` of each proposed tree only the nodes that are worth their time are verified.
 
     Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
     `row_steps` (a step of one unfinished row).
@@ -54,13 +59,18 @@ def speculative_decode(state: DecodingState, drafter: Drafter, typical: Typical 
     try:
         drafter.start(state)
         while not state.done:
+            running = ~state.finished
             tree = _within_limits(state, drafter.propose(state))
+            if budget is not None:
+                tree = budget.cut(tree, int(running.sum()))
             with drafter.watching(state, tree):
                 logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
             verdict = verify_tree(state, tree, logits, typical)
             state.keep(verdict.path, verdict.counts)
             drafter.observe(state, tree, verdict)
             _count(state, tree, verdict)
+            if budget is not None:
+                budget.observe(tree, verdict, running)
             _commit(state, tree, logits, verdict)
     finally:
         drafter.close()

@@ -12,6 +12,7 @@ import torch
 
 from szilard.decoding.method import Method, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
 from szilard.speculative.verify import Typical
@@ -50,6 +51,8 @@ class TrainedDrafts(Method):
         tree: "static": the published tree of 25 drafts, cut to the drafter's depth; "measured": grown from the
             accuracies that the drafter had on held-out text; or a `TreeShape`.
         acceptance: "exact", or "typical": Medusa's lossy rule, under which the text is not that of plain decoding.
+        budget: "auto": verify only as many nodes as are worth their time, where `szilard doctor --profile` has measured
+            what forwards of this model cost; "fixed": all of them.
     """
 
     family: ClassVar[str] = "speculative"
@@ -60,10 +63,12 @@ class TrainedDrafts(Method):
     max_nodes: int = 25
     tree: TreeShape | str = "static"
     acceptance: str = "exact"
+    budget: str = "auto"
 
     def __post_init__(self) -> None:
         check_number("max_nodes", self.max_nodes, low=0, integer=True)
         check_choice("acceptance", self.acceptance, ("exact", "typical"))
+        check_choice("budget", self.budget, ("auto", "fixed"))
         if not isinstance(self.tree, TreeShape):
             check_choice("tree", self.tree, ("static", "measured"))
         if isinstance(self.drafter, Path):
@@ -144,7 +149,8 @@ class TrainedDrafts(Method):
         heads.check_base(vocab_size=state.vocab_size, hidden_size=width, name=state.model_name)
         heads = heads.to(state.device)
         typical = Typical() if self.acceptance == "typical" else None
-        speculative_decode(state, self.proposer(heads), typical)
+        budget = NodeBudget.of(state) if self.budget == "auto" else None
+        speculative_decode(state, self.proposer(heads), typical, budget=budget)
 
 
 class _NoDrafts(Drafter):
