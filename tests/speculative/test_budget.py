@@ -78,3 +78,15 @@ def test_doctor_prints_the_profile(model_folder, tmp_path, monkeypatch, capsys):
 def test_a_wrong_budget_is_refused(value):
     with pytest.raises(ValueError, match="budget must be one of"):
         szilard.Aded(budget=value)
+
+
+def test_a_draft_model_drafts_no_more_than_is_worth_it(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("SZILARD_CACHE", str(tmp_path))
+    StepProfile("m", (1, 64), (1.0, 64.0)).save(engine.state("w9 w10", trace=False))
+    plain = engine.generate("w9 w10 w11", max_new_tokens=20)
+    for budget, nodes in (("auto", 2), ("fixed", 6)):
+        method = szilard.DraftModel(draft=engine, draft_tokens=5, budget=budget)
+        out = engine.generate("w9 w10 w11", method=method, max_new_tokens=20)
+        assert out.tokens == plain.tokens
+        counters = out.cost.counters
+        assert counters["nodes_verified"] <= nodes * counters["target_forwards"]

@@ -24,11 +24,12 @@ class NodeBudget:
 
     Args:
         profile: seconds of a forward by its tokens.
-        overhead: seconds of a step beside the forward, so that drafting counts, too.
+        overhead: seconds of a step beside the forward, whatever is drafted.
+        per_node: seconds that drafting a node takes, for drafters that can stop early.
     """
 
-    def __init__(self, profile: step_profile.StepProfile, overhead: float = 0.0) -> None:
-        self.profile, self.overhead = profile, overhead
+    def __init__(self, profile: step_profile.StepProfile, overhead: float = 0.0, per_node: float = 0.0) -> None:
+        self.profile, self.overhead, self.per_node = profile, overhead, per_node
         self.accepted = [0.0] * _MOST
         self.tried = [0.0] * _MOST
 
@@ -51,7 +52,7 @@ class NodeBudget:
         written, best, chosen = 1.0, 1.0 / (self.profile(rows) + self.overhead), 0
         for place, chance in enumerate(self.chances(count), start=1):
             written += chance
-            rate = written / (self.profile(rows * (place + 1)) + self.overhead)
+            rate = written / (self.profile(rows * (place + 1)) + self.overhead + place * self.per_node)
             if rate > best:
                 best, chosen = rate, place
         return chosen

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_number
+from szilard.decoding.method import Method, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.engines import step_profile
+from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree, Proposal
+from szilard.speculative.verify import Verdict
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -29,6 +32,8 @@ class DraftModel(Method):
         draft: the small model: an engine, a transformers model, or a name for `szilard.load` (loaded with the target's
             kind of engine). It must share the target's tokenizer.
         draft_tokens: tokens of a chain; 0: plain decoding.
+        budget: "auto": draft only as many tokens as are worth their time, where `szilard doctor --profile` has measured
+            what forwards of the models cost; "fixed": always all.
     """
 
     slug: ClassVar[str] = "draft-model"
@@ -38,9 +43,11 @@ class DraftModel(Method):
 
     draft: str | object | None = None
     draft_tokens: int = 5
+    budget: str = "auto"
 
     def __post_init__(self) -> None:
         check_number("draft_tokens", self.draft_tokens, low=0, integer=True)
+        check_choice("budget", self.budget, ("auto", "fixed"))
 
     @classmethod
     def neutral(cls) -> DraftModel:
@@ -83,6 +90,7 @@ class _SmallModel(Drafter):
     def __init__(self, method: DraftModel) -> None:
         self.method = method
         self.small: DecodingState | None = None
+        self.budget: NodeBudget | None = None
         self.logits: torch.Tensor | None = None  # after the pending token; None: the small model has yet to read it
 
     def start(self, state: DecodingState) -> None:
@@ -91,6 +99,10 @@ class _SmallModel(Drafter):
 
             self.small = companion(self.method.draft, state, role="draft")
             self.small.prefill()
+            self.budget = NodeBudget.of(state) if self.method.budget == "auto" else None
+            draft = step_profile.find(self.small)
+            if self.budget is not None and draft is not None:
+                self.budget.per_node = draft(state.batch_size)
             self.logits = self.small.feed(state.tokens[:, -1:], rewindable=True)[:, -1]
 
     def propose(self, state: DecodingState) -> DraftTree:
@@ -107,7 +119,10 @@ class _SmallModel(Drafter):
         text = state.tokens
         drawn: list[torch.Tensor] = []
         probabilities: list[torch.Tensor] = []
-        for step in range(self.method.draft_tokens):
+        wanted = self.method.draft_tokens
+        if self.budget is not None:  # at least one, so that the small model keeps up with the text
+            wanted = max(1, self.budget.nodes(wanted, int((~state.finished).sum())))
+        for step in range(wanted):
             if step:
                 logits = small.feed(drawn[-1], rewindable=True)[:, -1]
             scores = logits[:, :vocab].to(state.device)
@@ -131,6 +146,10 @@ class _SmallModel(Drafter):
             slot = torch.where(slot < nodes - 1, slot, -1).expand(len(tokens), -1)
             proposal = Proposal(torch.stack(probabilities, 1), slot)
         return DraftTree(tokens, parent, torch.ones_like(tokens, dtype=torch.bool), proposal)
+
+    def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
+        if self.budget is not None:
+            self.budget.observe(tree, verdict, ~state.finished)
 
     def close(self) -> None:
         if self.small is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from szilard.decoding.method import Method, check_number
+from szilard.decoding.method import Method, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree
 
@@ -21,6 +22,8 @@ class PromptLookup(Method):
     Attributes:
         draft_tokens: longest draft; 0: plain decoding.
         max_ngram: tokens that are matched at most; shorter matches are tried when longer ones fail.
+        budget: "auto": verify only as many drafts as are worth their time, where `szilard doctor --profile` measured
+            what forwards of this model cost; "fixed": all of them.
     """
 
     slug: ClassVar[str] = "prompt-lookup"
@@ -30,10 +33,12 @@ class PromptLookup(Method):
 
     draft_tokens: int = 10
     max_ngram: int = 3
+    budget: str = "auto"
 
     def __post_init__(self) -> None:
         check_number("draft_tokens", self.draft_tokens, low=0, integer=True)
         check_number("max_ngram", self.max_ngram, low=1, integer=True)
+        check_choice("budget", self.budget, ("auto", "fixed"))
 
     @classmethod
     def neutral(cls) -> PromptLookup:
@@ -41,7 +46,8 @@ class PromptLookup(Method):
         return cls(draft_tokens=0)
 
     def decode(self, state: DecodingState) -> None:
-        speculative_decode(state, _Lookup(self))
+        budget = NodeBudget.of(state) if self.budget == "auto" else None
+        speculative_decode(state, _Lookup(self), budget=budget)
 
 
 class _Lookup(Drafter):
