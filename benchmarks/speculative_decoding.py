@@ -1,0 +1,155 @@
+"""Spec-Bench: drafters against plain decoding and transformers' own, prompt by prompt in turn.
+
+    python benchmarks/speculative_decoding.py smollm2 --data FOLDER [--heads FOLDER]
+    python benchmarks/speculative_decoding.py qwen --data FOLDER --models FOLDER
+
+Every contestant answers a prompt (or a batch of them) before the next prompt comes, so that a busy machine slows all of
+them. A line per answer goes to results/speculative.jsonl; a killed run goes on where it was. `--heads` holds trained
+add-ons in folders called medusa, chimera, hidden-transfer, flash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from results_store import Store
+from rich.progress import track
+
+import szilard
+from szilard.engines.engine import Engine
+from szilard.evaluation.spec_bench import CATEGORIES
+from szilard.evaluation.tasks import make_task
+from szilard.speculative.trigram_table import TrigramTable
+
+LARGE, SMALL = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+TRAINED = {
+    "medusa": szilard.Medusa,
+    "chimera": szilard.Chimera,
+    "hidden-transfer": szilard.HiddenTransfer,
+    "flash": szilard.Flash,
+}
+Answer = dict[str, Any]
+Contestant = Callable[[list[str]], Answer]
+
+
+def batches(data: Path, per_category: int, size: int) -> Iterator[tuple[str, str, list[str]]]:
+    """(category, name, prompts) of every batch: the first prompts of each category."""
+    items = make_task("spec-bench").items(data / "spec_bench.jsonl")
+    for category in CATEGORIES:
+        own = [item for item in items if item.id.startswith(f"{category}/")][:per_category]
+        for start in range(0, len(own) - size + 1, size):
+            some = own[start : start + size]
+            yield category, some[0].id, [item.prompt for item in some]
+
+
+def ours(engine: Engine, method: Any, tokens: int, sampled: bool) -> Contestant:
+    """A szilard method as a contestant."""
+
+    def answer(prompts: list[str]) -> Answer:
+        settings: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "seed": 0} if sampled else {}
+        start = time.perf_counter()
+        results = engine.generate(prompts, method, max_new_tokens=tokens, trace=False, **settings)
+        seconds = time.perf_counter() - start
+        cost = results[0].cost
+        return {
+            "seconds": seconds,
+            "tokens": sum(len(result.tokens) for result in results),
+            "texts": [result.text for result in results],
+            "counters": dict(cost.counters),
+            "forwards": max(cost.forward_passes.values()),
+        }
+
+    return answer
+
+
+def theirs(engine: Any, tokens: int, sampled: bool, **options: Any) -> Contestant:
+    """transformers' own generation as a contestant (one prompt at a time: it refuses batches)."""
+
+    def answer(prompts: list[str]) -> Answer:
+        inputs = engine.encode(prompts)
+        torch.manual_seed(0)
+        settings = {"do_sample": sampled, "temperature": 1.0 if sampled else None, "top_k": 0, "top_p": 1.0}
+        start = time.perf_counter()
+        out = engine.model.generate(**inputs, max_new_tokens=tokens, **settings, **options)
+        seconds = time.perf_counter() - start
+        new = out[0, inputs["input_ids"].shape[1] :]
+        text = engine.tokenizer.decode(new, skip_special_tokens=True)
+        return {"seconds": seconds, "tokens": len(new), "texts": [text], "counters": {}, "forwards": None}
+
+    return answer
+
+
+def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sampled: bool) -> dict[str, Contestant]:
+    """Who competes on this engine, batch size and temperature. ADED learns from its own answers as it goes."""
+    methods: dict[str, Any] = {
+        "plain": None,
+        "prompt-lookup": szilard.PromptLookup(),
+        "prompt-lookup, fixed": szilard.PromptLookup(budget="fixed"),
+        "aded": szilard.Aded(TrigramTable.empty(engine.vocab_size), search="best_first"),
+        "aded, whole prompt": szilard.Aded(
+            TrigramTable.empty(engine.vocab_size), search="best_first", observe_prompt=True
+        ),
+        "aded, mcts, fixed": szilard.Aded(TrigramTable.empty(engine.vocab_size), budget="fixed"),
+    }
+    if engine.kind == "llama.cpp":
+        small = szilard.load(SMALL, engine="llama.cpp")
+        methods["draft-model"] = szilard.DraftModel(draft=small)
+        methods["draft-model, fixed"] = szilard.DraftModel(draft=small, budget="fixed")
+    for name, cls in TRAINED.items():
+        if arguments.heads and (arguments.heads / name / "model.safetensors").is_file():
+            methods[name] = cls.from_pretrained(arguments.heads / name, tree="measured")
+    found = {name: ours(engine, method, arguments.tokens, sampled) for name, method in methods.items()}
+    if engine.kind == "transformers" and size == 1:
+        found["transformers plain"] = theirs(engine, arguments.tokens, sampled)
+        found["transformers prompt lookup"] = theirs(engine, arguments.tokens, sampled, prompt_lookup_num_tokens=10)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=("smollm2", "qwen"))
+    parser.add_argument("--data", type=Path, required=True, help="folder with spec_bench.jsonl")
+    parser.add_argument("--models", type=Path, help=f"folder with {LARGE} and {SMALL}")
+    parser.add_argument("--heads", type=Path, help="folder with trained add-ons")
+    parser.add_argument("--per-category", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--temperatures", nargs="+", choices=("0", "1"), default=["0", "1"])
+    arguments = parser.parse_args()
+    arguments.data = arguments.data.resolve()
+    arguments.heads = arguments.heads.resolve() if arguments.heads else None
+    if arguments.model == "qwen":
+        if arguments.models is None:
+            parser.error("qwen needs --models")
+        os.chdir(arguments.models)
+        engine = szilard.load(LARGE, engine="llama.cpp")
+    else:
+        engine = szilard.load()
+    store = Store("speculative")
+    for size in arguments.batches:
+        for temperature in arguments.temperatures:
+            rivals = contestants(engine, arguments, size, sampled=temperature == "1")
+            work = list(batches(arguments.data, arguments.per_category, size))
+            next(iter(rivals.values()))(work[0][2])  # warms up
+            for category, name, prompts in track(work, description=f"batch {size}, T={temperature}"):
+                for label, rival in rivals.items():
+                    key = {
+                        "model": engine.name,
+                        "batch": size,
+                        "temperature": int(temperature),
+                        "method": label,
+                        "item": name,
+                        "tokens": arguments.tokens,
+                    }
+                    if key not in store:
+                        store.add(key, {"category": category, **rival(prompts)})
+
+
+if __name__ == "__main__":
+    main()
