@@ -1,8 +1,10 @@
 """The loop resumes exactly, loses no more than an interval, and says what it cannot do."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch.utils.data import Dataset
 
 from szilard.training.config import TrainingConfig, read_config
 from szilard.training.loop import fit, last_checkpoint, read_metrics
+
+ROOT = Path(__file__).parents[2]
 
 
 class Points(Dataset):
@@ -69,7 +73,7 @@ def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
         "fit(Line(11, lambda: os.kill(os.getpid(), signal.SIGKILL)), Points(), CONFIG, Path(sys.argv[1]), "
         "collate=collate, device='cpu')"
     )
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=240)
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=240, cwd=ROOT)
     assert killed.returncode == -9
     half = tmp_path / "checkpoints" / "checkpoint-12"  # what a kill in the middle of saving leaves
     half.mkdir()
@@ -157,7 +161,8 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         command = [*launcher, str(file), str(folder), str(batch)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=paths)
         assert done.returncode == 0, done.stderr[-2000:]
         outcomes.append((torch.load(folder / "end.pt"), read_metrics(folder / "metrics.jsonl")))
     (one, alone), (two, together) = outcomes
