@@ -201,7 +201,7 @@ class Windows(Dataset[Batch]):
         for start, end in zip(cache.offsets[:-1].tolist(), cache.offsets[1:].tolist(), strict=True):
             for first in range(start, end, length):
                 last = min(first + length, end)
-                if last - first >= shortest and cache.answer[first:last].any():
+                if last - first >= shortest and cache.answer[first + 2 : last].any():  # something to be guessed
                     self.spans.append((first, last))
 
     def __len__(self) -> int:
