@@ -38,6 +38,8 @@ def test_other_settings_and_damaged_files_are_refused(engine, tmp_path):
     answer_all(engine, PROMPTS[:1], file, max_new_tokens=6)
     with pytest.raises(ValueError, match="other settings"):
         answer_all(engine, PROMPTS[:1], file, max_new_tokens=7)
+    with pytest.raises(ValueError, match="other prompts"):
+        answer_all(engine, ["w30"], file, max_new_tokens=6)
     file.write_text("nonsense\n" + file.read_text())
     with pytest.raises(ValueError, match="no JSON"):
         answer_all(engine, PROMPTS[:1], file, max_new_tokens=6)

@@ -58,6 +58,11 @@ def test_a_profile_is_measured_kept_and_read_by_the_drafters(engine, tmp_path, m
     assert frugal.cost.counters["nodes_verified"] < lavish.cost.counters["nodes_verified"]
 
 
+def test_a_profile_needs_two_sizes(engine):
+    with pytest.raises(ValueError, match="two sizes"):
+        measure(engine, sizes=(4,))
+
+
 def test_a_damaged_profile_is_none(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("SZILARD_CACHE", str(tmp_path))
     state = engine.state("w9 w10", trace=False)

@@ -10,6 +10,8 @@ from szilard.speculative.chimera.method import Chimera, _Fused, expanded_nodes
 from szilard.speculative.chimera.training import ChimeraObjective
 from szilard.speculative.draft_config import ChimeraConfig
 from szilard.speculative.draft_training import train_heads
+from szilard.speculative.flash.drafter import FlashDrafter
+from szilard.speculative.flash.method import Flash
 from szilard.speculative.one_layer import layer_settings, one_layer_model
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.speculative.verify import verify_tree
@@ -158,3 +160,50 @@ def test_a_drafter_learns_and_is_used(tmp_path, counting, options):  # noqa: F81
     method = szilard.Chimera.from_pretrained(tmp_path)
     plain = engine.generate("w10 w11", max_new_tokens=12)
     assert engine.generate("w10 w11", method=method, max_new_tokens=12).tokens == plain.tokens
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", ["chimera", "flash"])
+def test_drafts_may_reach_behind_the_end_of_a_learned_context(kind, rows):
+    """GPT-2 looks its positions up in a table, which ends where its context ends."""
+    model = short_gpt2()
+    base = {"hidden_size": 32, "vocab_size": 97}
+    layer = layer_settings(model.config)
+    drafter = ChimeraDrafter(base=base, layer=layer) if kind == "chimera" else FlashDrafter(base=base, layer=layer)
+    method = Chimera(drafter=drafter) if kind == "chimera" else Flash(drafter=drafter, rounds=2)
+    inputs = prompt_batch(rows)
+    plain = run(model, inputs, max_new_tokens=21, eos_token_id=None)
+    assert torch.equal(run(model, inputs, method, max_new_tokens=21, eos_token_id=None).sequences, plain.sequences)
+
+
+def test_a_drafter_in_memory_drafts_without_dropout():
+    """A fresh module is in training mode; with GPT-2's dropout it would draw from the run's own generator."""
+    model, inputs = tiny_model("gpt2"), prompt_batch(1)
+    drafter = ChimeraDrafter(base={"hidden_size": 32, "vocab_size": 97}, layer=layer_settings(model.config)).train()
+    drawn = {"do_sample": True, "temperature": 1.3}
+    out = run(model, inputs, Chimera(drafter=drafter), **drawn)
+    assert torch.equal(out.sequences, run(model, inputs, **drawn).sequences)
+
+
+def test_a_tree_wider_than_the_candidates_is_refused():
+    with pytest.raises(ValueError, match="at most 10 candidates"):
+        run(
+            tiny_model("llama"),
+            prompt_batch(1),
+            Chimera(drafter=random_drafter("llama"), tree=TreeShape.of([(rank,) for rank in range(12)])),
+        )
+
+
+def test_a_prompt_as_embeddings_is_refused_with_the_reason():
+    model, inputs = tiny_model("llama"), prompt_batch(1)
+    vectors = model.get_input_embeddings()(inputs["input_ids"])
+    with pytest.raises(ValueError, match="no prompt as embeddings"):
+        model.generate(inputs_embeds=vectors, custom_generate=Chimera(drafter=random_drafter("llama")))
+
+
+def short_gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(7)
+    config = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=32, pad_token_id=0, eos_token_id=1)
+    return GPT2LMHeadModel(config).double().eval()

@@ -10,7 +10,7 @@ from szilard.speculative.flash.drafter import FlashDrafter
 from szilard.speculative.flash.method import Flash, _SemiAutoregressive
 from szilard.speculative.flash.training import FlashObjective
 from szilard.speculative.one_layer import growing, layer_settings
-from szilard.speculative.tree import SMALL_TREE
+from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.speculative.verify import verify_tree
 from szilard.training.target import Target
 from tests.conftest import ARCHITECTURES, prompt_batch, tiny_model
@@ -73,7 +73,8 @@ def test_the_draft_sequence_keeps_what_stands_around_images(options, count):
     features, following = torch.randn(2, 13, 2).unbind(0)
     slots, where = drafter.draft_sequence(features, following, image)
     assert len(slots) == 13 - 8 + 2 * count
-    assert where.tolist() == [0, 1, -1, -1, -1, -1, 2 + count, 3 + count, -1, -1, -1, -1, 4 + 2 * count]
+    first, second = [1 + count] * 4, [3 + 2 * count] * 4  # an image's slots: where its last latent is
+    assert where.tolist() == [0, 1, *first, 2 + count, 3 + count, *second, 4 + 2 * count]
     assert torch.equal(slots[:2], features[:2])  # as they are before the first image
     fused = drafter.fuse(torch.cat([following[12], features[12]]))
     torch.testing.assert_close(slots[-1], fused)
@@ -144,3 +145,20 @@ def test_a_drafter_learns_and_is_used(tmp_path, counting):  # noqa: F811
     method = szilard.Flash.from_pretrained(tmp_path, rounds=2)
     plain = engine.generate("w10 w11", max_new_tokens=12)
     assert engine.generate("w10 w11", method=method, max_new_tokens=12).tokens == plain.tokens
+
+
+def test_fewer_slots_than_parts_are_kept_as_they_are():
+    slots = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
+    assert torch.equal(of_size(2, latents=5, compression="mean").compress(slots), slots)
+
+
+def test_further_rounds_draft_deeper():
+    drafter = random_drafter("llama")
+    shape = Flash(drafter=drafter, rounds=2).shape(drafter)
+    assert shape.max_depth == 10 and len(shape.parent) <= 26 and shape.choices()[0] == (0,)
+    assert Flash(drafter=drafter, rounds=2, max_nodes=4).shape(drafter).max_depth == 4
+    own = TreeShape.of([(0,) * depth for depth in range(1, 8)])
+    assert Flash(drafter=drafter, rounds=2, tree=own).shape(drafter).max_depth == 7
+    assert Flash(drafter=drafter, tree=own).shape(drafter).max_depth == 5
+    with pytest.raises(ValueError, match="one round"):
+        Flash(drafter=drafter, rounds=2, tree="measured").shape(drafter)

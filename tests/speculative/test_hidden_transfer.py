@@ -178,3 +178,24 @@ def test_layers_beyond_the_model_are_refused():
         HiddenTransferObjective.build(Target(engine_of("llama")), HiddenTransferConfig(transfer_steps=1, layers="4"))
     with pytest.raises(ValueError, match="2 numbers"):
         HiddenTransferConfig(transfer_steps=2, layers="4")
+
+
+def test_the_likeliest_nodes_of_the_tree_that_is_fed_get_slots():
+    """Also when a budget has cut the tree."""
+    model, inputs = tiny_model("llama"), prompt_batch(2)
+    drafter = _Pseudo(random_projections("llama", layers="2,1,1"), SMALL_TREE.truncate(max_depth=3), 4)
+    state = open_state(model, inputs)
+    with drafter.watching(state, None):
+        logits = state.prefill()
+    state.commit(state.choose(logits))
+    drafter.start(state)
+    tree = drafter.propose(state).truncate(max_nodes=9)
+    with drafter.watching(state, tree):
+        state.feed(tree=tree)
+    assert drafter.slots.final.shape[:2] == (2, 4)
+    log = drafter.chances
+    for row in range(2):
+        paths = [tree.path(row, node)[1:] for node in range(9)]
+        scores = [sum(float(log[row, d, tree.tokens[row, node]]) for d, node in enumerate(path)) for path in paths]
+        best = sorted(range(9), key=lambda node: -scores[node])[:4]
+        assert drafter.sources[row].tolist() == sorted(best)

@@ -196,3 +196,54 @@ def test_a_model_learns_to_write_several_tokens_at_once(tmp_path, counting, opti
     checked = szilard.Lud.from_pretrained(tmp_path, beta=0.5, verify=True)
     again = base.generate("w10 w11", method=checked, max_new_tokens=12)
     assert again.tokens == one.tokens
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spans_end_where_the_fullest_row_has_no_more_room(seed):
+    from tests.speculative.test_chimera import short_gpt2
+
+    model, inputs = short_gpt2(), prompt_batch(4, seed=seed)
+    torch.manual_seed(seed)
+    adapter = LudAdapter(base={"hidden_size": 32, "vocab_size": 97}, shapes={}).double()
+    torch.nn.init.normal_(adapter.placeholder)
+    out = run(model, inputs, Lud(adapter=adapter, beta=0.0), max_new_tokens=21, eos_token_id=None)
+    assert out.sequences.shape[1] == 32
+
+
+def test_a_prompt_may_come_as_embeddings():
+    model, adapter = untuned("llama")
+    inputs = prompt_batch(2)
+    vectors = model.get_input_embeddings()(inputs["input_ids"])
+    options = {"inputs_embeds": vectors, "attention_mask": inputs["attention_mask"], "max_new_tokens": 8}
+    for method in (Lud.neutral(), Lud(adapter=adapter, beta=2.0)):
+        out = model.generate(**options, custom_generate=method)
+        assert torch.equal(out, model.generate(**options, do_sample=False))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_tuning_leaves_the_callers_model_as_it_was(tmp_path, counting, lora):  # noqa: F811
+    if lora:
+        pytest.importorskip("peft")
+    engine = fresh_engine()
+    before = {name: weight.clone() for name, weight in engine.model.state_dict().items()}
+    config = LudConfig(lora=lora, steps=4, batch_size=2, window=40, log_every=2, save_every=2, learning_rate=0.01)
+    train_lud(engine, counting, config, tmp_path)
+    after = engine.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    engine.generate("w9", method=szilard.Lud.from_pretrained(tmp_path), max_new_tokens=4)
+
+
+def test_adapters_of_a_half_precision_model_are_trained_in_float32():
+    pytest.importorskip("peft")
+    engine = fresh_engine()
+    engine.model.bfloat16()
+    objective = LudObjective(Target(engine), LudConfig())
+    assert {parameter.dtype for parameter in objective.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="float32"):
+        LudObjective(Target(fresh_half()), LudConfig(lora=False))
+
+
+def fresh_half():
+    engine = fresh_engine()
+    engine.model.bfloat16()
+    return engine

@@ -105,6 +105,10 @@ def test_a_stopped_training_goes_on_with_its_cached_states(tmp_path, counting, m
     with pytest.raises(ValueError, match="other settings"):
         other = MedusaConfig(heads=3, steps=60)
         train_heads(MedusaObjective, engine, counting, other, tmp_path / "cut", cache=tmp_path / "cache")
+    more = tmp_path / "more.jsonl"
+    more.write_text(counting.read_text() + '{"text": "w9 w10 w11"}\n')
+    with pytest.raises(ValueError, match="other settings or data"):
+        train_heads(MedusaObjective, engine, more, SMALL, tmp_path / "cut")
     resumed = train_heads(MedusaObjective, engine, counting, SMALL, tmp_path / "cut", cache=tmp_path / "cache")
     assert resumed == whole and len(calls) == 31 + 40
 

@@ -169,3 +169,16 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
     torch.testing.assert_close(two["layer.weight"], one["layer.weight"], atol=1e-5, rtol=1e-5)
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     assert together[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-3)
+
+
+def test_a_finished_run_is_not_trained_on(tmp_path):
+    first, again = Line(), Line()
+    config = TrainingConfig(steps=7, batch_size=4, save_every=4, log_every=2, schedule="constant", warmup=0.0)
+    found = fit(first, Points(), config, tmp_path, collate=collate, device="cpu")
+    assert fit(again, Points(), config, tmp_path, collate=collate, device="cpu") == found
+    assert again.calls == 0 and torch.equal(first.layer.weight, again.layer.weight)
+
+
+def test_gradients_are_not_cut_while_they_are_scaled():
+    with pytest.raises(ValueError, match="max_grad_norm"):
+        TrainingConfig(precision="float16", max_grad_norm=0.0, max_grad_value=0.5)

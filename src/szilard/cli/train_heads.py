@@ -93,10 +93,10 @@ def command(slug: str) -> Callable[..., None]:
         engine = load_engine(model, "transformers", device, dtype)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
-            line = bar.add_task("hidden states", total=None)
+            line = bar.add_task("hidden states", total=None, visible=False)
 
             def progress(done: int, total: int) -> None:
-                bar.update(line, completed=done, total=total)
+                bar.update(line, completed=done, total=total, visible=True)
                 if done >= total:
                     bar.stop()  # the training shows its own
 

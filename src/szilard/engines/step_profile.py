@@ -44,6 +44,10 @@ class StepProfile:
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.tokens) < 2 or len(self.tokens) != len(self.seconds):
+            raise ValueError("a profile needs at least two sizes, and seconds for each.")
+
     def __call__(self, tokens: float) -> float:
         """Seconds of a forward over `tokens`, between two measured sizes on the straight line through them."""
         last = len(self.tokens) - 2
@@ -79,6 +83,8 @@ def measure(
     """
     window = engine.context_window
     context = min(context, (window or 2**31) - max(sizes) - 1)
+    if context < 1 or len(sizes) < 2:
+        raise ValueError(f"{engine.name} has a context of {window}: profile at least two sizes that fit into it.")
     ids = torch.arange(context) % (engine.vocab_size - 1) + 1
     state = engine.state([ids], max_new_tokens=max(sizes), trace=False)
     state.prefill()

@@ -82,13 +82,13 @@ def answer_all(
         ValueError: the file holds answers of another model or of other settings.
     """
     said = {
-        "method": str(method),
+        "method": str(method) if method is None else f"{method.slug} {method.recorded_options(engine)}",
         "batch": batch_size,
         "seed": seed,
         **{name: str(settings[name]) for name in settings},
     }
     run = hashlib.sha256(json.dumps([engine.fingerprint, said], sort_keys=True).encode()).hexdigest()[:12]
-    there = _read(output, run)
+    there = _read(output, run, prompts)
     written = 0
     if progress is not None:
         progress(len(there), len(prompts))
@@ -124,7 +124,7 @@ def _ids(engine: Engine, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
     return engine.encode([prompt], raw=bool(settings.get("raw")))["input_ids"][0].tolist()
 
 
-def _read(output: Path, run: str) -> set[int]:
+def _read(output: Path, run: str, prompts: Sequence[Any]) -> set[int]:
     """Indices that the file answers; a last line that a kill cut off is removed."""
     if not output.is_file():
         return set()
@@ -143,7 +143,10 @@ def _read(output: Path, run: str) -> set[int]:
             raise ValueError(
                 f"{str(output)!r} holds answers of another model or of other settings: name another file, or remove it."
             )
-        found.add(int(row["index"]))
+        index = int(row["index"])
+        if index < len(prompts) and row["prompt"] != prompts[index]:
+            raise ValueError(f"{str(output)!r} answers other prompts (number {index + 1} differs): name another file.")
+        found.add(index)
         end += len(line) + 1
     if end < len(data):
         with output.open("r+b") as file:

@@ -6,7 +6,6 @@ up to t; head j is to guess token t + 1 + j. All heads of a source are trained t
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import yaml
-from accelerate import PartialState
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from szilard.engines.engine import Engine
 from szilard.speculative.draft_config import DraftConfig
 from szilard.speculative.trained import CANDIDATES, DraftHeads
 from szilard.speculative.tree import SMALL_TREE
-from szilard.training.corpus import read_corpus
-from szilard.training.hidden_states import HiddenStates, Tokens, Windows, cache_hidden_states
-from szilard.training.loop import fit
+from szilard.training.course import Course
+from szilard.training.hidden_states import Windows
 from szilard.training.target import Target
 
 Progress = Callable[[int, int], None]
@@ -215,69 +211,18 @@ def train_heads(
     Raises:
         ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
     """
-    torch.manual_seed(config.seed)
-    target = Target(engine)
-    examples = list(read_corpus(data, engine, limit=limit))
-    longest = max((len(example.ids) for example in examples if example.images), default=0)
-    if longest > config.window:
-        raise ValueError(
-            f"a text with pictures has {longest} tokens: set window to at least that, not {config.window}."
-        )
+    course = Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart)
+    target = course.target
     heads = objective_class.build(target, config)
-    processes = PartialState()
-    if processes.is_main_process:
-        claim(folder, config, target, restart)
-    processes.wait_for_everyone()
-    kept = cache or folder / "hidden-states"
-    states: HiddenStates | Tokens
-    if objective_class.cached:
-        with processes.main_process_first():
-            states = cache_hidden_states(
-                target, examples, kept, max_length=config.max_length, progress=progress, batch_size=config.batch_size
-            )
-    else:
-        states = Tokens(examples, max_length=config.max_length)
-    windows = Windows(states, config.window)
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    held = max(1, round(config.held_out * len(windows))) if config.held_out and len(windows) > 1 else 0
+    corpus = course.features(-1, progress) if objective_class.cached else course.tokens()
+    longest = max((len(example.ids) for example in course.examples if example.images), default=0)
+    if min(longest, config.max_length) > config.window:
+        raise ValueError(f"a text with pictures has {longest} tokens, more than a window of {config.window} holds.")
     objective = objective_class(heads, target, config)
-    objective.train()
-    fit(
-        objective,
-        Subset(windows, order[held:]),
-        config,
-        folder,
-        collate=Windows.collate,
-        device=engine.device.type,  # type: ignore[attr-defined]
-    )
-    if not processes.is_main_process:
+    held = course.train(objective, Windows(corpus, config.window), Windows.collate)
+    if not course.leads:
         return {}
-    accuracy, metrics = objective.measure(Subset(windows, order[:held] or order))
+    accuracy, metrics = objective.measure(held)
     heads.accuracy.copy_(accuracy)
-    heads.save_pretrained(folder)
-    (folder / "held-out.yaml").write_text(yaml.safe_dump(metrics), encoding="utf-8")
-    if cache is None:
-        shutil.rmtree(kept, ignore_errors=True)
+    course.finish(heads, metrics)
     return metrics
-
-
-def claim(folder: Path, config: Any, target: Target, restart: bool) -> None:
-    """Take the folder for this run, or find that it is this run's.
-
-    Raises:
-        ValueError: it holds another one, unfinished or not.
-    """
-    note = folder / "training.yaml"
-    text = f"# szilard training for {target.base['name']} ({target.base['fingerprint']})\n{config.to_yaml()}"
-    if restart:
-        for name in ("checkpoints", "hidden-states", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("training.yaml", "metrics.jsonl", "held-out.yaml", "model.safetensors", "README.md"):
-            (folder / name).unlink(missing_ok=True)
-    if note.is_file() and note.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{str(folder)!r} holds a training with other settings or of another model (see its training.yaml): give "
-            "the same ones to go on, another folder, or --restart to forget it."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(text, encoding="utf-8")

@@ -89,6 +89,10 @@ def encode(
     Returns:
         [batch, new, d].
     """
+    config: Any = model.config
+    known = getattr(config, "max_position_embeddings", None)
+    if known:  # drafts behind the context's end are dropped later; a learned table must not be read there
+        positions = positions.clamp(max=known - 1)
     mask = torch.zeros(visible.shape, dtype=slots.dtype, device=slots.device)
     mask = mask.masked_fill_(~visible, torch.finfo(slots.dtype).min)[:, None]
     return model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -16,12 +15,16 @@ from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
 from szilard.speculative.verify import Typical
-from szilard.training.add_on import AddOn
+from szilard.training.add_on import AddOn, opened
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 Self = TypeVar("Self", bound="TrainedDrafts")
+WHOLE_PROMPT = (
+    "{} needs the tokens and hidden states of the whole prompt: no prompt as embeddings, no chunked prefill, no cache "
+    "of an earlier call."
+)
 CANDIDATES = 10  # likeliest tokens that are looked at per depth, in training statistics and in drafts
 
 
@@ -118,7 +121,7 @@ class TrainedDrafts(Method):
                 f"{self.slug} needs a trained drafter: drafter='folder or hub id'; {_HOW.format(self.slug)}"
             )
         if isinstance(self.drafter, str):
-            return opened(self.add_on, self.drafter)  # type: ignore[arg-type]
+            return opened(self.add_on, self.drafter)
         assert isinstance(self.drafter, DraftHeads)
         return self.drafter
 
@@ -129,12 +132,18 @@ class TrainedDrafts(Method):
             ValueError: "measured" with a drafter whose accuracy nobody measured.
         """
         if isinstance(self.tree, TreeShape):
-            return self.tree.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
+            if self.tree.max_rank >= CANDIDATES:
+                raise ValueError(f"a tree has at most {CANDIDATES} candidates per node, not {self.tree.max_rank + 1}.")
+            return self.tree.truncate(max_nodes=self.max_nodes + 1, max_depth=self.drafted_depth(heads))
         if self.tree == "static":
             return SMALL_TREE.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
         if not bool(heads.accuracy.any()):
             raise ValueError("tree='measured' needs a drafter that was trained, which measures it; take 'static'.")
         return TreeShape.greedy(heads.accuracy.tolist(), self.max_nodes + 1)
+
+    def drafted_depth(self, heads: DraftHeads) -> int:
+        """Tokens ahead of the pending one for which there are candidates."""
+        return heads.depth
 
     @abstractmethod
     def proposer(self, heads: DraftHeads) -> Drafter:
@@ -147,7 +156,7 @@ class TrainedDrafts(Method):
         heads = self.heads()
         width = state.embedding_matrix.shape[1]
         heads.check_base(vocab_size=state.vocab_size, hidden_size=width, name=state.model_name)
-        heads = heads.to(state.device)
+        heads = heads.to(state.device).eval()
         typical = Typical() if self.acceptance == "typical" else None
         budget = NodeBudget.of(state) if self.budget == "auto" else None
         speculative_decode(state, self.proposer(heads), typical, budget=budget)
@@ -166,11 +175,3 @@ def last_accepted(state: DecodingState, path: torch.Tensor, counts: torch.Tensor
 
 
 _HOW = "`szilard train {} --model ... --data ... -o folder` makes one."
-
-
-@lru_cache(maxsize=4)
-def opened(kind: type[DraftHeads], where: str) -> DraftHeads:
-    """The add-on in a folder or hub repository, opened once."""
-    if Path(where).is_dir() or "/" in where:
-        return kind.from_pretrained(where)
-    raise ValueError(f"there is no folder {where!r} with a drafter; {_HOW.format(kind.slug)}")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -103,3 +104,23 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
                 f"{made_for} (weights {weights}), but {name} has other weights ({fingerprint}): train one for it, or "
                 "set the add-on's base['fingerprint'] to None to draft for a relative."
             )
+
+
+def opened(kind: type[Self], where: str) -> Self:
+    """The add-on in a folder or hub repository, opened once for each time it was written.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    weights = Path(where) / "model.safetensors"
+    if not Path(where).is_dir() and "/" not in where:
+        raise ValueError(
+            f"there is no folder {where!r} with a {kind.slug} add-on; `szilard train {kind.slug} --model ... "
+            "--data ... -o folder` makes one."
+        )
+    return _opened(kind, where, weights.stat().st_mtime_ns if weights.is_file() else 0)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def _opened(kind: type[Self], where: str, written: int) -> Self:
+    return kind.from_pretrained(where)

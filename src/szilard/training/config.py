@@ -53,6 +53,11 @@ class TrainingConfig:
         check_number("seed", self.seed, low=0, high=2**31 - 1, integer=True)
         check_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
         check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
+        if self.precision == "float16" and self.max_grad_value and not self.max_grad_norm:
+            raise ValueError(
+                "precision float16 scales its gradients, so max_grad_value would cut them all: set max_grad_norm, too, "
+                "or take bfloat16."
+            )
         if self.save_every % self.log_every:
             raise ValueError(
                 f"save_every={self.save_every} must be a multiple of log_every={self.log_every}, so that a resumed run "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def as_example(record: dict[str, Any], tokenizer: Any) -> Example | None:
         ids = tokenizer.encode(record["text"])
         return Example(tuple(ids), (True,) * len(ids))
     return None
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """A hash of a corpus: tokens, answers, and the contents of the pictures."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update(repr((example.ids, example.answer, example.prompt)).encode())
+        for image in example.images:
+            found.update(Path(image).read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _about(record: dict[str, Any], images: list[str], engine: Engine) -> Example:

@@ -6,7 +6,6 @@ there. Writing resumes where a kill stopped it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from szilard.training.corpus import Example
+from szilard.training.corpus import Example, digest
 from szilard.training.loop import Batch
 from szilard.training.target import Target
 
@@ -75,25 +74,15 @@ def cache_hidden_states(
         ValueError: no examples, a folder of another corpus or model, a last hidden state that the output layer does
             not turn into the logits, or numbers beyond float16.
     """
-    window = getattr(target.config, "max_position_embeddings", None)
-    cut = min(length for length in (max_length, window, 2**31) if length)
-    examples = [shortened(example, cut) for example in examples if example.ids]
-    if not examples:
-        raise ValueError("the corpus is empty.")
-    offsets = np.cumsum([0, *(len(example.ids) for example in examples)]).astype(np.int64)
-    ids = np.concatenate([np.asarray(example.ids, dtype=np.int32) for example in examples])
-    answer = np.concatenate([np.asarray(example.answer, dtype=np.uint8) for example in examples])
-    if ids.max() >= target.vocab_size or ids.min() < 0:
-        raise ValueError(
-            f"the corpus holds token {ids.max()}, but the vocabulary of the model has {target.vocab_size}."
-        )
+    corpus = Tokens(target, examples, max_length=max_length)
+    examples, offsets, ids, answer = corpus.examples, corpus.offsets, corpus.ids, corpus.answer
     header: dict[str, Any] = {
         "model": target.engine.name,
         "fingerprint": target.engine.fingerprint,
         "layer": layer,
         "hidden_size": 1 if layer == "probability" else target.hidden_size,
         "tokens": int(offsets[-1]),
-        "corpus": hashlib.sha256(ids.tobytes() + answer.tobytes() + offsets.tobytes()).hexdigest()[:16],
+        "corpus": digest(examples),
     }
     shape = (int(offsets[-1]), int(header["hidden_size"]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,10 +120,11 @@ def shortened(example: Example, length: int) -> Example:
     Raises:
         ValueError: a prompt with pictures would be cut.
     """
-    if example.images and example.answer.index(True) >= length:
+    prompt = example.answer.index(True) if True in example.answer else len(example.ids)
+    if example.images and prompt >= length:
         raise ValueError(
-            f"a prompt about {example.images[0]!r} has {example.answer.index(True)} tokens, more than the {length} of "
-            "max_length: pictures cannot be cut."
+            f"a prompt about {example.images[0]!r} has {prompt} tokens, more than the {length} of max_length: pictures "
+            "cannot be cut."
         )
     return replace(example, ids=example.ids[:length], answer=example.answer[:length])
 
@@ -147,12 +137,15 @@ def _run(target: Target, rows: list[Example], layer: int | str, *, check: bool) 
     inputs: dict[str, Any] = {"input_ids": tokens}
     if rows[0].images:  # alone in its batch
         read = target.engine.encode([rows[0].prompt], images=[list(rows[0].images)])
-        lengthened = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
-        inputs |= {name: value.to(device) for name, value in read.items() if name not in lengthened}
+        for name, value in read.items():
+            if name in ("token_type_ids", "mm_token_type_ids"):  # the answer is text
+                value = torch.nn.functional.pad(value, (0, longest - value.shape[1]))
+            if name not in ("input_ids", "attention_mask"):
+                inputs[name] = value.to(device)
     if layer == "probability":
         logits = target.model(**inputs, use_cache=False).logits[:, :-1].float()
         chance = logits.gather(2, tokens[:, 1:, None]) - logits.logsumexp(-1, keepdim=True)
-        first = chance.new_zeros(len(rows), 1, 1).exp()  # nothing stands before the first token
+        first = chance.new_zeros(len(rows), 1, 1)  # nothing stands before the first token to predict it
         return torch.cat([first, chance.exp()], dim=1).to(torch.float16).cpu().numpy()
     # The output layer is run for one position only: heads read hidden states.
     outputs = target.model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
@@ -177,16 +170,27 @@ def _write(file: Path, value: Any) -> None:
 
 
 class Tokens:
-    """A corpus in memory, for trainings that run the model themselves; `hidden` is None."""
+    """A corpus in memory, flat, cut to what the model can read; `hidden` is None.
 
-    def __init__(self, examples: Sequence[Example], *, max_length: int | None = None) -> None:
-        kept = [shortened(example, max_length or 2**31) for example in examples if example.ids]
-        if not kept:
+    Raises:
+        ValueError: nothing in it, a token outside the vocabulary, or a prompt with pictures that would be cut.
+    """
+
+    hidden = None
+
+    def __init__(self, target: Target, examples: Sequence[Example], *, max_length: int | None = None) -> None:
+        window = getattr(target.config, "max_position_embeddings", None)
+        cut = min(length for length in (max_length, window, 2**31) if length)
+        self.examples = [shortened(example, cut) for example in examples if example.ids]
+        if not self.examples:
             raise ValueError("the corpus is empty.")
-        self.offsets = np.cumsum([0, *(len(example.ids) for example in kept)]).astype(np.int64)
-        self.ids = np.concatenate([np.asarray(example.ids, dtype=np.int32) for example in kept])
-        self.answer = np.concatenate([np.asarray(example.answer, dtype=np.uint8) for example in kept])
-        self.hidden = None
+        self.offsets = np.cumsum([0, *(len(example.ids) for example in self.examples)]).astype(np.int64)
+        self.ids = np.concatenate([np.asarray(example.ids, dtype=np.int32) for example in self.examples])
+        self.answer = np.concatenate([np.asarray(example.answer, dtype=np.uint8) for example in self.examples])
+        if self.ids.max() >= target.vocab_size or self.ids.min() < 0:
+            raise ValueError(
+                f"the corpus holds token {self.ids.max()}, but the vocabulary of the model has {target.vocab_size}."
+            )
 
 
 class Windows(Dataset[Batch]):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -67,6 +68,9 @@ def fit(
     processes = int(os.environ.get("WORLD_SIZE", 1))
     per_epoch = max(1, math.ceil(count / (config.batch_size * config.gradient_accumulation * processes)))
     steps = config.steps or max(1, round(config.epochs * per_epoch))
+    if last is not None and int(last.name.rpartition("-")[2]) >= steps:  # Trainer would take one step more
+        objective.load_state_dict(load_file(last / "model.safetensors"))
+        return read_metrics(folder / "metrics.jsonl")
     if is_tensorboard_available():
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     arguments = TrainingArguments(
@@ -95,6 +99,8 @@ def fit(
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )
+    if processes == 1:
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: the frozen model is on one of them
     journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
     trainer = _Loop(model=objective, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
     trainer.remove_callback(PrinterCallback)
@@ -104,6 +110,8 @@ def fit(
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         bar.close()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in objective.parameters()):
+        raise ValueError("the weights are no numbers any more: lower learning_rate, or take precision float32.")
     return read_metrics(folder / "metrics.jsonl")
 
 

@@ -24,7 +24,7 @@ from szilard.decoding.state import DecodingState
 from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.one_layer import growing
-from szilard.speculative.trained import CANDIDATES, DraftHeads, TrainedDrafts
+from szilard.speculative.trained import CANDIDATES, WHOLE_PROMPT, DraftHeads, TrainedDrafts
 from szilard.speculative.tree import DraftTree, TreeShape
 from szilard.speculative.verify import Verdict
 
@@ -66,9 +66,7 @@ class _Fused(Drafter):
     def start(self, state: DecodingState) -> None:
         assert state.hidden is not None
         if state.hidden.shape[1] != state.prompt_width:
-            raise ValueError(
-                "chimera needs the hidden states of the whole prompt: no chunked prefill, no reused cache."
-            )
+            raise ValueError(WHOLE_PROMPT.format("chimera"))
         mask = state.prompt_mask.bool()
         self.seen = mask[:, :0]  # of every cached slot: whether it is text, bool [batch, cached]
         self._take(state.hidden, mask.cumsum(1) - 1, mask)

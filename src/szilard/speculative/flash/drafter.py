@@ -78,7 +78,8 @@ class FlashDrafter(DraftHeads):
         if self.queries is not None:
             weights = torch.softmax(self.queries @ features.transpose(-1, -2), dim=-1)  # [..., C, N]
             return weights @ features
-        return torch.stack([part.mean(-2) for part in features.tensor_split(self.latents, dim=-2)], dim=-2)
+        parts = features.tensor_split(min(self.latents, features.shape[-2]), dim=-2)
+        return torch.stack([part.mean(-2) for part in parts], dim=-2)
 
     def forward(
         self, slots: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, cache: DynamicCache | None = None
@@ -108,7 +109,8 @@ class FlashDrafter(DraftHeads):
             image: which slots are images, bool [S].
 
         Returns:
-            The slots [L, d], and where each of the S went in them, int64 [S] (-1: into an image's latents).
+            The slots [L, d], and where each of the S went in them, int64 [S]: an image to its last latent (or to
+            the slot before the image, if it has none).
         """
         fused = self.fuse(torch.cat([following, features], dim=-1))
         where = torch.arange(len(image), device=image.device)
@@ -121,7 +123,7 @@ class FlashDrafter(DraftHeads):
         for start, end in itertools.pairwise(cuts):
             if bool(image[start]):
                 part = self.compress(features[start:end])
-                where[start:end] = -1
+                where[start:end] = max(0, length + len(part) - 1)
             else:
                 part = fused[start:end]
                 where[start:end] = length + torch.arange(end - start, device=image.device)

@@ -24,7 +24,7 @@ from szilard.decoding.state import DecodingState
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.flash.drafter import FlashDrafter, in_one_batch
 from szilard.speculative.one_layer import growing
-from szilard.speculative.trained import CANDIDATES, DraftHeads, TrainedDrafts
+from szilard.speculative.trained import CANDIDATES, WHOLE_PROMPT, DraftHeads, TrainedDrafts
 from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
 from szilard.speculative.verify import Verdict
 
@@ -48,12 +48,17 @@ class Flash(TrainedDrafts):
         check_number("rounds", self.rounds, low=1, integer=True)
 
     def shape(self, heads: DraftHeads) -> TreeShape:
-        if self.rounds > 1 and self.tree == "static":  # the published tree, and the greedy path below it
-            deepest = heads.depth * self.rounds
-            path = [tuple([0] * depth) for depth in range(1, deepest + 1)]
-            nodes = SMALL_TREE.truncate(max_depth=deepest).choices()
-            return TreeShape.of(sorted({*path, *nodes})).truncate(max_nodes=self.max_nodes + 1)
-        return super().shape(heads)
+        if self.rounds == 1 or isinstance(self.tree, TreeShape):
+            return super().shape(heads)
+        if self.tree == "measured":
+            raise ValueError("tree='measured' knows the accuracy of one round; take 'static' or a TreeShape.")
+        # The whole greedy path, and of the published tree as many nodes as there is room for.
+        path = [(0,) * depth for depth in range(1, self.drafted_depth(heads) + 1)]
+        beside = [node for node in SMALL_TREE.truncate(max_depth=len(path)).choices() if any(node)]
+        return TreeShape.of([*path[: self.max_nodes], *beside[: max(0, self.max_nodes - len(path))]])
+
+    def drafted_depth(self, heads: DraftHeads) -> int:
+        return heads.depth * self.rounds
 
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, FlashDrafter)
@@ -71,7 +76,7 @@ class _SemiAutoregressive(Drafter):
         assert state.hidden is not None
         heads, mask = self.heads, state.prompt_mask.bool()
         if state.hidden.shape[1] != state.prompt_width:
-            raise ValueError("flash needs hidden states of the whole prompt: no chunked prefill, no reused cache.")
+            raise ValueError(WHOLE_PROMPT.format("flash"))
         features = state.hidden.to(heads.dtype)
         following = state.embed(state.tokens[:, 1 : state.prompt_width + 1]).to(heads.dtype)
         ids = state.tokens[:, : state.prompt_width]

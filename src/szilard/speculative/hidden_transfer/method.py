@@ -70,7 +70,7 @@ class _Pseudo(Drafter):
         self.sources: torch.Tensor | None = None  # nodes with pseudo slots, [batch, sources]; None: every node
         self.states: torch.Tensor | None = None  # pseudo states of the last accepted nodes, [batch, steps, d]
         self.there: torch.Tensor | None = None  # rows that have them, bool [batch]; None: all
-        self.scores: torch.Tensor | None = None  # log-probability of every drafted path, [batch, nodes]
+        self.chances: torch.Tensor | None = None  # log-probabilities of the drafts, [batch, depth, vocab]
 
     def watching(self, state: DecodingState, tree: DraftTree | None) -> AbstractContextManager[Any]:
         if self.slots is None:
@@ -81,9 +81,8 @@ class _Pseudo(Drafter):
                 return nullcontext()
             return self.slots.inserted(torch.full((state.batch_size, 1), -1, device=state.device))
         self.sources = None
-        scores, most = self.scores, self.max_sources
-        if most is not None and scores is not None and most < scores.shape[1] and scores.shape == tree.tokens.shape:
-            self.sources = scores.topk(most, dim=1).indices.sort(dim=1).values
+        if self.max_sources is not None and self.max_sources < tree.tokens.shape[1] and self.chances is not None:
+            self.sources = self._scores(tree).topk(self.max_sources, dim=1).indices.sort(dim=1).values
         used = tree.tokens.shape[1] if self.sources is None else self.sources.shape[1]
         above = sum(len(self.slots.layers) - layer for layer in self.heads.layers)
         state.cost.count("pseudo_slot_layers", used * above * state.batch_size)
@@ -110,21 +109,21 @@ class _Pseudo(Drafter):
         if self.states is None:
             return DraftTree.root(pending)
         logits = state.unembed(self.states)[:, : self.shape.max_depth]  # [batch, depth, vocab]
-        best = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
-        tree = DraftTree.static(self.shape, pending, best.indices.to(state.device))
+        best = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices
+        tree = DraftTree.static(self.shape, pending, best.to(state.device))
         if self.max_sources is not None:
-            self.scores = self._scores(logits, best)
+            self.chances = logits.float().log_softmax(-1)
         if self.there is not None and not bool(self.there.all()):
             valid = tree.valid & self.there[:, None]
             valid[:, 0] = True
             tree = DraftTree(tree.tokens, tree.parent, valid)
         return tree
 
-    def _scores(self, logits: torch.Tensor, best: Any) -> torch.Tensor:
-        """Log-probability of the path to every node, [batch, nodes]; 0 for the root."""
-        each = best.values.float() - logits.float().logsumexp(-1, keepdim=True)  # [batch, depth, candidates]
-        scores = each.new_zeros(len(each), len(self.shape.parent))
-        for node in range(1, len(self.shape.parent)):
-            own = each[:, int(self.shape.depth[node]) - 1, int(self.shape.rank[node])]
-            scores[:, node] = scores[:, int(self.shape.parent[node])] + own
-        return scores
+    def _scores(self, tree: DraftTree) -> torch.Tensor:
+        """Log-probability of the path to every node of the tree that is fed, [batch, nodes]; 0 for the root."""
+        assert self.chances is not None
+        place = (tree.depth - 1).clamp(min=0)
+        each = self.chances[torch.arange(len(place))[:, None], place, tree.tokens]  # [batch, nodes]
+        each = torch.where(tree.depth > 0, each, 0.0)
+        scores = (tree.ancestors * each[:, None]).sum(-1)
+        return torch.where(tree.valid, scores, -torch.inf)

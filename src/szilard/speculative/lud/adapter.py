@@ -74,7 +74,7 @@ class LudAdapter(AddOn):
     def _tuned(self, index: int, name: str, weight: torch.Tensor) -> torch.Tensor:
         if not self.low_rank:
             return self.whole[index].to(weight)
-        change = self.up[index] @ self.down[index] * self.scale
+        change = self.up[index].to(weight.device) @ self.down[index].to(weight.device) * self.scale
         if name in self.transposed:
             change = change.T
-        return (weight + change.to(weight.device)).to(weight.dtype)
+        return (weight + change).to(weight.dtype)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +27,7 @@ from szilard.information import entropy
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.tree import DraftTree
 from szilard.speculative.verify import verify_tree
+from szilard.training.add_on import opened
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -106,22 +106,22 @@ class Lud(Method):
         return self.changed_options() | ({} if adapter is None else {"adapter": adapter.fingerprint})
 
     def _adapter(self) -> LudAdapter | None:
-        return _opened(self.adapter) if isinstance(self.adapter, str) else self.adapter
+        return opened(LudAdapter, self.adapter) if isinstance(self.adapter, str) else self.adapter
 
     def decode(self, state: DecodingState) -> None:
         self.check()
         adapter = self._adapter()
-        vector = state.embed(state.tokens[:1, -1])[0]
-        placeholder = torch.zeros_like(vector)
+        placeholder: torch.Tensor | None = None  # without an adapter nothing is put there
         tuned: Any = contextlib.nullcontext()
         if adapter is not None:
-            adapter.check_base(vocab_size=state.vocab_size, hidden_size=len(vector), name=state.model_name)
-            placeholder = adapter.placeholder.detach().to(vector)
+            rows = state.embedding_matrix
+            adapter.check_base(vocab_size=state.vocab_size, hidden_size=rows.shape[1], name=state.model_name)
+            placeholder = adapter.placeholder.detach().to(rows)
             tuned = adapter.applied(state.model)  # type: ignore[attr-defined]
         with tuned:
             self._run(state, placeholder)
 
-    def _run(self, state: DecodingState, placeholder: torch.Tensor) -> None:
+    def _run(self, state: DecodingState, placeholder: torch.Tensor | None) -> None:
         logits = state.prefill()
         tokens = state.choose(logits)
         if state.trace is not None:
@@ -169,17 +169,25 @@ class Lud(Method):
         return max(0, min(self.window - 1, state.context_window - int(before.max()) - width))
 
     def _within(self, state: DecodingState, taken: torch.Tensor) -> torch.Tensor:
-        """No more than may still be written; one for finished rows."""
+        """No more than may still be written, and than the fullest row's context has room for; one for finished rows."""
         if state.max_new_tokens is not None:
             taken = torch.minimum(taken, state.max_new_tokens - state.generated)
+        if state.context_window is not None:  # all rows are fed as many slots
+            taken = taken.clamp(max=state.context_window - int(state.cached.max()))
         return torch.where(state.finished, 1, taken).clamp(min=1)
 
     def _feed(
-        self, state: DecodingState, fresh: torch.Tensor, counts: torch.Tensor, placeholder: torch.Tensor, ahead: int
+        self,
+        state: DecodingState,
+        fresh: torch.Tensor,
+        counts: torch.Tensor,
+        placeholder: torch.Tensor | None,
+        ahead: int,
     ) -> torch.Tensor:
         """Each row's fresh tokens, placeholders behind them, and more of those up to the longest row."""
         if ahead == 0 and fresh.shape[1] == 1:
             return state.feed(fresh, rewindable=True)
+        assert placeholder is not None
         embedded = state.embed(fresh)
         real = torch.arange(fresh.shape[1], device=fresh.device) < counts[:, None]
         embedded = torch.where(real[..., None], embedded, placeholder)
@@ -238,10 +246,3 @@ def _chain(fresh: torch.Tensor, counts: torch.Tensor) -> DraftTree:
     nodes = fresh.shape[1]
     parent = torch.arange(-1, nodes - 1, device=fresh.device).expand(len(fresh), -1)
     return DraftTree(fresh, parent, torch.arange(nodes, device=fresh.device) < counts[:, None])
-
-
-@lru_cache(maxsize=4)
-def _opened(where: str) -> LudAdapter:
-    if Path(where).is_dir() or "/" in where:
-        return LudAdapter.from_pretrained(where)
-    raise ValueError(f"there is no folder {where!r} with a lud adapter; `szilard train lud` makes one.")

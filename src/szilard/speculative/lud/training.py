@@ -11,28 +11,26 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import PartialState
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from szilard.engines.engine import Engine
 from szilard.speculative.draft_config import LudConfig
-from szilard.speculative.draft_training import claim
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.units import lexical_units
-from szilard.training.corpus import read_corpus
-from szilard.training.hidden_states import HiddenStates, Windows, cache_hidden_states
-from szilard.training.loop import Batch, fit
+from szilard.training.course import Course
+from szilard.training.hidden_states import HiddenStates, Windows
+from szilard.training.loop import Batch
 from szilard.training.target import Target
 
 _IGNORED = -100  # a slot without a label
@@ -54,16 +52,20 @@ class LudObjective(nn.Module):
     def __init__(self, target: Target, config: LudConfig) -> None:
         super().__init__()
         self.target, self.settings = target, config
-        width = target.hidden_size
-        rows = target.model.get_input_embeddings().weight
-        self.placeholder = nn.Parameter(rows.detach().float().mean(0).clone())  # like any token, to begin with
-        assert self.placeholder.shape == (width,)
+        rows = torch.arange(target.vocab_size, device=target.model.device)
+        with torch.no_grad():
+            mean = torch.stack([target.embed(part).float().mean(0) * len(part) for part in rows.split(8192)]).sum(0)
+        self.placeholder = nn.Parameter(mean / len(rows))  # like any token, to begin with
         self.tuned = nn.ParameterList()
         self.names: list[str] = []
+        self.before: dict[str, torch.Tensor] = {}
         if config.lora:
             self._low_rank()
+        elif target.model.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"tuning every weight in {target.model.dtype} loses small steps: load it with float32.")
         else:
             for name, parameter in target.model.named_parameters():
+                self.before[name] = parameter.detach().clone()
                 parameter.requires_grad_(True)
                 self.names.append(name)
                 self.tuned.append(parameter)
@@ -72,16 +74,28 @@ class LudObjective(nn.Module):
         from peft import LoraConfig, inject_adapter_in_model
 
         model = self.target.model
-        found = {name.rpartition(".")[2] for name, _ in model.named_modules()} & set(_LINEAR)
+        inner = model.get_decoder()  # the text's layers: a vision tower stays as it is
+        found = [name for name, module in inner.named_modules() if name.rpartition(".")[2] in _LINEAR]
         if not found:
             raise ValueError(_NO_LAYER)
         rank = self.settings.rank
-        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(found))
-        inject_adapter_in_model(settings, model)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=found), inner)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # peft takes the model's dtype, in which small steps vanish
                 self.names.append(name)
                 self.tuned.append(parameter)
+
+    def restore(self) -> None:
+        """Give the model its own layers and weights back."""
+        model = self.target.model
+        for name, weight in self.before.items():
+            model.get_parameter(name).data = weight
+        for name, module in list(model.named_modules()):
+            if hasattr(module, "lora_A"):
+                parent, _, own = name.rpartition(".")
+                setattr(model.get_submodule(parent), own, module.base_layer)
+        model.requires_grad_(False)
 
     def adapter(self) -> LudAdapter:
         """What was tuned, as an add-on."""
@@ -267,61 +281,54 @@ def train_lud(
     Raises:
         ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
     """
-    torch.manual_seed(config.seed)
-    target = Target(engine)
-    base = target.base  # the fingerprint of the weights as they are now
-    examples = list(read_corpus(data, engine, limit=limit))
-    processes = PartialState()
-    if processes.is_main_process:
-        claim(folder, config, target, restart)
-    processes.wait_for_everyone()
-    kept = cache or folder / "probabilities"
-    with processes.main_process_first():
-        chances = cache_hidden_states(
-            target,
-            examples,
-            kept,
-            layer="probability",
-            max_length=config.max_length,
-            progress=progress,
-            batch_size=config.batch_size,
-        )
-    if processes.is_main_process:
+    course = Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart)
+    if any(example.images for example in course.examples):
+        raise ValueError("lud tunes on texts: leave out the records with pictures.")
+    base = course.target.base  # the fingerprint of the weights as they are now
+    chances = course.features("probability", progress)
+    if course.leads:
         write_units(chances, config, folder / "units.parquet")
-    windows = PackedUnits(Windows(chances, config.window), config)
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    held = max(1, round(config.held_out * len(windows))) if config.held_out and len(windows) > 1 else 0
-    objective = LudObjective(target, config)
-    objective.train()
-    device = engine.device.type  # type: ignore[attr-defined]
-    fit(objective, Subset(windows, order[held:]), config, folder, collate=collate, device=device)
-    if not processes.is_main_process:
-        return {}
-    metrics = _measure(objective, Subset(windows, order[:held] or order))
-    adapter = objective.adapter()
+    with tuning(LudObjective(course.target, config)) as objective:
+        held = course.train(objective, PackedUnits(Windows(chances, config.window), config), collate)
+        if not course.leads:
+            return {}
+        metrics = measure(objective, held)
+        adapter = objective.adapter()
     adapter.base.update(base)
-    adapter.save_pretrained(folder)
-    scratch = folder / "held-out.tmp"
-    scratch.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    os.replace(scratch, folder / "held-out.json")
-    if cache is None:
-        shutil.rmtree(kept, ignore_errors=True)
+    course.finish(adapter, metrics)
     return metrics
 
 
+@contextlib.contextmanager
+def tuning(objective: LudObjective) -> Iterator[LudObjective]:
+    """Behind the block the model has its own weights and layers again."""
+    try:
+        yield objective
+    finally:
+        objective.restore()
+
+
 @torch.no_grad()
-def _measure(objective: LudObjective, data: Any) -> dict[str, float]:
+def measure(objective: LudObjective, data: Any) -> dict[str, float]:
+    """The mean metrics over stretches; what a stretch has none of does not count."""
     objective.eval()
-    rows = [objective(**collate([data[index]])) for index in range(len(data))]
-    return {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0] if name != "loss"}
+    sums: dict[str, list[float]] = {}
+    for index in range(len(data)):
+        batch = {name: value.to(objective.placeholder.device) for name, value in collate([data[index]]).items()}
+        placed = set(batch["place"][batch["labels"] != _IGNORED].tolist())
+        for name, value in objective(**batch).items():
+            step = int(name[6:]) - 1 if name.startswith("right_") else None
+            if (step in placed) if step is not None else (name == "next" or (name == "parallel" and placed - {0})):
+                sums.setdefault(name, []).append(float(value))
+    return {name: sum(values) / len(values) for name, values in sorted(sums.items())}
 
 
 def write_units(chances: HiddenStates, config: LudConfig, file: Path) -> None:
     """The lexical units of a corpus: example, start, end, token ids, and their probabilities."""
     columns: dict[str, list[Any]] = {name: [] for name in ("example", "start", "end", "ids", "probabilities")}
     for example, (first, last) in enumerate(zip(chances.offsets[:-1], chances.offsets[1:], strict=True)):
-        own = chances.hidden[first:last, 0].astype(float)
-        for start, end in lexical_units(own.tolist(), config.alpha):
+        own = np.where(chances.answer[first:last].astype(bool), chances.hidden[first:last, 0].astype(float), -1.0)
+        for start, end in lexical_units(own.tolist(), config.alpha, max_length=config.window_tokens):
             columns["example"].append(example)
             columns["start"].append(start)
             columns["end"].append(end)

@@ -1,0 +1,136 @@
+"""What the training of every add-on has in common: its folder, its corpus, what is held out, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from szilard.engines.engine import Engine
+from szilard.training.add_on import AddOn
+from szilard.training.config import TrainingConfig
+from szilard.training.corpus import digest, read_corpus
+from szilard.training.hidden_states import HiddenStates, Tokens, cache_hidden_states
+from szilard.training.loop import Batch, fit
+from szilard.training.target import Target
+
+_FOLDERS = ("checkpoints", "features", "tensorboard")
+_FILES = (
+    *("training.yaml", "metrics.jsonl", "held-out.yaml", "units.parquet"),
+    *("config.json", "model.safetensors", "README.md"),
+)
+_DATA = "# data: "
+
+
+class Course:
+    """One training in one folder, from its corpus to its add-on. A stopped one goes on where it was.
+
+    Args:
+        engine: the model, on transformers.
+        data: texts, as `read_corpus` takes them.
+        config: the settings, with `max_length`, `held_out` and `batch_size`.
+        folder: gets the add-on, its card, `training.yaml`, `metrics.jsonl`, `held-out.yaml` and checkpoints.
+        cache: where what the model says of the corpus is kept for further trainings; None: here, until the end.
+        limit: only the first so many texts.
+        restart: forget an earlier run in the folder.
+
+    Attributes:
+        target: the frozen model.
+        examples: the corpus.
+        leads: whether this process writes the files.
+
+    Raises:
+        ValueError: unusable data, or a folder with another run: other settings, data or weights.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: Path,
+        config: Any,
+        folder: Path,
+        *,
+        cache: Path | None = None,
+        limit: int | None = None,
+        restart: bool = False,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.target = Target(engine)
+        self.config: Any = config
+        self.folder, self.cache = folder, cache
+        self.device = engine.device.type  # type: ignore[attr-defined]
+        self.examples = list(read_corpus(data, engine, limit=limit))
+        cpu = {"cpu": True} if self.device == "cpu" else {}
+        self._processes = PartialState(timeout=timedelta(days=7), **cpu)  # others wait while the first reads the corpus
+        self.leads = self._processes.is_main_process
+        if self.leads:
+            self._claim(restart)
+        self._processes.wait_for_everyone()
+
+    def _claim(self, restart: bool) -> None:
+        """Take the folder for this run, or find that it is this run's."""
+        base, note = self.target.base, self.folder / "training.yaml"
+        made_for = f"# szilard training for {base['name']} ({base['fingerprint']})\n{_DATA}{digest(self.examples)}\n"
+        text = made_for + self.config.to_yaml()
+        if restart:
+            for name in _FOLDERS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in _FILES:
+                (self.folder / name).unlink(missing_ok=True)
+        if note.is_file() and note.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{str(self.folder)!r} holds a training with other settings or data, or of another model (see its "
+                "training.yaml): give the same ones to go on, another folder, or --restart to forget it."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(note, text)
+
+    def features(self, layer: int | str, progress: Callable[[int, int], None] | None) -> HiddenStates:
+        """What the model says of the corpus, computed once; see `cache_hidden_states`."""
+        with self._processes.main_process_first():
+            return cache_hidden_states(
+                self.target,
+                self.examples,
+                self.cache or self.folder / "features",
+                layer=layer,
+                max_length=self.config.max_length,
+                progress=progress,
+                batch_size=self.config.batch_size,
+            )
+
+    def tokens(self) -> Tokens:
+        """The corpus alone, for trainings that run the model themselves."""
+        return Tokens(self.target, self.examples, max_length=self.config.max_length)
+
+    def train(self, objective: nn.Module, data: Dataset[Any], collate: Callable[[list[Any]], Batch]) -> Dataset[Any]:
+        """Train on what is not held out, and return what is (all of it, where nothing is)."""
+        count = len(data)  # type: ignore[arg-type]
+        config: TrainingConfig = self.config
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed)).tolist()
+        held = min(max(1, round(self.config.held_out * count)), count - 1) if self.config.held_out and count > 1 else 0
+        objective.train()
+        fit(objective, Subset(data, order[held:]), config, self.folder, collate=collate, device=self.device)
+        return Subset(data, order[:held] or order)
+
+    def finish(self, add_on: AddOn, metrics: dict[str, float]) -> None:
+        """Write the add-on and what it reaches, and give back what was kept for the way."""
+        write_whole(self.folder / "held-out.yaml", yaml.safe_dump(metrics))
+        add_on.save_pretrained(self.folder)
+        if self.cache is None:
+            shutil.rmtree(self.folder / "features", ignore_errors=True)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    scratch = file.with_name(f".{file.name}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, file)
