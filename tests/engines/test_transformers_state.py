@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import szilard
-from szilard.engines.transformers_state import TransformersState, mix_rows
+from szilard.engines.mixing import mix_rows
+from szilard.engines.transformers_state import TransformersState
 from tests.conftest import PAD, VOCAB, prompt_batch, tiny_model
 
 

@@ -15,7 +15,7 @@ import torch
 
 from szilard.decoding.state import DecodingState
 from szilard.engines.llama_cpp_context import BATCH, LlamaContext
-from szilard.engines.transformers_state import mix_rows
+from szilard.engines.mixing import mix_rows
 
 if TYPE_CHECKING:
     from szilard.engines.llama_cpp_engine import LlamaModel

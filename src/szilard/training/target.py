@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from szilard.engines.engine import Engine
-from szilard.engines.transformers_state import unembed
+from szilard.engines.model_parts import unembed
 
 
 class Target:
