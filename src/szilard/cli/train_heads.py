@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from functools import partial
@@ -82,6 +83,8 @@ def command(slug: str) -> Callable[..., None]:
         dtype: o.DtypeOption = "auto",
         **settings: Any,
     ) -> None:
+        import torch
+
         from szilard.training.config import read_config
 
         chosen = read_config(config_class, config, settings)
@@ -90,6 +93,10 @@ def command(slug: str) -> Callable[..., None]:
                 raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
         if not data.is_file():
             raise ValueError(f"there is no file {str(data)!r}.")
+        if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+            device = f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: each has its own
+        elif device is not None and ":" in device:
+            raise ValueError(f"a training chooses its GPU by CUDA_VISIBLE_DEVICES, not by --device {device}.")
         engine = load_engine(model, "transformers", device, dtype)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:

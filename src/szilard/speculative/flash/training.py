@@ -1,6 +1,6 @@
 """What Flash's drafter is trained to do: the features of the next K slots from each, and the tokens they lead to.
 
-    L = v_w mean SmoothL1(f'_{t+j}, f_{t+j}) + p_w sum_j mean CE(softmax(U f_{t+j}), softmax(U f'_{t+j}))
+    L = v_w mean SmoothL1(f'_{t+j}, f_{t+j}) + p_w mean CE(softmax(U f_{t+j}), softmax(U f'_{t+j}))
 
 (The divergence is minimised in the place of the cross-entropy with a soft target: the same gradient.) Uniform noise is
 added to the input features, the wider the shorter the stretch.
@@ -48,7 +48,7 @@ class FlashObjective(DraftObjective):
         true = hidden.to(drafter.dtype)
         features = true
         if self.training and self.settings.noise:
-            width = self.settings.noise * 512 / ids.shape[1]
+            width = (self.settings.noise * 512 / valid.sum(1))[:, None, None]  # of each row's own length
             features = true + (2 * torch.rand_like(true) - 1) * width
         following = self.target.embed(ids.roll(-1, dims=1)).to(drafter.dtype)  # of the last slot: nobody's source
         rows, places = sources.T
@@ -78,4 +78,4 @@ class FlashObjective(DraftObjective):
         return Drafted(self.target.unembed(out.transpose(0, 1)), teacher, extra)
 
     def weights(self) -> list[float]:
-        return [self.settings.w_token] * self.heads.depth
+        return [self.settings.w_token / self.heads.depth] * self.heads.depth
