@@ -83,6 +83,7 @@ def test_an_oracle_commits_its_chain_and_one_more_token_per_forward(rows):
         "row_steps": 6 * rows,
         "nodes_verified": 24 * rows,
         "accepted": 18 * rows,
+        **{f"accepted_{depth}": 6 * rows for depth in (1, 2, 3)},
     }
 
 

@@ -40,10 +40,9 @@ def report_command(
         raise ValueError(f"--html and --csv name the same file, {str(html)!r}.")
     store = ResultStore(folder)
     results = store.table()
-    records = summarise(results, baseline=baseline)
-    _print(records, folder, baseline, as_json)
+    _print(results, folder, baseline, as_json)
     if csv_file is not None:
-        o.write_text(csv_file, to_csv(records))
+        o.write_text(csv_file, to_csv(summarise(results, baseline=baseline)))
         note(f"table written to {csv_file}")
     if html is not None:
         beside = Path(os.path.relpath(folder.resolve(), html.resolve().parent)).as_posix()
@@ -53,19 +52,22 @@ def report_command(
 
 def show(store: Any, baseline: str, as_json: bool) -> None:
     """Print the summary of a store."""
+    _print(store.table(), store.folder, baseline, as_json)
+
+
+def _print(results: Any, folder: Path, baseline: str, as_json: bool) -> None:
+    from szilard.evaluation.drafting import summarise_drafting
     from szilard.evaluation.report import summarise
 
-    _print(summarise(store.table(), baseline=baseline), store.folder, baseline, as_json)
-
-
-def _print(records: list[dict[str, Any]], folder: Path, baseline: str, as_json: bool) -> None:
+    records = summarise(results, baseline=baseline)
+    drafting = summarise_drafting(results, baseline=baseline)
     if not records:
         raise ValueError(f"{str(folder)!r} holds no results yet.")
     labels = dict.fromkeys(record["method"] for record in records)
     if baseline not in labels:
         note(f"no results of the baseline {baseline!r} to compare with; there are {', '.join(labels)}.")
     if as_json:
-        print(json.dumps([_plain(record) for record in records]))
+        print(json.dumps([_plain(record) | _drafting_of(record, drafting) for record in records]))
         return
     console = Console()
     if not console.is_terminal:
@@ -93,6 +95,32 @@ def _print(records: list[dict[str, Any]], folder: Path, baseline: str, as_json: 
                 f"{r['tokens_per_second']:.1f}",
             )
         console.print(table)
+        drafted = [d for d in drafting if (d["task"], d["model"]) == (task, model)]
+        if drafted:
+            console.print(_drafting_table(drafted, baseline))
+
+
+def _drafting_table(records: list[dict[str, Any]], baseline: str) -> Table:
+    from szilard.evaluation.drafting import POSITIONS
+
+    table = Table(title="drafting", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.caption = f"at k: steps that kept k drafts or more; speed: tokens/s over those of {escape(baseline)}"
+    places = [f"at {place}" for place in range(1, POSITIONS + 1)]
+    for name in ("method", "items", "n", "tokens/pass", "read/pass", *places, "speed"):
+        table.add_column(name, justify="left" if name in ("method", "items") else "right", no_wrap=True)
+    for r in records:
+        positions = [f"{share:.0%}" for share in r["by_position"]] or [""] * POSITIONS
+        speed = "" if r["speed_up"] is None else f"{r['speed_up']:.2f}x"
+        figures = (f"{r['tokens_per_pass']:.2f}", f"{r['verified']:.1f}", *positions, speed)
+        table.add_row(escape(r["method"]), escape(r["kind"]), str(r["items"]), *figures)
+    return table
+
+
+def _drafting_of(record: dict[str, Any], drafting: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is told of this record's drafts, by kind of item."""
+    names = ("task", "model", "method")
+    own = [d for d in drafting if all(d[name] == record[name] for name in names)]
+    return {"drafting": [{k: v for k, v in d.items() if k not in names} for d in own]} if own else {}
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from szilard.decoding.visible_text import is_hidden
+from szilard.evaluation.drafting import POSITIONS, summarise_drafting
 from szilard.evaluation.report import Change, changes, summarise
 from szilard.evaluation.statistics import pareto_front
 
@@ -32,6 +33,7 @@ def to_html(table: pa.Table, *, baseline: str = "greedy", folder: str = ".") -> 
         ValueError: there are no results.
     """
     records, changed = summarise(table, baseline=baseline), changes(table, baseline=baseline)
+    drafting = summarise_drafting(table, baseline=baseline)
     if not records:
         raise ValueError("there are no results to report yet.")
     sections = []
@@ -42,6 +44,7 @@ def to_html(table: pa.Table, *, baseline: str = "greedy", folder: str = ".") -> 
         sections.append(
             f"<section><h2>{_text(task)} <small>with {_text(model)}</small></h2>\n"
             f'<div class="pictures">{pictures}</div>\n{_table(group, baseline)}\n'
+            f"{_drafting([r for r in drafting if (r['task'], r['model']) == (task, model)], baseline)}"
             f"{_changed(own, group, baseline, folder)}</section>"
         )
     values = {"baseline": _text(baseline), "sections": "\n".join(sections)}
@@ -133,6 +136,25 @@ def _table(group: Sequence[dict[str, Any]], baseline: str) -> str:
         cells += [_figure(r[name]) for name in ("tokens", "forwards", "tflops", "seconds", "tokens_per_second")]
         cells += [", ".join(f"{k}: {_figure(v)}" for k, v in r[name].items()) for name in counted]
         body.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
+    return _html_table(names, body)
+
+
+def _drafting(records: Sequence[dict[str, Any]], baseline: str) -> str:
+    """What the drafting methods of one task and model bought, by kind of item."""
+    if not records:
+        return ""
+    names = ["drafting method", "kind of item", "items", "tokens per target pass", "nodes read per pass"]
+    names += [f"{place} or more drafts kept" for place in range(1, POSITIONS + 1)] + [f"tokens/s over {baseline}"]
+    body = []
+    for r in records:
+        positions = [_share(share) for share in r["by_position"]] or [""] * POSITIONS
+        cells = [r["method"], r["kind"], str(r["items"]), _figure(r["tokens_per_pass"]), _figure(r["verified"])]
+        cells += [*positions, "" if r["speed_up"] is None else f"{r['speed_up']:.2f}"]
+        body.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
+    return _html_table(names, body) + "\n"
+
+
+def _html_table(names: Sequence[str], body: Sequence[str]) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in names)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 

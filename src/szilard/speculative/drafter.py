@@ -46,7 +46,8 @@ def speculative_decode(
     With a `budget` of each proposed tree only the nodes that are worth their time are verified.
 
     Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
-    `row_steps` (a step of one unfinished row).
+    `row_steps` (a step of one unfinished row), `accepted_1`, `accepted_2`, ... (row steps that kept so many or more:
+    divided by `row_steps` the acceptance by position).
     """
     with drafter.watching(state, None):
         logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
@@ -88,10 +89,15 @@ def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:
 
 def _count(state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
     running = ~state.finished
-    sums = torch.stack([running.sum(), (tree.size * running).sum(), ((verdict.counts - 1) * running).sum()]).tolist()
+    kept = (verdict.counts - 1)[running]  # drafts per unfinished row
+    nodes = (tree.size.to(running.device) * running).sum()
+    rows, total, *places = torch.cat([torch.stack([running.sum(), nodes]), torch.bincount(kept)]).tolist()
     state.cost.count("target_forwards")
-    for name, amount in zip(("row_steps", "nodes_verified", "accepted"), sums, strict=True):
-        state.cost.count(name, amount)
+    state.cost.count("row_steps", rows)
+    state.cost.count("nodes_verified", total)
+    state.cost.count("accepted", sum(depth * count for depth, count in enumerate(places)))
+    for depth in range(1, len(places)):
+        state.cost.count(f"accepted_{depth}", sum(places[depth:]))
 
 
 def _commit(state: DecodingState, tree: DraftTree, logits: torch.Tensor, verdict: Verdict) -> None:

@@ -108,29 +108,32 @@ def _rejection(
     """One node of every row by multi-round rejection: the token, and the accepted child (0: none)."""
     proposal = tree.proposal
     assert proposal is not None
+    rows = torch.arange(len(node), device=node.device)
+    drafts = tree.tokens.to(node.device)
     p = state.probabilities(logits, text=text)  # float32 [batch, vocab]
-    wanted = torch.zeros_like(node)
-    child = torch.zeros_like(node)
-    for row in walking.nonzero()[:, 0].tolist():
-        own, candidates = p[row], children[row].nonzero()[:, 0].tolist()
-        slot = int(proposal.slot[row, node[row]])
-        q = proposal.probabilities[row, slot].to(own) if candidates else None
-        for candidate in candidates:  # in the order in which they were drawn
-            assert q is not None
-            token = int(tree.tokens[row, candidate])
-            chance = torch.rand((), generator=state.generator, device=own.device)
-            if bool(chance * q[token] < own[token]):
-                wanted[row], child[row] = token, candidate
-                break
-            rest = (own - q).clamp(min=0)
-            total = rest.sum()
-            own = rest / total if float(total) > 0 else own  # nothing is left by rounding only
-            if not proposal.replacement:
-                q = q.index_fill(0, torch.tensor([token], device=q.device), 0.0)
-                q = q / q.sum().clamp(min=torch.finfo(q.dtype).tiny)
-        else:
-            wanted[row] = torch.multinomial(own, 1, generator=state.generator)[0]
-    return state.pad(wanted), child
+    counts = children.sum(1) * walking
+    most = int(counts.max())
+    if most:
+        slot = proposal.slot.to(node.device)[rows, node].clamp(min=0)  # -1: a node without children
+        q = proposal.probabilities.to(p)[rows, slot]
+    order = children.byte().argsort(dim=1, descending=True, stable=True)  # as they were drawn
+    wanted, child, undecided = torch.zeros_like(node), torch.zeros_like(node), walking
+    for rank in range(most):
+        candidate = order[:, rank]
+        token = drafts[rows, candidate]
+        asked = undecided & (counts > rank)
+        chance = torch.rand(len(rows), generator=state.generator, device=p.device)
+        accepted = asked & (chance * q[rows, token] < p[rows, token])
+        wanted, child = torch.where(accepted, token, wanted), torch.where(accepted, candidate, child)
+        undecided = undecided & ~accepted
+        rest = (p - q).clamp(min=0)
+        total = rest.sum(1, keepdim=True)  # 0: nothing is left, by rounding only
+        p = torch.where((asked & ~accepted)[:, None] & (total > 0), rest / total, p)
+        if not proposal.replacement:
+            q = q.scatter(1, token[:, None], 0.0)
+            q = q / q.sum(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+    drawn = torch.multinomial(p, 1, generator=state.generator)[:, 0]
+    return state.pad(torch.where(undecided, drawn, wanted)), child
 
 
 def _typical(

@@ -225,9 +225,11 @@ class Lud(Method):
         logits: torch.Tensor,
         confidence: torch.Tensor | None,
     ) -> None:
-        running = ~state.finished
-        for length, rows in enumerate(torch.bincount(counts[running], minlength=2).tolist()):
-            if length and rows:
+        spans = torch.bincount(counts[~state.finished]).tolist()
+        state.cost.count("row_steps", sum(spans))
+        state.cost.count("accepted", sum((length - 1) * rows for length, rows in enumerate(spans) if rows))
+        for length, rows in enumerate(spans):
+            if rows:
                 state.cost.count(f"span_{length}", rows)
         if state.trace is None:
             state.commit(tokens, counts)
