@@ -109,6 +109,8 @@ def test_a_wrong_setting_is_refused_before_the_model_is_loaded(tmp_path, capsys)
     arguments = ["train", "chimera", "--model", "nowhere", "--data", str(data), "-o", str(tmp_path / "o")]
     assert main([*arguments, "--config", str(tmp_path / "c.yaml")]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
+    assert main([*arguments, "--detach-heads", "--w-hidden", "0"]) == 2
+    assert "nothing trains the encoders" in capsys.readouterr().err
     assert main([*arguments, "--head", "round"]) == 2
     assert "head must be one of" in capsys.readouterr().err
     assert main(["generate", "--prompts", str(data)]) == 2

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from szilard.engines import TransformersEngine
 from szilard.speculative.aded import Aded
 from szilard.speculative.tree_search import best_first, greedy_chain, mcts
 from szilard.speculative.trigram_table import TrigramTable
-from tests.conftest import VOCAB, prompt_batch, tiny_model
+from tests.conftest import VOCAB, prompt_batch, tiny_model, tiny_tokenizer
 
 SETTINGS = {"iterations": 150, "depth": 4, "keep": 24, "exploration": 32.0, "exploration_base": 8.0}
 
@@ -180,3 +181,17 @@ def test_sampling_with_one_row_draws_the_same_tokens():
 def test_a_table_of_another_vocabulary_is_refused():
     with pytest.raises(ValueError, match="vocabulary of 500, but"):
         run(tiny_model("llama"), prompt_batch(1), Aded(TrigramTable.empty(500)))
+
+
+def test_a_table_of_another_tokenizer_is_refused_and_an_empty_one_becomes_the_models(tmp_path):
+    model = tiny_model("llama")
+    engine = TransformersEngine(model, tiny_tokenizer())
+    table = TrigramTable.empty(VOCAB)
+    engine.generate("w3 w4", Aded(table), max_new_tokens=8)
+    assert table.spelling
+    again = TrigramTable.load(table.save(tmp_path / "table"))
+    assert again.spelling == table.spelling and len(again) == len(table)
+    engine.generate("w3 w4", Aded(again), max_new_tokens=4)
+    other = TrigramTable.from_ids([[1, 2, 3]], VOCAB, spelling=[1, 2, 3])
+    with pytest.raises(ValueError, match="another tokenizer"):
+        engine.generate("w3 w4", Aded(other), max_new_tokens=4)

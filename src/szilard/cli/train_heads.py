@@ -86,13 +86,13 @@ def command(slug: str) -> Callable[..., None]:
         import torch
 
         from szilard.training.config import read_config
+        from szilard.training.corpus import read_texts
 
         chosen = read_config(config_class, config, settings)
         for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
             if importlib.util.find_spec(package) is None:
                 raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
-        if not data.is_file():
-            raise ValueError(f"there is no file {str(data)!r}.")
+        read_texts(data)  # bad data is told before the model is loaded
         if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
             device = f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: each has its own
         elif device is not None and ":" in device:

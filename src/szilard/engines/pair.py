@@ -36,7 +36,7 @@ def companion(large: Any, state: DecodingState, *, role: str = "large") -> Decod
     masks = state.prompt_mask.bool()
     prompts = [ids[mask] for ids, mask in zip(state.tokens[:, : state.prompt_width], masks, strict=True)]
     twin = engine.state(prompts, max_new_tokens=state.max_new_tokens or 1, trace=False)
-    spellings = _spelling(state.encode), _spelling(twin.encode)
+    spellings = spelling(state.encode), spelling(twin.encode)
     if None not in spellings and spellings[0] != spellings[1]:
         raise ValueError(_OTHER_TOKENIZER.format(engine.name))
     twin.cost = state.cost
@@ -89,8 +89,12 @@ def _loaded_once(name: str, engine: str) -> Engine:
     return load(name, engine=engine)
 
 
-def _spelling(encode: Any) -> list[int] | None:
-    """A probe text in a tokenizer's ids; None when there is no tokenizer to ask."""
+def spelling(encode: Any) -> list[int] | None:
+    """A probe text in a tokenizer's ids, by which tokenizers are told apart; None when there is none to ask.
+
+    Args:
+        encode: text -> ids without special tokens, or None.
+    """
     if encode is None:
         return None
     with warnings.catch_warnings():

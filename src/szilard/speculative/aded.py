@@ -14,13 +14,14 @@ keeps the most visited nodes (there, paths with many distinct tokens are dropped
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from szilard.decoding.method import Method, check_bool, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.engines.pair import spelling
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree
@@ -106,12 +107,14 @@ class Aded(Method):
         table = self._table()
         if engine is not None and table is not None:
             _check_vocabulary(table, engine.vocab_size, engine.name)
+            _check_spelling(table, partial(engine.tokenizer.encode, add_special_tokens=False), engine.name)
 
     def decode(self, state: DecodingState) -> None:
         table = self._table()
         if table is None:
             table = TrigramTable.empty(state.vocab_size)
         _check_vocabulary(table, state.vocab_size, state.model_name)
+        _check_spelling(table, state.encode, state.model_name)
         budget = NodeBudget.of(state) if self.budget == "auto" else None
         speculative_decode(state, _Adaptive(self, table), budget=budget)
 
@@ -179,6 +182,18 @@ def _check_vocabulary(table: TrigramTable, vocab_size: int, name: str) -> None:
         raise ValueError(
             f"the tri-gram table holds tokens of a vocabulary of {table.vocab_size}, but {name} has {vocab_size}: "
             "build one with this model's tokenizer."
+        )
+
+
+def _check_spelling(table: TrigramTable, encode: Any, name: str) -> None:
+    """Refuse a table of another tokenizer; an empty one becomes this one's."""
+    found = spelling(encode)
+    if table.spelling is None and not len(table):
+        table.spelling = found
+    elif None not in (table.spelling, found) and table.spelling != found:
+        raise ValueError(
+            f"the tri-gram table is one of another tokenizer than {name}'s: build one with this model's (szilard train "
+            "aded)."
         )
 
 

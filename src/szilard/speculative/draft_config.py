@@ -63,6 +63,8 @@ class ChimeraConfig(DraftConfig):
         check_choice("draft_inputs", self.draft_inputs, ("gold", "predicted"))
         check_number("w_hidden", self.w_hidden, low=0)
         check_number("w_logits", self.w_logits, low=0)
+        if self.detach_heads and not self.w_hidden:
+            raise ValueError("detach_heads needs w_hidden above 0: with neither, nothing trains the encoders.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from szilard.decoding.method import check_number
+from szilard.engines.pair import spelling
 from szilard.whole_folder import whole_folder
 
 FORMAT, VERSION = "szilard.trigrams", 1
@@ -39,6 +41,7 @@ class TrigramTable:
         top_k: successors kept per bigram of the corpus.
         max_online_rows: updated rows that are kept; the one that was not used for longest goes first.
         max_successors_online: successors of an updated row that are kept, the heaviest.
+        spelling: a probe text in the tokenizer's ids (`szilard.engines.pair.spelling`); None: not known.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TrigramTable:
         top_k: int | None = 12,
         max_online_rows: int = 200_000,
         max_successors_online: int = 32,
+        spelling: Sequence[int] | None = None,
     ) -> None:
         check_number("vocab_size", vocab_size, low=1, high=2**21, integer=True)
         check_number("top_k", top_k, low=1, integer=True, optional=True)
@@ -59,6 +63,7 @@ class TrigramTable:
         check_number("max_successors_online", max_successors_online, low=1, integer=True)
         self.vocab_size, self.top_k = vocab_size, top_k
         self.max_online_rows, self.max_successors_online = max_online_rows, max_successors_online
+        self.spelling = None if spelling is None else list(spelling)
         self._keys = np.zeros(0, np.int64) if keys is None else keys  # a * vocab + b, ascending
         self._offsets = np.zeros(1, np.int64) if offsets is None else offsets  # row r is offsets[r]:offsets[r + 1]
         self._tokens = np.zeros(0, np.int32) if tokens is None else tokens
@@ -77,6 +82,7 @@ class TrigramTable:
     def from_texts(cls, texts: Iterable[str], tokenizer: Any, *, top_k: int | None = 12, **limits: Any) -> TrigramTable:
         """Counted over texts, each on its own; write them as the model will (its chat template, its answers)."""
         ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        limits.setdefault("spelling", spelling(partial(tokenizer.encode, add_special_tokens=False)))
         return cls.from_ids(ids, len(tokenizer), top_k=top_k, **limits)
 
     @classmethod
@@ -110,6 +116,7 @@ class TrigramTable:
         limits: dict[str, Any] = {
             "max_online_rows": self.max_online_rows,
             "max_successors_online": self.max_successors_online,
+            "spelling": self.spelling,
         }
         above = TrigramTable(self.vocab_size, top_k=self.top_k, **limits)
         above._base = self
@@ -181,6 +188,7 @@ class TrigramTable:
         check_writable_table(folder)
         arrays = self._merged()
         header = {"format": FORMAT, "version": VERSION, "vocab_size": self.vocab_size, "bigrams": len(arrays["keys"])}
+        header |= {} if self.spelling is None else {"spelling": self.spelling}
         with whole_folder(folder) as scratch:
             save_file({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, str(scratch / _ARRAYS))
             (scratch / _HEADER).write_text(json.dumps(header), encoding="utf-8")
@@ -220,6 +228,7 @@ class TrigramTable:
             tokens, values = tokens[keep], values[keep]
             offsets = np.concatenate([[0], np.minimum(np.diff(offsets), top_k).cumsum()])
         vocab = int(header["vocab_size"])
+        limits.setdefault("spelling", header.get("spelling"))
         return cls(vocab, keys=keys, offsets=offsets, tokens=tokens, values=values, top_k=top_k, **limits)
 
     def _merged(self) -> dict[str, np.ndarray]:

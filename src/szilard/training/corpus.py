@@ -42,27 +42,39 @@ def read_corpus(file: Path, engine: Engine, *, limit: int | None = None) -> Iter
     Raises:
         ValueError: no such file, no record, or a record without text.
     """
-    if not file.is_file():
-        raise ValueError(f"there is no file {str(file)!r}.")
-    records: list[Any]
-    if file.suffix == ".txt":
-        records = [{"text": part} for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()]
-    else:
-        records = list(read_records(file))
-    if not records:
-        raise ValueError(f"{str(file)!r} holds no text.")
-    for number, record in enumerate(records[:limit], start=1):
-        example = None
-        if isinstance(record, dict):
-            pictures = record.get("image") or record.get("images")
-            if pictures and record.get("prompt") and isinstance(record.get("answer"), str):
-                named = pictures if isinstance(pictures, list) else [pictures]
-                example = _about(record, [str(file.parent / name) for name in named], engine)
-            else:
-                example = as_example(record, engine.tokenizer)
+    for number, record in enumerate(read_texts(file)[:limit], start=1):
+        pictures = record.get("image") or record.get("images")
+        if pictures and record.get("prompt") and isinstance(record.get("answer"), str):
+            named = pictures if isinstance(pictures, list) else [pictures]
+            example: Example | None = _about(record, [str(file.parent / name) for name in named], engine)
+        else:
+            example = as_example(record, engine.tokenizer)
         if example is None:
             raise ValueError(f"{str(file)!r}, record {number}, holds no text: {_FORMS}.")
         yield example
+
+
+def read_texts(file: Path) -> list[dict[str, Any]]:
+    """The records of a corpus, as they are: no model is needed to see whether they hold texts.
+
+    Raises:
+        ValueError: no such file, no record, or one without text.
+    """
+    if not file.is_file():
+        raise ValueError(f"there is no file {str(file)!r}.")
+    if file.suffix == ".txt":
+        return _some(file, [{"text": part} for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()])
+    records = _some(file, list(read_records(file)))
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not any(record.get(name) for name in ("ids", "messages", "prompt", "text")):
+            raise ValueError(f"{str(file)!r}, record {number}, holds no text: {_FORMS}.")
+    return records
+
+
+def _some(file: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not records:
+        raise ValueError(f"{str(file)!r} holds no text.")
+    return records
 
 
 def as_example(record: dict[str, Any], tokenizer: Any) -> Example | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch.utils.data import Dataset
 
 from szilard.training.corpus import Example, digest
@@ -75,23 +76,38 @@ def cache_hidden_states(
             not turn into the logits, or numbers beyond float16.
     """
     corpus = Tokens(target, examples, max_length=max_length)
-    examples, offsets, ids, answer = corpus.examples, corpus.offsets, corpus.ids, corpus.answer
     header: dict[str, Any] = {
         "model": target.engine.name,
         "fingerprint": target.engine.fingerprint,
         "layer": layer,
         "hidden_size": 1 if layer == "probability" else target.hidden_size,
-        "tokens": int(offsets[-1]),
-        "corpus": digest(examples),
+        "tokens": int(corpus.offsets[-1]),
+        "corpus": digest(corpus.examples),
     }
-    shape = (int(offsets[-1]), int(header["hidden_size"]))
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # trainings that share a cache wait for the first to fill it
+        _fill(target, corpus.examples, folder, corpus, header, batch_size, progress)
+    return HiddenStates(folder)
+
+
+def _fill(
+    target: Target,
+    examples: Sequence[Example],
+    folder: Path,
+    corpus: Tokens,
+    header: dict[str, Any],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write what is missing of a cache."""
+    layer, offsets = header["layer"], corpus.offsets
+    shape = (header["tokens"], header["hidden_size"])
     known = folder / "header.json"
     if known.is_file():
         if json.loads(known.read_text(encoding="utf-8")) != header:
             raise ValueError(f"{str(folder)!r} holds hidden states of another corpus, model or layer: remove it.")
     else:
-        for name, array in (("offsets.i64", offsets), ("ids.i32", ids), ("answer.u8", answer)):
+        for name, array in (("offsets.i64", offsets), ("ids.i32", corpus.ids), ("answer.u8", corpus.answer)):
             array.tofile(folder / name)
         np.memmap(folder / "hidden.f16", dtype=np.float16, mode="w+", shape=shape).flush()
         _write(folder / "done.json", 0)
@@ -111,7 +127,6 @@ def cache_hidden_states(
         _write(folder / "done.json", group and start + len(group))
         if progress is not None:
             progress(start + len(group), len(examples))
-    return HiddenStates(folder)
 
 
 def shortened(example: Example, length: int) -> Example:

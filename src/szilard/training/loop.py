@@ -42,7 +42,8 @@ def fit(
     """Train what in `objective` wants gradients, and leave the trained weights in it.
 
     Args:
-        objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}.
+        objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}. With an attribute
+            `skips_parameters` that is true, a batch may leave some of its parameters out.
         data: examples by index.
         config: the settings.
         folder: where checkpoints, `metrics.jsonl` and TensorBoard's files go.
@@ -96,7 +97,7 @@ def fit(
         report_to=["tensorboard"] if is_tensorboard_available() else [],
         use_cpu=str(device) == "cpu",
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=bool(getattr(objective, "skips_parameters", False)),
         disable_tqdm=True,
     )
     if processes == 1:

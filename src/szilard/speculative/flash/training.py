@@ -40,6 +40,11 @@ class FlashObjective(DraftObjective):
             image_token=image,
         )
 
+    @property
+    def skips_parameters(self) -> bool:
+        """Whether a batch without pictures leaves their latents out."""
+        return self.heads.image_token is not None  # type: ignore[attr-defined]
+
     def draft(
         self, ids: torch.Tensor, hidden: torch.Tensor | None, valid: torch.Tensor, sources: torch.Tensor
     ) -> Drafted:
