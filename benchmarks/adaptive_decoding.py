@@ -84,6 +84,13 @@ class Experiment:
                     totals[name] = totals.get(name, 0) + value
         return totals
 
+    def begun(self, slug: str, model: str, label: str) -> dict[str, Any] | None:
+        """The options with which this method's results were begun: a control keeps its rates as more items come."""
+        for row in self.store.table().to_pylist():
+            if (row["task"], row["model"], row["method"]) == (slug, model, label):
+                return json.loads(row["options"])
+        return None
+
 
 def ead(experiment: Experiment) -> None:
     """Both models alone, EAD at every threshold, and random switching with the rates of three of them."""
@@ -104,6 +111,9 @@ def ead(experiment: Experiment) -> None:
                 "switch_up": round(seen["switches_up"] / max(seen["decisions_small"], 1e-9), 3),
                 "switch_down": round(seen["switches_down"] / max(seen["decisions_large"], 1e-9), 3),
             }
+            begun = experiment.begun(slug, small.name, f"random-{tau}")
+            if begun is not None:
+                rates = {name: begun[name] for name in rates}
             controls[f"random-{tau}"] = Ead(control="random", large=LARGE, **rates)
         experiment.run(small, slug, controls, batch_size=size, tokens=tokens)
 
@@ -124,6 +134,7 @@ def adadec(experiment: Experiment) -> None:
             experiment.run(engine, slug, methods, batch_size=8)
             seen = experiment.counts(slug, engine.name, "adadec")
             rate = round(seen["pauses"] / seen["steps"], 3) if seen else 0.07
+            rate = (experiment.begun(slug, engine.name, "adadec-random") or {"random_rate": rate})["random_rate"]
             methods = {"adadec-random": AdaDec(pause="random", random_rate=rate)}
             methods |= {"beam-3": BeamSearch(beams=3), "beam-5": BeamSearch(beams=5)}
             experiment.run(engine, slug, methods, batch_size=8)
