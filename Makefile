@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench zoo zoo-vlm reproduce reproduction clean
+.PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,11 +32,14 @@ bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's 
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
 
-zoo: zoo-vlm  ## train every reference checkpoint again
+zoo: zoo-vlm zoo-drafters  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
 	$(BIN)/python -m szilard_zoo.evaluate_tiny_vlm zoo/szilard_zoo/tiny-vlm
+
+zoo-drafters: $(READY)  ## drafters for the embedded model; pass DATA=folder with gsm8k_train.jsonl, mbpp.jsonl, ...
+	$(BIN)/python -m szilard_zoo.train_drafters --data $(DATA)
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision

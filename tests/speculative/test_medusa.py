@@ -12,7 +12,7 @@ from szilard.speculative.medusa.heads import MedusaHeads
 from szilard.speculative.medusa.training import MedusaObjective
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.training.target import Target
-from tests.conftest import ARCHITECTURES, prompt_batch, tiny_model, tiny_tokenizer
+from tests.conftest import ARCHITECTURES, VOCAB, prompt_batch, tiny_model, tiny_tokenizer
 from tests.speculative.test_lossless import run
 
 
@@ -148,3 +148,24 @@ def test_accepted_drafts_of_a_shape_by_hand():
     ranks = torch.tensor([[0, 0, 0, 0, 0], [0, 2, 1, 0, 0], [3, 0, 0, 0, 0], [4, 0, 0, 0, 0], [0, 10, 0, 0, 0]])
     assert SMALL_TREE.accepted(ranks).tolist() == [5, 3, 2, 0, 1]
     assert TreeShape.of([(1,)]).accepted(torch.tensor([[0], [1], [2]])).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("storage", "most", "error"), [("float32", 4, 0), ("float16", 2, 1e-3), ("int8", 1.2, 2e-2)])
+def test_an_add_on_is_kept_in_few_bits_and_loaded_as_float32(tmp_path, storage, most, error):
+    base = {"name": "tiny", "fingerprint": None, "hidden_size": 96, "vocab_size": VOCAB}
+    heads = MedusaHeads(base=base, depth=2)
+    torch.nn.init.normal_(heads.weight)
+    heads.accuracy.fill_(0.25)
+    heads.save_pretrained(tmp_path, storage=storage)
+    again = MedusaHeads.from_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < most * heads.weight.numel() + 2000
+    assert again.weight.dtype == torch.float32 and torch.equal(again.accuracy, heads.accuracy)
+    torch.testing.assert_close(again.weight, heads.weight, atol=error, rtol=error)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ValueError, match="no whole medusa add-on"):
+        MedusaHeads.from_pretrained(tmp_path)
+
+
+def test_storage_has_three_kinds(tmp_path):
+    with pytest.raises(ValueError, match="storage must be one of"):
+        MedusaHeads(base={"hidden_size": 8, "vocab_size": 9}, depth=1).save_pretrained(tmp_path, storage="int4")

@@ -11,12 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from szilard.decoding.method import check_choice
+
 Self = TypeVar("Self", bound="AddOn")
-_FILES = ("README.md", "config.json", "model.safetensors")  # the weights last: with them the add-on is whole
+_WEIGHTS = "model.safetensors"
+_SCALE = ".int8_scale"
+_FILES = ("README.md", "config.json", _WEIGHTS)  # the weights last: with them the add-on is whole
 
 
 class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szilard"]):  # type: ignore[call-arg]
@@ -43,8 +49,19 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
             found.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         return found.hexdigest()[:12]
 
-    def save_pretrained(self, save_directory: Any, *, config: Any = None, **options: Any) -> Any:
-        """Write the add-on; see huggingface_hub. What else lies in the folder stays."""
+    def save_pretrained(
+        self, save_directory: Any, *, config: Any = None, storage: str = "float32", **options: Any
+    ) -> Any:
+        """Write the add-on; see huggingface_hub. What else lies in the folder stays.
+
+        Args:
+            save_directory: the folder.
+            config: instead of the add-on's own.
+            storage: how numbers are kept in the file: "float32", "float16", or "int8" (matrices: row by row in steps of
+                a 127th of the row's largest number); loaded, they are float32 again.
+            options: of huggingface_hub.
+        """
+        check_choice("storage", storage, ("float32", "float16", "int8"))
         push, repo = options.pop("push_to_hub", False), options.pop("repo_id", None)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +70,22 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
         card = {"model_card_kwargs": options.pop("model_card_kwargs", None)}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
             super().save_pretrained(scratch, config=config, **card)
+            if storage != "float32":
+                file = Path(scratch) / _WEIGHTS
+                save_file(_packed(load_file(file), storage), file)
             for name in _FILES:
                 if name != "README.md" or not (folder / name).exists():  # a card that somebody wrote stays
                     os.replace(Path(scratch) / name, folder / name)
         return self.push_to_hub(repo or folder.name, config=config, **options) if push else None
+
+    @classmethod
+    def from_pretrained(cls: type[Self], pretrained_model_name_or_path: Any, **options: Any) -> Self:  # type: ignore[override]
+        """The add-on in a folder, a hub repository, or the zoo ("zoo/<name>"); see huggingface_hub.
+
+        Raises:
+            ValueError: there is none, or it is broken.
+        """
+        return super().from_pretrained(_folder(str(pretrained_model_name_or_path)), **options)
 
     @classmethod
     def _from_pretrained(
@@ -79,6 +108,15 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{model_id!r} holds no whole {cls.slug} add-on ({reason}).") from error
         return made.eval()
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        tensors = load_file(model_file, device=map_location)
+        if not any(name.endswith(_SCALE) for name in tensors):
+            return super()._load_as_safetensor(model, model_file, map_location, strict)
+        scales = {name.removesuffix(_SCALE): tensors.pop(name) for name in list(tensors) if name.endswith(_SCALE)}
+        model.load_state_dict({name: t * scales[name] if name in scales else t for name, t in tensors.items()})
+        return model
 
     def check_base(
         self, *, vocab_size: int, hidden_size: int | None, name: str, fingerprint: str | None = None
@@ -106,19 +144,43 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
             )
 
 
+def _packed(tensors: dict[str, torch.Tensor], storage: str) -> dict[str, torch.Tensor]:
+    """Numbers in fewer bits; integers, and in "int8" all but matrices, stay as they are."""
+    if storage == "float16":
+        return {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    packed: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dim() > 1 and tensor.shape[-1] > 64:
+            scale = tensor.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+            packed |= {name: (tensor / scale).round().to(torch.int8), name + _SCALE: scale}
+        else:
+            packed[name] = tensor
+    return packed
+
+
 def opened(kind: type[Self], where: str) -> Self:
-    """The add-on in a folder or hub repository, opened once for each time it was written.
+    """The add-on in a folder, a hub repository or the zoo, opened once for each time it was written.
 
     Raises:
         ValueError: there is none, or it is broken.
     """
-    weights = Path(where) / "model.safetensors"
+    where = _folder(where)
+    weights = Path(where) / _WEIGHTS
     if not Path(where).is_dir() and "/" not in where:
         raise ValueError(
             f"there is no folder {where!r} with a {kind.slug} add-on; `szilard train {kind.slug} --model ... "
             "--data ... -o folder` makes one."
         )
     return _opened(kind, where, weights.stat().st_mtime_ns if weights.is_file() else 0)  # type: ignore[arg-type]
+
+
+def _folder(where: str) -> str:
+    """A name of the zoo as its folder; others as they are."""
+    if where.startswith("zoo/") and not Path(where).exists():
+        from szilard.engines.loading import zoo_folder
+
+        return str(zoo_folder(where.removeprefix("zoo/")))
+    return where
 
 
 @lru_cache(maxsize=4)

@@ -104,6 +104,7 @@ class Course:
                 layer=layer,
                 max_length=self.config.max_length,
                 progress=progress,
+                precision=self.config.precision,
                 batch_size=self.config.batch_size,
             )
 

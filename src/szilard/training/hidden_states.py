@@ -57,6 +57,7 @@ def cache_hidden_states(
     layer: int | str = -1,
     max_length: int | None = None,
     batch_size: int = 8,
+    precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> HiddenStates:
     """Run a corpus through the model once; what a stopped run has written is not computed again.
@@ -69,6 +70,7 @@ def cache_hidden_states(
             many layers; "probability": in their place, one number, the probability of each token given those before.
         max_length: longer examples are cut.
         batch_size: rows per forward.
+        precision: of the products: "bfloat16" or "float16" runs a float32 model under autocast.
         progress: called with (examples done, examples).
 
     Raises:
@@ -83,6 +85,7 @@ def cache_hidden_states(
         "hidden_size": 1 if layer == "probability" else target.hidden_size,
         "tokens": int(corpus.offsets[-1]),
         "corpus": digest(corpus.examples),
+        **({} if precision == "float32" else {"precision": precision}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # trainings that share a cache wait for the first to fill it
@@ -120,7 +123,8 @@ def _fill(
         texts = [row for row in group if not examples[row].images]
         batches += [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
         for number, rows in enumerate(batches):
-            states = _run(target, [examples[row] for row in rows], layer, check=start == done and number == 0)
+            with autocast(target.model.device, header.get("precision", "float32")):
+                states = _run(target, [examples[row] for row in rows], layer, check=start == done and number == 0)
             for row, state in zip(rows, states, strict=True):
                 hidden[offsets[row] : offsets[row + 1]] = state[: len(examples[row].ids)]
         hidden.flush()
@@ -167,7 +171,8 @@ def _run(target: Target, rows: list[Example], layer: int | str, *, check: bool) 
     found = outputs.hidden_states[int(layer)]
     if check and layer == -1:
         logits = target.unembed(found[:, -1])
-        if not torch.allclose(logits.float(), outputs.logits[:, -1].float(), atol=1e-2, rtol=1e-2):
+        loose = 1e-2 if not torch.is_autocast_enabled(found.device.type) else 1e-1
+        if not torch.allclose(logits.float(), outputs.logits[:, -1].float(), atol=loose, rtol=loose):
             raise ValueError(
                 f"{type(target.model).__name__} does not compute its logits from its last hidden state by its output "
                 "layer alone, which drafting heads need."
@@ -176,6 +181,12 @@ def _run(target: Target, rows: list[Example], layer: int | str, *, check: bool) 
     if not bool(torch.isfinite(half).all()):
         raise ValueError("the hidden states exceed the range of float16; choose a later layer.")
     return half.cpu().numpy()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Products in this precision; float32: as the weights are."""
+    dtype = {"float16": torch.float16}.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
 
 
 def _write(file: Path, value: Any) -> None:
