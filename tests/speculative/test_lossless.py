@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import szilard
 from tests.conftest import ARCHITECTURES, EOS, prompt_batch, tiny_model
 from tests.speculative.drafters import Replay
 
@@ -39,6 +40,25 @@ def test_processors_see_each_nodes_own_text(architecture, rows):
     options = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "min_new_tokens": 9}
     plain = run(model, inputs, **options)
     out = run(model, inputs, Replay(answers(plain, inputs), 5, 3), **options)
+    assert torch.equal(out.sequences, plain.sequences)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.6, "eos_token_id": None},
+        {"repetition_penalty": 1.6, "pad_token_id": 43, "eos_token_id": None},
+        {"min_new_tokens": 20, "eos_token_id": 43},
+        {"no_repeat_ngram_size": 2, "forced_eos_token_id": 5},
+        {"exponential_decay_length_penalty": (3, 1.2)},
+        {"sequence_bias": [[[43], 8.0], [[16, 76], -9.0]], "eos_token_id": None},
+    ],
+)
+def test_processors_see_a_row_that_was_left_behind_as_in_plain_decoding(options):
+    model, inputs = tiny_model("llama"), prompt_batch(4)
+    plain = run(model, inputs, **options)
+    known = [row[: 4 * number + 2] + [3] * 20 for number, row in enumerate(answers(plain, inputs))]
+    out = run(model, inputs, Replay(known, 4, 2), **options)
     assert torch.equal(out.sequences, plain.sequences)
 
 
@@ -113,3 +133,31 @@ def test_the_cache_after_a_step_is_that_of_a_fresh_prompt(architecture):
         kept = torch.gather(tree.tokens, 1, path.clamp(min=0))
         state.commit(torch.cat([kept[:, 1:], torch.full((3, 1), 4)], 1).scatter(1, counts[:, None] - 1, 4), counts)
         assert state.cached.tolist() == (state.lengths - 1).tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("draft_model", [False, True])
+def test_scores_and_logits_of_every_row_stand_at_its_own_tokens(rows, draft_model):
+    model, inputs = tiny_model("llama"), prompt_batch(rows)
+    options = {"output_scores": True, "output_logits": True, "repetition_penalty": 1.3, "eos_token_id": None}
+    plain = run(model, inputs, **options)
+    known = answers(plain, inputs)
+    known = [row[: 5 * number + 4] + [3] * 20 for number, row in enumerate(known)]  # rows advance differently
+    method = szilard.DraftModel(draft=tiny_model("llama")) if draft_model else Replay(known, 4, 1)
+    out = run(model, inputs, method, **options)
+    assert torch.equal(out.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        assert len(out[name]) == 24
+        torch.testing.assert_close(torch.stack(out[name]), torch.stack(plain[name]).to(torch.float32))
+
+
+def test_scores_of_drawn_drafts_are_those_of_the_text():
+    model, inputs = tiny_model("llama"), prompt_batch(3)
+    method = szilard.DraftModel(draft=tiny_model("qwen2"), draft_tokens=3)
+    options = {"do_sample": True, "temperature": 0.7, "top_k": 0, "output_scores": True, "eos_token_id": None}
+    out = run(model, inputs, method, **options)
+    mask = torch.cat([inputs["attention_mask"], torch.ones(3, 24, dtype=torch.long)], dim=1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(out.sequences, attention_mask=mask, position_ids=positions).logits[:, -25:-1] / 0.7
+    expected = torch.log_softmax(logits.float(), dim=-1)
+    torch.testing.assert_close(torch.stack(out.scores, 1).log_softmax(-1), expected, atol=1e-4, rtol=1e-4)

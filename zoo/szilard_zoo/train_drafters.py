@@ -64,19 +64,26 @@ WIKI_TASKS = (
 
 
 def prompts(data: Path, seed: int = 0) -> list[str]:
-    """A thousand prompts: word problems, small programs, questions of general knowledge, work on given texts."""
-    chance = random.Random(seed)
-    found = [record["question"] for record in _lines(data / "gsm8k_train.jsonl")[:300]]
+    """A thousand prompts of four kinds, in a fixed order."""
+    found = [prompt for kind in kinds(data, seed).values() for prompt in kind]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def kinds(data: Path, seed: int = 0) -> dict[str, list[str]]:
+    """Word problems, small programs, questions of general knowledge, and work on given texts."""
     problems = [record for record in _lines(data / "mbpp.jsonl") if record["task_id"] > 600]  # its training part
-    found += [f"{record['text']} Explain your solution." for record in problems[:200]]
     with (data / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
-        found += [row["Question"] for row in csv.DictReader(file)][::4][:200]
+        questions = [row["Question"] for row in csv.DictReader(file)][::4]
     lines = (data / "wikitext2_valid.txt").read_text(encoding="utf-8").split("\n")
     paragraphs = [_plain(" ".join(line.split()[:160])) for line in lines if len(line.split()) > 60]
-    for number, paragraph in enumerate(chance.sample(paragraphs, 300)):
-        found.append(WIKI_TASKS[number % len(WIKI_TASKS)].format(paragraph))
-    chance.shuffle(found)
-    return found
+    chosen = enumerate(random.Random(seed).sample(paragraphs, 300))
+    return {
+        "word problems": [record["question"] for record in _lines(data / "gsm8k_train.jsonl")[:300]],
+        "programs": [f"{record['text']} Explain your solution." for record in problems[:200]],
+        "questions": questions[:200],
+        "texts": [WIKI_TASKS[number % len(WIKI_TASKS)].format(paragraph) for number, paragraph in chosen],
+    }
 
 
 def _plain(text: str) -> str:

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from szilard.decoding.method import Method, check_bool, check_choice, check_number, row_streams
-from szilard.decoding.plain import plain_decode, without_warpers
+from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
+from szilard.decoding.warpers import without_warpers
 from szilard.information import entropy
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 
 from szilard.decoding.greedy import Greedy
 from szilard.decoding.method import Method, check_bool, check_number
-from szilard.decoding.plain import without_warpers
 from szilard.decoding.state import DecodingState
+from szilard.decoding.warpers import without_warpers
 from szilard.information import entropy
 
 _NONE = -1.0e9  # the score of a beam that is not there

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from szilard.decoding.method import Method
-from szilard.decoding.plain import plain_decode, without_warpers
+from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
+from szilard.decoding.warpers import without_warpers
 
 
 @dataclass(frozen=True)

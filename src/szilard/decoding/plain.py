@@ -1,37 +1,12 @@
-"""The plain autoregressive loop; processors (what may be said) told apart from warpers (how it is drawn)."""
+"""The plain autoregressive loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from transformers import LogitsProcessorList
-from transformers.generation import logits_process as hf
 
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
-
-# The classes that transformers' own `generate` adds for sampling only.
-WARPERS = tuple(
-    getattr(hf, name)
-    for name in (
-        "TemperatureLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "MinPLogitsWarper",
-        "TypicalLogitsWarper",
-        "EpsilonLogitsWarper",
-        "EtaLogitsWarper",
-        "TopHLogitsWarper",
-    )
-    if hasattr(hf, name)
-)
-
-
-def without_warpers(processors: Iterable[Any]) -> LogitsProcessorList:
-    """The processors that are not sampling filters, in order."""
-    return LogitsProcessorList(p for p in processors if not isinstance(p, WARPERS))
 
 
 def plain_decode(

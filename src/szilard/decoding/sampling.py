@@ -10,8 +10,9 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from szilard.decoding.method import Method, check_number
-from szilard.decoding.plain import plain_decode, without_warpers
+from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
+from szilard.decoding.warpers import without_warpers
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.stopping import InNewText
+from szilard.decoding.warpers import reads_text
 
 if TYPE_CHECKING:
     from szilard.speculative.tree import DraftTree
@@ -315,7 +316,7 @@ class DecodingState(ABC):
         else:
             chosen, tokens = _likeliest(scores)
             self.watch(chosen)  # a NaN if there is one
-        self.keep_scores(scores, logits)
+        self.keep_scores(scores, logits, ahead=None if text is None else text.shape[1] - self._width)
         return self.pad(tokens)
 
     def probabilities(self, logits: torch.Tensor, *, text: torch.Tensor | None = None) -> torch.Tensor:
@@ -327,18 +328,41 @@ class DecodingState(ABC):
         return torch.softmax(self._processed(logits, self.logits_processor, text), dim=-1)
 
     def _processed(self, logits: torch.Tensor, processors: Sequence[Any], text: torch.Tensor | None) -> torch.Tensor:
-        scores = logits.to(torch.float32, copy=bool(processors))
         text = self.tokens if text is None else text
-        for processor in processors:
-            scores = processor(text, scores)
-        return scores
+        if self._ragged and len(logits) == self.batch_size and reads_text(processors):
+            # Rows that were left behind are padded further than in plain decoding, which a processor would see.
+            found = logits.to(torch.float32)
+            for shift in self._shift[~self.finished].unique().tolist():
+                own = _process(logits, processors, text[:, shift:])
+                found = torch.where((self._shift == shift)[:, None], own, found)
+            return found
+        return _process(logits, processors, text)
 
-    def keep_scores(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
-        """Keep this step's processed and raw logits, where the run asked for them."""
-        if self.scores is not None:
-            self.scores.append(scores)
-        if self.raw_logits is not None:
-            self.raw_logits.append(logits.to(torch.float32, copy=True))
+    def keep_scores(self, scores: torch.Tensor, logits: torch.Tensor, *, ahead: int | None = None) -> None:
+        """Keep processed and raw logits of a choice, where the run asked for them.
+
+        Args:
+            scores, logits: [batch, vocab].
+            ahead: None: a step of plain decoding; else the choice follows so many drafted tokens, and belongs to
+                each row's own place (what is drafted in vain is overwritten when the place is reached again).
+        """
+        for kept, values in ((self.scores, scores), (self.raw_logits, logits)):
+            if kept is None:
+                continue
+            if ahead is None:
+                kept.append(values if kept is self.scores else values.to(torch.float32, copy=True))
+                continue
+            for row, (place, over) in enumerate(zip(self.generated.tolist(), self.finished.tolist(), strict=True)):
+                if not over:
+                    while len(kept) <= place + ahead:
+                        kept.append(torch.zeros_like(values, dtype=torch.float32))
+                    kept[place + ahead][row] = values[row]
+
+    def cut_scores(self) -> None:
+        """Forget the scores of drafts behind the end of the longest text."""
+        for kept in (self.scores, self.raw_logits):
+            if kept is not None:
+                del kept[int(self.generated.max()) :]
 
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """`tokens` [batch], with the padding token in finished rows."""
@@ -485,6 +509,13 @@ class DecodingState(ABC):
             self.streamer.end()
         self.cost.generated_tokens += int(self.generated.sum())
         self.cost.stop()
+
+
+def _process(logits: torch.Tensor, processors: Sequence[Any], text: torch.Tensor) -> torch.Tensor:
+    scores = logits.to(torch.float32, copy=bool(processors))
+    for processor in processors:
+        scores = processor(text, scores)
+    return scores
 
 
 def _likeliest(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,6 +75,7 @@ def speculative_decode(
             _commit(state, tree, logits, verdict)
     finally:
         drafter.close()
+        state.cut_scores()
 
 
 def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 
 from szilard.decoding.method import check_number
-from szilard.decoding.plain import WARPERS
 from szilard.decoding.state import DecodingState
+from szilard.decoding.warpers import WARPERS
 from szilard.information import entropy
 from szilard.speculative.tree import DraftTree
 
@@ -111,6 +111,8 @@ def _rejection(
     rows = torch.arange(len(node), device=node.device)
     drafts = tree.tokens.to(node.device)
     p = state.probabilities(logits, text=text)  # float32 [batch, vocab]
+    if state.scores is not None or state.raw_logits is not None:
+        state.keep_scores(p.log(), logits, ahead=text.shape[1] - state.tokens.shape[1])
     counts = children.sum(1) * walking
     most = int(counts.max())
     if most:

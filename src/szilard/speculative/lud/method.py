@@ -146,7 +146,7 @@ class Lud(Method):
             last = (counts - 1)[:, None] + torch.arange(ahead + 1, device=state.device)
             window = fed[rows[:, None], last].float()  # [batch, 1 + ahead, vocab]
             if checked is None:
-                first = state.choose(window[:, 0])
+                first = state.choose(window[:, 0], text=state.tokens)  # rows are at places of their own
             else:
                 first = checked.tokens.gather(1, checked.counts[:, None] - 1)[:, 0]
             span, taken, confidence = self._span(state, window, first)
@@ -154,13 +154,14 @@ class Lud(Method):
             if checked is None:
                 taken = self._within(state, taken)
                 for column in range(1, int(taken.max())):  # the first was kept when it was chosen
-                    state.keep_scores(window[:, column], window[:, column])
+                    state.keep_scores(window[:, column], window[:, column], ahead=column)
                 self._commit(state, span, taken, window, confidence)
                 counts = taken
             else:
                 self._commit(state, checked.tokens, checked.counts, fed, None)
                 counts = self._within(state, taken)
             fresh = span[:, : max(1, int(counts.max()))]
+        state.cut_scores()
 
     def _ahead(self, state: DecodingState, before: torch.Tensor, width: int) -> int:
         """Placeholders that fit into the context."""
