@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptive_page as adaptive
+import speculative_page as speculative
 from results_store import Store
 
 PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
@@ -49,7 +50,7 @@ chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anc
 
 def main() -> None:
     sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
-    sections += [*adaptive.sections(), *speed()]
+    sections += [*adaptive.sections(), *speculative.sections(), *speed()]
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")
 

@@ -1,11 +1,11 @@
 """Spec-Bench: drafters against plain decoding and transformers' own, prompt by prompt in turn.
 
-    python benchmarks/speculative_decoding.py smollm2 --data FOLDER [--heads FOLDER]
+    python benchmarks/speculative_decoding.py smollm2 --data FOLDER
     python benchmarks/speculative_decoding.py qwen --data FOLDER --models FOLDER
 
 Every contestant answers a prompt (or a batch of them) before the next prompt comes, so that a busy machine slows all of
-them. A line per answer goes to results/speculative.jsonl; a killed run goes on where it was. `--heads` holds trained
-add-ons in folders called medusa, chimera, hidden-transfer, flash.
+them. A line per answer goes to results/speculative.jsonl; a killed run goes on where it was. Trained drafters are
+those of the zoo.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from results_store import Store
 from rich.progress import track
 
 import szilard
+import szilard_zoo
 from szilard.engines.engine import Engine
 from szilard.evaluation.spec_bench import CATEGORIES
 from szilard.evaluation.tasks import make_task
@@ -101,9 +102,15 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         small = szilard.load(SMALL, engine="llama.cpp")
         methods["draft-model"] = szilard.DraftModel(draft=small)
         methods["draft-model, fixed"] = szilard.DraftModel(draft=small, budget="fixed")
-    for name, cls in TRAINED.items():
-        if arguments.heads and (arguments.heads / name / "model.safetensors").is_file():
-            methods[name] = cls.from_pretrained(arguments.heads / name, tree="measured")
+    else:
+        for slug, cls in TRAINED.items():
+            if f"smollm2-{slug}" in szilard_zoo.names():
+                methods[slug] = cls.from_pretrained(f"zoo/smollm2-{slug}", tree="measured")
+        if "smollm2-lud" in szilard_zoo.names():
+            methods["lud"] = szilard.Lud(adapter="zoo/smollm2-lud")
+            methods["lud, verified"] = szilard.Lud(adapter="zoo/smollm2-lud", verify=True)
+    if arguments.methods:
+        methods = {name: method for name, method in methods.items() if name in ("plain", *arguments.methods)}
     found = {name: ours(engine, method, arguments.tokens, sampled) for name, method in methods.items()}
     if engine.kind == "transformers" and size == 1:
         found["transformers plain"] = theirs(engine, arguments.tokens, sampled)
@@ -116,14 +123,13 @@ def main() -> None:
     parser.add_argument("model", choices=("smollm2", "qwen"))
     parser.add_argument("--data", type=Path, required=True, help="folder with spec_bench.jsonl")
     parser.add_argument("--models", type=Path, help=f"folder with {LARGE} and {SMALL}")
-    parser.add_argument("--heads", type=Path, help="folder with trained add-ons")
+    parser.add_argument("--methods", nargs="+", help="only these, and plain decoding")
     parser.add_argument("--per-category", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--temperatures", nargs="+", choices=("0", "1"), default=["0", "1"])
     arguments = parser.parse_args()
     arguments.data = arguments.data.resolve()
-    arguments.heads = arguments.heads.resolve() if arguments.heads else None
     if arguments.model == "qwen":
         if arguments.models is None:
             parser.error("qwen needs --models")

@@ -1,0 +1,158 @@
+"""The reproduction page's sections on drafting, from results/speculative.jsonl, aded-adaptation.jsonl and the zoo.
+
+Figures come from there; the claims and the readings are written by hand.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from results_store import Store
+
+from szilard.evaluation.spec_bench import CATEGORIES
+from szilard.training.loop import read_metrics
+
+ZOO = Path(__file__).parent.parent / "zoo" / "szilard_zoo"
+Record = dict[str, Any]
+
+CLAIM = """## Drafting
+
+**Claims.** Spec-Bench (Xia et al. 2024, arXiv 2401.07851; Vicuna-7B, greedy, one A100): prompt lookup 1.75 tokens per pass,
+1.66 times as fast as plain decoding; Medusa (arXiv 2401.10774) 2.31 and 1.71. ADED (arXiv 2407.12021): 1.8 to 2.5 times as fast
+with a table counted on a corpus. Chimera (arXiv 2402.15758): 2.7 times. Hidden Transfer (arXiv 2404.12022): above Medusa.
+FLASH (arXiv 2505.12728): up to 2.68 times on vision-language models. LUD (arXiv 2405.15208): a third faster at no loss. All on GPUs,
+where a forward over 25 tokens costs what a forward over one costs.
+"""
+READINGS: dict[str, str] = {}
+
+
+def sections() -> Iterator[str]:
+    """The markdown of what has results."""
+    parts = [*_spec_bench(), *_training(), *_adaptation()]
+    if parts:
+        yield CLAIM
+        yield from parts
+
+
+def _spec_bench() -> Iterator[str]:
+    groups: dict[tuple[str, int, int], list[Record]] = defaultdict(list)
+    for record in Store("speculative"):
+        key = record["key"]
+        groups[key["model"], key["batch"], key["temperature"]].append(record)
+    if not groups:
+        return
+    yield (
+        "### Spec-Bench\n\n```\npython benchmarks/speculative_decoding.py smollm2 --data DATA\n"
+        "python benchmarks/speculative_decoding.py qwen --data DATA --models MODELS\n```\n"
+    )
+    yield (
+        "Tokens per pass: what a forward of the target settles per row. Read: nodes per row and forward, the root included. "
+        "Speed: tokens/s over those of plain decoding on the same prompt (or batch), median over prompts; all contestants "
+        "answer a prompt before the next one comes. By kind: tokens per pass, and speed.\n"
+    )
+    for (model, batch, temperature), records in groups.items():
+        prompts = len({record["key"]["item"] for record in records}) * batch
+        new = records[0]["key"]["tokens"]
+        yield f"#### {model}, batch {batch}, T = {temperature}: {prompts} prompts, {new} new tokens\n"
+        yield _table(records)
+        name = f"{model}, {batch}, {temperature}"
+        if name in READINGS:
+            yield f"**Reading.** {READINGS[name]}\n"
+
+
+def _table(records: Sequence[Record]) -> str:
+    kinds = [kind for kind in CATEGORIES if any(record["category"] == kind for record in records)]
+    lines = [
+        f"| method | tokens per pass | read | kept 1 or more, 2, 3 | speed | {' | '.join(kinds)} |",
+        "|---" * (5 + len(kinds)) + "|",
+    ]
+    plain = {record["key"]["item"]: record for record in records if record["key"]["method"] == "plain"}
+    for method in dict.fromkeys(record["key"]["method"] for record in records):
+        own = [record for record in records if record["key"]["method"] == method and record["key"]["item"] in plain]
+        if method == "plain" or not own:
+            continue
+        cells = [_per_pass(own), _read(own), _places(own), _speed(own, plain)]
+        for kind in kinds:
+            some = [record for record in own if record["category"] == kind]
+            cells.append(f"{_per_pass(some)}, {_speed(some, plain)}" if _per_pass(some) else _speed(some, plain))
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _total(records: Sequence[Record], name: str) -> float:
+    return sum(record["counters"].get(name, 0) for record in records)
+
+
+def _per_pass(records: Sequence[Record]) -> str:
+    steps = _total(records, "row_steps")
+    return f"{1 + _total(records, 'accepted') / steps:.2f}" if steps else ""
+
+
+def _read(records: Sequence[Record]) -> str:
+    steps = _total(records, "row_steps")
+    return f"{_total(records, 'nodes_verified') / steps:.1f}" if steps else ""
+
+
+def _places(records: Sequence[Record]) -> str:
+    steps = _total(records, "row_steps")
+    if not steps:
+        return ""
+    return ", ".join(f"{_total(records, f'accepted_{place}') / steps:.0%}" for place in (1, 2, 3))
+
+
+def _speed(records: Sequence[Record], plain: dict[str, Record]) -> str:
+    ratios = []
+    for record in records:
+        base = plain[record["key"]["item"]]
+        ratios.append(record["tokens"] / record["seconds"] / (base["tokens"] / base["seconds"]))
+    return f"{statistics.median(ratios):.2f}x" if ratios else ""
+
+
+def _training() -> Iterator[str]:
+    """Acceptance while the zoo's drafters learned."""
+    runs = {folder.name: read_metrics(folder / "metrics.jsonl") for folder in sorted(ZOO.glob("smollm2-*"))}
+    runs = {name: rows for name, rows in runs.items() if rows and "tokens_per_pass" in rows[-1]}
+    if not runs:
+        return
+    yield (
+        "### What training buys\n\n```\nmake zoo-drafters DATA=folder\n```\n\nDrafters of the zoo for SmolLM2-135M-Instruct, "
+        "trained on a thousand of its own answers on one CPU core: tokens per target pass of the published tree on the "
+        "training batches (teacher-forced, 50 steps averaged), by optimiser steps.\n"
+    )
+    steps = (10, 50, 100, 200, 400, 600, 800, 1000, 1200)
+    lines = ["| drafter | " + " | ".join(map(str, steps)) + " |", "|---" * (len(steps) + 1) + "|"]
+    for name, rows in runs.items():
+        cells = []
+        for step in steps:
+            near = [row["tokens_per_pass"] for row in rows if step - 50 < row["step"] <= step]
+            cells.append(f"{statistics.fmean(near):.2f}" if near and rows[-1]["step"] >= step else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    yield "\n".join(lines) + "\n"
+    if "training" in READINGS:
+        yield f"**Reading.** {READINGS['training']}\n"
+
+
+def _adaptation() -> Iterator[str]:
+    """ADED's table as it learns."""
+    records = list(Store("aded-adaptation"))
+    if not records:
+        return
+    yield (
+        "### ADED's table as it learns\n\n```\npython benchmarks/aded_adaptation.py --answers build/drafters/answers.jsonl "
+        "--data DATA\n```\n\nTokens per target pass, 25 answers of SmolLM2-135M-Instruct a column, replayed in turn: word problems, "
+        "programs, word problems again (best-first trees of at most 64 nodes).\n"
+    )
+    tables = list(dict.fromkeys(record["key"]["table"] for record in records))
+    columns = [r for r in records if r["key"]["table"] == tables[0]]
+    names = [f"{record['key']['kind']} {record['key']['first'] + 1}" for record in columns]
+    lines = ["| table | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for table in tables:
+        own = [r for r in records if r["key"]["table"] == table]
+        lines.append(f"| {table} | " + " | ".join(f"{r['tokens'] / r['passes']:.2f}" for r in own) + " |")
+    yield "\n".join(lines) + "\n"
+    if "adaptation" in READINGS:
+        yield f"**Reading.** {READINGS['adaptation']}\n"
