@@ -89,6 +89,24 @@ def test_labels_by_hand():
     assert counts[sources[:, 1].tolist().index(3)].tolist() == [True, False]
 
 
+def test_losses_from_the_models_own_logits_by_hand():
+    target = Target(engine_of("llama"))
+    drafter = random_drafter("llama", heads=2).double()
+    ids = torch.tensor([[10, 11, 12, 13, 14, 15, 16]])
+    with torch.no_grad():
+        read = target.model(ids, output_hidden_states=True)
+    hidden, own = read.hidden_states[-1], read.logits
+    valid = torch.ones_like(ids, dtype=torch.bool)
+    sources = torch.tensor([[0, 1], [0, 3]])
+    config = ChimeraConfig(heads=2, w_logits=0.5, logits_distance="mse", labels="base", decay=0.25)
+    objective = ChimeraObjective(drafter, target, config).eval()
+    drafted = objective.draft(ids, hidden, valid, sources)
+    assert torch.equal(drafted.labels, own[0].argmax(-1)[torch.tensor([[2, 4], [3, 5]])])
+    apart = [(drafted.logits[j].float() - own[0, [2 + j, 4 + j]].float()).square().mean() for j in range(2)]
+    torch.testing.assert_close(drafted.extra["distilled"], 0.5 * (apart[0] + apart[1]).to(drafted.extra["distilled"]))
+    assert objective.weights() == [1, 0.25]
+
+
 CASES = [(name, expand, {}) for name in ARCHITECTURES for expand in ("spine", "branches")]
 CASES += [("llama", "spine", options) for options in ABLATIONS]
 

@@ -26,22 +26,32 @@ class DraftConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class MedusaConfig(DraftConfig):
+class HeadsConfig(DraftConfig):
+    """Settings of trainings with one loss per depth."""
+
+    decay: float = setting(1.0, "Weight of the loss of depth j is decay ** (j - 1).")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("decay", self.decay, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class MedusaConfig(HeadsConfig):
     """Settings of `szilard train medusa`."""
 
     heads: int = setting(4, "Heads, which is how many tokens ahead are drafted.")
     head: str = setting("shared", "shared: the model's output layer; full: one of its own per head.")
-    decay: float = setting(0.8, "Weight of head j's loss is decay ** j.")
+    decay: float = setting(0.8, "Weight of the loss of depth j is decay ** (j - 1).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("heads", self.heads, low=1, integer=True)
         check_choice("head", self.head, ("shared", "full"))
-        check_number("decay", self.decay, low=0, high=1)
 
 
 @dataclass(frozen=True)
-class ChimeraConfig(DraftConfig):
+class ChimeraConfig(HeadsConfig):
     """Settings of `szilard train chimera`."""
 
     learning_rate: float = setting(2e-4, "Largest learning rate of AdamW.")
@@ -51,7 +61,9 @@ class ChimeraConfig(DraftConfig):
     use_context: bool = setting(True, "Let the drafter see the text's hidden states; false: ablation.")
     use_hidden: bool = setting(True, "Let the heads see the last true hidden state; false: ablation.")
     w_hidden: float = setting(1.0, "Weight of the distance of outputs from the hidden states they stand for.")
-    w_logits: float = setting(0.0, "Weight of the divergence from the model's own distribution.")
+    w_logits: float = setting(0.0, "Weight of the distance from the model's own logits.")
+    logits_distance: str = setting("kl", "Of w_logits: kl (divergence of the distributions), or mse (of the logits).")
+    labels: str = setting("gold", "Tokens to be guessed: gold (the text's own), or base (what the model would choose).")
     draft_inputs: str = setting("gold", "Tokens behind the pending one in training: gold, or predicted.")
     detach_heads: bool = setting(False, "Keep the heads' loss from the encoders, which then learn by w_hidden alone.")
 
@@ -61,6 +73,8 @@ class ChimeraConfig(DraftConfig):
         check_choice("head", self.head, ("shared", "full"))
         check_choice("trigram", self.trigram, ("official", "paper", "off"))
         check_choice("draft_inputs", self.draft_inputs, ("gold", "predicted"))
+        check_choice("logits_distance", self.logits_distance, ("kl", "mse"))
+        check_choice("labels", self.labels, ("gold", "base"))
         check_number("w_hidden", self.w_hidden, low=0)
         check_number("w_logits", self.w_logits, low=0)
         if self.detach_heads and not self.w_hidden:
@@ -68,7 +82,7 @@ class ChimeraConfig(DraftConfig):
 
 
 @dataclass(frozen=True)
-class HiddenTransferConfig(DraftConfig):
+class HiddenTransferConfig(HeadsConfig):
     """Settings of `szilard train hidden-transfer`."""
 
     transfer_steps: int = setting(3, "Pseudo states per token, which is how many tokens ahead are drafted.")

@@ -34,11 +34,13 @@ class Drafted:
     Attributes:
         logits: float [depth, N, vocab].
         teacher: the model's own logits where a depth is to be judged by divergence from them, [depth, N, vocab].
+        labels: tokens to be learned in the place of the text's own, int64 [depth, N].
         extra: further losses by name, scalars, which are added.
     """
 
     logits: torch.Tensor
     teacher: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -77,18 +79,21 @@ class DraftObjective(nn.Module, ABC):
 
     def weights(self) -> list[float]:
         """Of each depth's loss."""
-        return [1.0] * self.heads.depth
+        decay = getattr(self.settings, "decay", 1.0)
+        return [decay**depth for depth in range(self.heads.depth)]
 
     def forward(
         self, ids: torch.Tensor, answer: torch.Tensor, valid: torch.Tensor, hidden: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """One batch: "loss", and per depth j "loss_j" and "right_j", and "tokens_per_pass" under the static tree."""
+        """One batch: "loss", and "tokens_per_pass" under the static tree; per depth j "loss_j", "right_j" (the text's
+        token was the first choice) and "among_5_j" (one of the first five)."""
         sources, targets, counts = self.sources(ids, answer & valid)
         drafted = self.draft(ids, hidden, valid, sources)
         ranks, losses = [], []
         for depth, (logits, wanted, counted) in enumerate(zip(drafted.logits, targets.T, counts.T, strict=True)):
             if drafted.teacher is None:
-                each = nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+                learned = wanted if drafted.labels is None else drafted.labels[depth]
+                each = nn.functional.cross_entropy(logits.float(), learned, reduction="none")
             else:
                 each = divergence(drafted.teacher[depth], logits)
             losses.append((each * counted).sum() / counted.sum().clamp(min=1))
@@ -97,8 +102,10 @@ class DraftObjective(nn.Module, ABC):
         loss = sum(weight * part for weight, part in zip(self.weights(), losses, strict=True))
         outputs = {"loss": loss + sum(drafted.extra.values())}
         for depth, (part, counted) in enumerate(zip(losses, counts.T, strict=True), start=1):
-            right = ((rank[:, depth - 1] == 0) & counted).sum() / counted.sum().clamp(min=1)
-            outputs |= {f"loss_{depth}": part.detach(), f"right_{depth}": right}
+            right, near = (
+                ((rank[:, depth - 1] < most) & counted).sum() / counted.sum().clamp(min=1) for most in (1, 5)
+            )
+            outputs |= {f"loss_{depth}": part.detach(), f"right_{depth}": right, f"among_5_{depth}": near}
         shape = SMALL_TREE.truncate(max_depth=self.heads.depth)
         outputs["tokens_per_pass"] = 1 + shape.accepted(rank).float().mean()
         outputs |= {name: value.detach() for name, value in drafted.extra.items()}
@@ -149,6 +156,7 @@ class DraftObjective(nn.Module, ABC):
                 count += len(wanted)
         accuracy = right / seen.clamp(min=1)[:, None]
         metrics = {f"right_{depth + 1}": float(accuracy[depth, 0]) for depth in range(self.heads.depth)}
+        metrics |= {f"among_5_{depth + 1}": float(accuracy[depth, :5].sum()) for depth in range(self.heads.depth)}
         return accuracy, metrics | {"tokens_per_pass": 1 + accepted / max(count, 1), "positions": float(count)}
 
 

@@ -52,8 +52,10 @@ class TrainedDrafts(Method):
         drafter: the add-on, or the folder or hub id of one; `szilard train` makes it.
         max_nodes: drafted nodes of a tree, at most; 0: plain decoding.
         tree: "static": the published tree of 25 drafts, cut to the drafter's depth; "measured": grown from the
-            accuracies that the drafter had on held-out text; or a `TreeShape`.
+            accuracies that the drafter had on held-out text; "probable": grown at every step, row by row, from the
+            drafter's own probabilities, narrow where it is sure and wide where it is not; or a `TreeShape`.
         acceptance: "exact", or "typical": Medusa's lossy rule, under which the text is not that of plain decoding.
+        epsilon, delta: of the typical rule; see `Typical`.
         budget: "auto": verify only as many nodes as are worth their time, where `szilard doctor --profile` has measured
             what forwards of this model cost; "fixed": all of them.
     """
@@ -66,6 +68,8 @@ class TrainedDrafts(Method):
     max_nodes: int = 25
     tree: TreeShape | str = "static"
     acceptance: str = "exact"
+    epsilon: float = Typical.epsilon
+    delta: float = Typical.delta
     budget: str = "auto"
 
     def __post_init__(self) -> None:
@@ -73,7 +77,8 @@ class TrainedDrafts(Method):
         check_choice("acceptance", self.acceptance, ("exact", "typical"))
         check_choice("budget", self.budget, ("auto", "fixed"))
         if not isinstance(self.tree, TreeShape):
-            check_choice("tree", self.tree, ("static", "measured"))
+            check_choice("tree", self.tree, ("static", "measured", "probable"))
+        Typical(self.epsilon, self.delta)  # refuses what is out of range
         if isinstance(self.drafter, Path):
             object.__setattr__(self, "drafter", str(self.drafter))
         if self.drafter is not None and not isinstance(self.drafter, (str, self.add_on)):
@@ -135,11 +140,19 @@ class TrainedDrafts(Method):
             if self.tree.max_rank >= CANDIDATES:
                 raise ValueError(f"a tree has at most {CANDIDATES} candidates per node, not {self.tree.max_rank + 1}.")
             return self.tree.truncate(max_nodes=self.max_nodes + 1, max_depth=self.drafted_depth(heads))
+        if self.tree == "probable":
+            return TreeShape.of(
+                [(0,) * depth for depth in range(1, min(self.drafted_depth(heads), self.max_nodes) + 1)]
+            )
         if self.tree == "static":
             return SMALL_TREE.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
         if not bool(heads.accuracy.any()):
             raise ValueError("tree='measured' needs a drafter that was trained, which measures it; take 'static'.")
         return TreeShape.greedy(heads.accuracy.tolist(), self.max_nodes + 1)
+
+    def trees(self, heads: DraftHeads) -> Trees:
+        """What makes trees of this method's candidates."""
+        return Trees(self.shape(heads), self.max_nodes if self.tree == "probable" else 0)
 
     def drafted_depth(self, heads: DraftHeads) -> int:
         """Tokens ahead of the pending one for which there are candidates."""
@@ -157,9 +170,35 @@ class TrainedDrafts(Method):
         width = state.embedding_matrix.shape[1]
         heads.check_base(vocab_size=state.vocab_size, hidden_size=width, name=state.model_name)
         heads = heads.to(state.device).eval()
-        typical = Typical() if self.acceptance == "typical" else None
+        typical = Typical(self.epsilon, self.delta) if self.acceptance == "typical" else None
         budget = NodeBudget.of(state) if self.budget == "auto" else None
         speculative_decode(state, self.proposer(heads), typical, budget=budget)
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Makes draft trees of the candidates of every depth.
+
+    Attributes:
+        shape: of the tree; where it is grown, a chain of the deepest.
+        grown: nodes of a tree that is grown from the candidates' probabilities, the root not counted; 0: the shape is
+            fixed.
+    """
+
+    shape: TreeShape
+    grown: int = 0
+
+    def of(self, pending: torch.Tensor, logits: torch.Tensor) -> DraftTree:
+        """A tree per row, from the logits of every depth, whatever stands above: [batch, depth, vocab]."""
+        best = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
+        if not self.grown:
+            return DraftTree.static(self.shape, pending, best.indices.to(pending.device))
+        chances = (best.values.float() - logits.float().logsumexp(-1, keepdim=True)).exp().tolist()
+        paths = []
+        for row, tokens in zip(chances, best.indices.tolist(), strict=True):
+            choices = TreeShape.greedy(row, self.grown + 1).choices()
+            paths.append([tuple(tokens[depth][rank] for depth, rank in enumerate(choice)) for choice in choices])
+        return DraftTree.from_paths(pending, paths)
 
 
 class _NoDrafts(Drafter):

@@ -24,7 +24,7 @@ from szilard.decoding.state import DecodingState
 from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.one_layer import growing
-from szilard.speculative.trained import CANDIDATES, WHOLE_PROMPT, DraftHeads, TrainedDrafts
+from szilard.speculative.trained import CANDIDATES, WHOLE_PROMPT, DraftHeads, TrainedDrafts, Trees
 from szilard.speculative.tree import DraftTree, TreeShape
 from szilard.speculative.verify import Verdict
 
@@ -47,10 +47,12 @@ class Chimera(TrainedDrafts):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("expand", self.expand, ("spine", "branches"))
+        if self.expand == "branches" and self.tree == "probable":
+            raise ValueError("tree='probable' takes the candidates of one path: with expand='spine'.")
 
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, ChimeraDrafter)
-        return _Fused(heads, self.shape(heads), branches=self.expand == "branches")
+        return _Fused(heads, self.trees(heads), branches=self.expand == "branches")
 
 
 class _Fused(Drafter):
@@ -58,9 +60,9 @@ class _Fused(Drafter):
 
     hidden_states = True
 
-    def __init__(self, heads: ChimeraDrafter, shape: TreeShape, *, branches: bool) -> None:
-        self.heads, self.shape = heads, shape
-        self.levels = expanded_nodes(shape, branches=branches)
+    def __init__(self, heads: ChimeraDrafter, trees: Trees, *, branches: bool) -> None:
+        self.heads, self.trees, self.shape = heads, trees, trees.shape
+        self.levels = expanded_nodes(self.shape, branches=branches)
         self.cache = DynamicCache()
 
     def start(self, state: DecodingState) -> None:
@@ -97,6 +99,7 @@ class _Fused(Drafter):
         ends = {0: text}  # the last three tokens up to a node, [batch, 3]
         outputs: dict[int, torch.Tensor] = {}
         slots: list[int] = []  # nodes whose output is in the cache, in order
+        spine: list[torch.Tensor] = []  # logits along the path that is followed
         for depth, (expanded, children) in enumerate(self.levels):
             for node in expanded:
                 if node:
@@ -108,12 +111,15 @@ class _Fused(Drafter):
             made = self._encode(depth, expanded, codes, outputs, slots, pending)
             outputs |= {node: made[:, column] for column, node in enumerate(expanded)}
             logits = heads.logits(depth, last[:, None].expand_as(made), made, state.unembed)
+            spine.append(logits[:, :1])
             best = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices  # [batch, expanded, candidates]
             own, rank, source = children
             tokens[:, own] = best[:, source, rank].to(tokens.device)
         state.cost.count("draft_forwards", len(self.levels))
         if slots:
             self.cache.crop(-len(slots))
+        if self.trees.grown:
+            return self.trees.of(state.tokens[:, -1], torch.cat(spine, dim=1))
         parents = shape.parent.to(tokens.device).expand(batch, -1)
         return DraftTree(tokens, parents, torch.ones_like(tokens, dtype=torch.bool))
 

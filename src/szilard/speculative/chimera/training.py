@@ -3,8 +3,11 @@
 Step j of source t sees the hidden states up to t, its own outputs o_{t+1} .. o_{t+j-1} and its own code g_{t+j};
 nothing else, as in use. (Official code: a slip in its mask hides the earlier outputs from every row.)
 
-    L = sum_j CE(head_j at t, x_{t+1+j})
-        + w_hidden sum_j MSE(o_{t+j}, h_{t+j}) + w_logits sum_j KL(base at t+j || head_j at t)
+    L = sum_j decay^{j-1} CE(head_j at t, x_{t+1+j})
+        + w_hidden sum_j MSE(o_{t+j}, h_{t+j}) + w_logits sum_j D(base at t+j, head_j at t)
+
+with D the divergence KL(base || head) or the mean squared distance of the logits, and x the text's tokens or the
+model's own first choices.
 """
 
 from __future__ import annotations
@@ -81,9 +84,13 @@ class ChimeraObjective(DraftObjective):
                 best = logits[-1].detach().argmax(-1)
                 guesses.append(ids.new_zeros(batch, width).index_put((rows, column), best))
         extra = {"hidden": settings.w_hidden * torch.stack(losses).sum()} if settings.w_hidden else {}
-        if settings.w_logits:
-            extra["distilled"] = settings.w_logits * self._distillation(logits, hidden, valid, rows, places)
-        return Drafted(torch.stack(logits), extra=extra)
+        labels = None
+        if settings.w_logits or settings.labels == "base":
+            distance, choices = self._model(logits, hidden, valid, rows, places)
+            if settings.w_logits:
+                extra["distilled"] = settings.w_logits * distance
+            labels = choices if settings.labels == "base" else None
+        return Drafted(torch.stack(logits), labels=labels, extra=extra)
 
     def _triples(self, ids: torch.Tensor, guesses: list[torch.Tensor], at: torch.Tensor, step: int) -> torch.Tensor:
         """The tokens t + step - 1, t + step, t + step + 1 of every cell, int64 [batch, cells, 3].
@@ -98,20 +105,26 @@ class ChimeraObjective(DraftObjective):
             tokens = torch.where(places == (at + 2 + depth)[..., None], guess[..., None], tokens)
         return triples(tokens, end + 1)
 
-    def _distillation(
+    def _model(
         self,
         logits: list[torch.Tensor],
         hidden: torch.Tensor,
         valid: torch.Tensor,
         rows: torch.Tensor,
         places: torch.Tensor,
-    ) -> torch.Tensor:
-        """Sum over depths of the mean KL divergence from the model's own distribution, in nats."""
-        total = logits[0].new_zeros(())
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The heads' distance from the model's own logits, means summed over depths, and its choices [depth, N]."""
+        total, choices = logits[0].new_zeros(()), []
         for step, guessed in enumerate(logits):
             place = places + step + 1
             inside = place.clamp(max=hidden.shape[1] - 1)
             real = (place < hidden.shape[1]) & valid[rows, inside]
-            each = divergence(self.target.unembed(hidden[rows, inside]), guessed)
+            with torch.no_grad():
+                own = self.target.unembed(hidden[rows, inside])
+            choices.append(own.argmax(-1))
+            if self.settings.logits_distance == "kl":
+                each = divergence(own, guessed)
+            else:
+                each = (guessed.float() - own.float()).square().mean(-1)
             total = total + (each * real).sum() / real.sum().clamp(min=1)
-        return total
+        return total, torch.stack(choices)

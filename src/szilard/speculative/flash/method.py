@@ -24,7 +24,7 @@ from szilard.decoding.state import DecodingState
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.flash.drafter import FlashDrafter, in_one_batch
 from szilard.speculative.one_layer import growing
-from szilard.speculative.trained import CANDIDATES, WHOLE_PROMPT, DraftHeads, TrainedDrafts
+from szilard.speculative.trained import WHOLE_PROMPT, DraftHeads, TrainedDrafts, Trees
 from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
 from szilard.speculative.verify import Verdict
 
@@ -48,7 +48,7 @@ class Flash(TrainedDrafts):
         check_number("rounds", self.rounds, low=1, integer=True)
 
     def shape(self, heads: DraftHeads) -> TreeShape:
-        if self.rounds == 1 or isinstance(self.tree, TreeShape):
+        if self.rounds == 1 or self.tree == "probable" or isinstance(self.tree, TreeShape):
             return super().shape(heads)
         if self.tree == "measured":
             raise ValueError("tree='measured' knows the accuracy of one round; take 'static' or a TreeShape.")
@@ -62,14 +62,14 @@ class Flash(TrainedDrafts):
 
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, FlashDrafter)
-        return _SemiAutoregressive(heads, self.shape(heads), self.rounds)
+        return _SemiAutoregressive(heads, self.trees(heads), self.rounds)
 
 
 class _SemiAutoregressive(Drafter):
     hidden_states = True
 
-    def __init__(self, heads: FlashDrafter, shape: TreeShape, rounds: int) -> None:
-        self.heads, self.shape, self.rounds = heads, shape, rounds
+    def __init__(self, heads: FlashDrafter, trees: Trees, rounds: int) -> None:
+        self.heads, self.trees, self.rounds = heads, trees, rounds
         self.cache = DynamicCache()
 
     def start(self, state: DecodingState) -> None:
@@ -126,6 +126,4 @@ class _SemiAutoregressive(Drafter):
         if self.rounds > 1:
             self.cache.crop(-heads.depth * (self.rounds - 1))
         state.cost.count("draft_forwards", self.rounds)
-        every = torch.cat(logits, dim=1)
-        best = every.topk(min(CANDIDATES, every.shape[-1]), dim=-1).indices
-        return DraftTree.static(self.shape, state.tokens[:, -1], best.to(state.device))
+        return self.trees.of(state.tokens[:, -1], torch.cat(logits, dim=1)[:, : self.trees.shape.max_depth])

@@ -80,7 +80,7 @@ class FlashObjective(DraftObjective):
             extra["feature"] = self.settings.w_feature * (each * there).sum() / there.sum().clamp(min=1)
         with torch.no_grad():
             teacher = self.target.unembed(goal.transpose(0, 1))
-        return Drafted(self.target.unembed(out.transpose(0, 1)), teacher, extra)
+        return Drafted(self.target.unembed(out.transpose(0, 1)), teacher, extra=extra)
 
     def weights(self) -> list[float]:
         return [self.settings.w_token / self.heads.depth] * self.heads.depth

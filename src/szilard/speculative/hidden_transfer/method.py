@@ -22,8 +22,8 @@ from szilard.decoding.state import DecodingState
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.hidden_transfer.projections import HiddenTransferProjections
 from szilard.speculative.hidden_transfer.pseudo_slots import PseudoSlots
-from szilard.speculative.trained import CANDIDATES, DraftHeads, TrainedDrafts
-from szilard.speculative.tree import DraftTree, TreeShape
+from szilard.speculative.trained import DraftHeads, TrainedDrafts, Trees
+from szilard.speculative.tree import DraftTree
 from szilard.speculative.verify import Verdict
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class HiddenTransfer(TrainedDrafts):
 
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, HiddenTransferProjections)
-        return _Pseudo(heads, self.shape(heads), self.max_sources)
+        return _Pseudo(heads, self.trees(heads), self.max_sources)
 
 
 class _Pseudo(Drafter):
-    def __init__(self, heads: HiddenTransferProjections, shape: TreeShape, max_sources: int | None) -> None:
-        self.heads, self.shape, self.max_sources = heads, shape, max_sources
+    def __init__(self, heads: HiddenTransferProjections, trees: Trees, max_sources: int | None) -> None:
+        self.heads, self.trees, self.max_sources = heads, trees, max_sources
         self.slots: PseudoSlots | None = None
         self.sources: torch.Tensor | None = None  # nodes with pseudo slots, [batch, sources]; None: every node
         self.states: torch.Tensor | None = None  # pseudo states of the last accepted nodes, [batch, steps, d]
@@ -108,9 +108,8 @@ class _Pseudo(Drafter):
         pending = state.tokens[:, -1]
         if self.states is None:
             return DraftTree.root(pending)
-        logits = state.unembed(self.states)[:, : self.shape.max_depth]  # [batch, depth, vocab]
-        best = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices
-        tree = DraftTree.static(self.shape, pending, best.to(state.device))
+        logits = state.unembed(self.states)[:, : self.trees.shape.max_depth]  # [batch, depth, vocab]
+        tree = self.trees.of(pending, logits)
         if self.max_sources is not None:
             self.chances = logits.float().log_softmax(-1)
         if self.there is not None and not bool(self.there.all()):

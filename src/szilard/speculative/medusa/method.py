@@ -17,8 +17,8 @@ import torch
 from szilard.decoding.state import DecodingState
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.medusa.heads import MedusaHeads
-from szilard.speculative.trained import CANDIDATES, DraftHeads, TrainedDrafts, last_accepted
-from szilard.speculative.tree import DraftTree, TreeShape
+from szilard.speculative.trained import DraftHeads, TrainedDrafts, Trees, last_accepted
+from szilard.speculative.tree import DraftTree
 from szilard.speculative.verify import Verdict
 
 
@@ -32,14 +32,14 @@ class Medusa(TrainedDrafts):
 
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, MedusaHeads)
-        return _Heads(heads, self.shape(heads))
+        return _Heads(heads, self.trees(heads))
 
 
 class _Heads(Drafter):
     hidden_states = True
 
-    def __init__(self, heads: MedusaHeads, shape: TreeShape) -> None:
-        self.heads, self.shape = heads, shape
+    def __init__(self, heads: MedusaHeads, trees: Trees) -> None:
+        self.heads, self.trees = heads, trees
         self.last: torch.Tensor | None = None  # hidden state of the last verified token, [batch, hidden]
 
     def start(self, state: DecodingState) -> None:
@@ -49,11 +49,10 @@ class _Heads(Drafter):
     @torch.no_grad()
     def propose(self, state: DecodingState) -> DraftTree:
         assert self.last is not None
-        features = self.heads(self.last.to(self.heads.dtype))[: self.shape.max_depth]
+        features = self.heads(self.last.to(self.heads.dtype))[: self.trees.shape.max_depth]
         logits = self.heads.logits(features, state.unembed)  # [depth, batch, vocab]
         state.cost.count("draft_forwards")
-        candidates = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices.transpose(0, 1)
-        return DraftTree.static(self.shape, state.tokens[:, -1], candidates.to(state.device))
+        return self.trees.of(state.tokens[:, -1], logits.transpose(0, 1))
 
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
         self.last = last_accepted(state, verdict.path, verdict.counts)

@@ -29,6 +29,3 @@ class MedusaObjective(DraftObjective):
         assert isinstance(self.heads, MedusaHeads) and hidden is not None
         features = self.heads(hidden[sources[:, 0], sources[:, 1]])
         return Drafted(self.heads.logits(features, self.target.unembed))
-
-    def weights(self) -> list[float]:
-        return [self.settings.decay**depth for depth in range(self.heads.depth)]
