@@ -13,6 +13,7 @@ from szilard.speculative.draft_training import train_heads
 from szilard.speculative.flash.drafter import FlashDrafter
 from szilard.speculative.flash.method import Flash
 from szilard.speculative.one_layer import layer_settings, one_layer_model
+from szilard.speculative.trained import Trees
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.speculative.verify import verify_tree
 from szilard.training.target import Target
@@ -118,7 +119,7 @@ def test_drafting_step_by_step_is_the_training_graph(architecture, expand, optio
     drafter = random_drafter(architecture, **options)
     objective = ChimeraObjective(drafter, Target(engine_of(architecture)), ChimeraConfig(draft_inputs="predicted"))
     shape = SMALL_TREE.truncate(max_depth=4)
-    run_ = _Fused(drafter, shape, branches=expand == "branches")
+    run_ = _Fused(drafter, Trees(shape), branches=expand == "branches")
     state = open_state(model, inputs)
     state.commit(state.choose(state.prefill(hidden_states=True)))
     run_.start(state)

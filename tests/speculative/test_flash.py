@@ -10,6 +10,7 @@ from szilard.speculative.flash.drafter import FlashDrafter
 from szilard.speculative.flash.method import Flash, _SemiAutoregressive
 from szilard.speculative.flash.training import FlashObjective
 from szilard.speculative.one_layer import growing, layer_settings
+from szilard.speculative.trained import Trees
 from szilard.speculative.tree import SMALL_TREE, TreeShape
 from szilard.speculative.verify import verify_tree
 from szilard.training.target import Target
@@ -92,7 +93,7 @@ def test_drafting_step_by_step_is_the_training_graph(architecture):
     drafter = random_drafter(architecture, draft_tokens=3)
     objective = FlashObjective(drafter, Target(engine_of(architecture)), FlashConfig(draft_tokens=3)).eval()
     shape = SMALL_TREE.truncate(max_depth=3)
-    proposer = _SemiAutoregressive(drafter, shape, 1)
+    proposer = _SemiAutoregressive(drafter, Trees(shape), 1)
     state = open_state(model, inputs)
     state.commit(state.choose(state.prefill(hidden_states=True)))
     proposer.start(state)

@@ -9,6 +9,7 @@ from szilard.speculative.draft_training import train_heads
 from szilard.speculative.hidden_transfer.method import HiddenTransfer, _Pseudo
 from szilard.speculative.hidden_transfer.pseudo_slots import PseudoSlots
 from szilard.speculative.hidden_transfer.training import HiddenTransferObjective
+from szilard.speculative.trained import Trees
 from szilard.speculative.tree import SMALL_TREE
 from szilard.speculative.verify import verify_tree
 from szilard.training.loop import read_metrics
@@ -111,7 +112,7 @@ def test_drafts_made_while_verifying_are_those_of_a_second_forward(architecture)
     model, inputs = tiny_model(architecture), prompt_batch(3)
     heads = random_projections(architecture, layers="2,1,1")
     shape = SMALL_TREE.truncate(max_depth=3)
-    drafter = _Pseudo(heads, shape, None)
+    drafter = _Pseudo(heads, Trees(shape), None)
     state = open_state(model, inputs)
     with drafter.watching(state, None):
         logits = state.prefill()
@@ -183,7 +184,7 @@ def test_layers_beyond_the_model_are_refused():
 def test_the_likeliest_nodes_of_the_tree_that_is_fed_get_slots():
     """Also when a budget has cut the tree."""
     model, inputs = tiny_model("llama"), prompt_batch(2)
-    drafter = _Pseudo(random_projections("llama", layers="2,1,1"), SMALL_TREE.truncate(max_depth=3), 4)
+    drafter = _Pseudo(random_projections("llama", layers="2,1,1"), Trees(SMALL_TREE.truncate(max_depth=3)), 4)
     state = open_state(model, inputs)
     with drafter.watching(state, None):
         logits = state.prefill()
