@@ -26,18 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
-from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.recorder import TraceRecorder
-from szilard.decoding.stopping import InNewText
+from szilard.decoding.text import NAN_LOGITS, CommittedText
 from szilard.decoding.warpers import reads_text
 
 if TYPE_CHECKING:
     from szilard.speculative.tree import DraftTree
 
 
-class DecodingState(ABC):
+class DecodingState(CommittedText, ABC):
     """A batch of sequences being generated. Engines implement the abstract verbs; the bookkeeping is shared.
 
     Args:
@@ -78,44 +77,24 @@ class DecodingState(ABC):
         encode: Callable[[str], list[int]] | None = None,
         decode: Callable[[list[int]], str] | None = None,
     ) -> None:
-        criteria = stopping_criteria if stopping_criteria is not None else StoppingCriteriaList()
-        limits = [int(item.max_length) for item in criteria if isinstance(item, MaxLengthCriteria)]
-        self.max_length: int | None = min(limits) if limits else None
-        self.stopping_criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
+        super().__init__(
+            prompt,
+            stopping_criteria=stopping_criteria,
+            pad_token_id=pad_token_id,
+            streamer=streamer,
+            keep_scores=keep_scores,
+            keep_logits=keep_logits,
+        )
         self.logits_processor = logits_processor if logits_processor is not None else LogitsProcessorList()
         self.do_sample = do_sample
-        self.pad_token_id = pad_token_id
-        self.streamer = streamer
         self.trace = trace
         self.cost = cost if cost is not None else Cost()
         self.generator = generator
         self.encode = encode
         self.decode = decode
-        self.scores: list[torch.Tensor] | None = [] if keep_scores else None
-        self.raw_logits: list[torch.Tensor] | None = [] if keep_logits else None
-
-        batch, width = prompt.shape
-        self.prompt_width = width
-        capacity = self.max_length if self.max_length is not None else width + 256
-        self._buffer = prompt.new_full((batch, max(capacity, width)), pad_token_id)
-        self._buffer[:, :width] = prompt
-        self._width = width
-        self._shift = torch.zeros(batch, dtype=torch.long, device=prompt.device)  # extra left padding per row
-        self._ragged = False
-        self.finished = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
-        self.generated = torch.zeros(batch, dtype=torch.long, device=prompt.device)
-        self.done = False
-        self._some_finished = False  # what the host knows of `finished`: saves operations while it is False
-        self._most_generated = 0  # no row has more new tokens than this
-        self._watched: torch.Tensor | None = None
-        self.cost.batch_size = max(self.cost.batch_size, batch)
+        self.cost.batch_size = max(self.cost.batch_size, len(prompt))
 
     # ---- what a method may ask -------------------------------------------------------------------------------
-
-    @property
-    def tokens(self) -> torch.Tensor:
-        """All committed tokens, int64 [batch, width], right-aligned (a view: do not write)."""
-        return self._buffer[:, : self._width]
 
     @property
     def model_name(self) -> str:
@@ -123,21 +102,6 @@ class DecodingState(ABC):
         model = getattr(self, "model", None)
         name = getattr(model, "name", None) or getattr(model, "name_or_path", None)
         return Path(str(name)).name if name else type(model).__name__
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of the batch, finished ones included."""
-        return self._buffer.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        """Where tokens and logits live."""
-        return self._buffer.device
-
-    @property
-    def max_new_tokens(self) -> int | None:
-        """The length limit per row in new tokens; None when there is none."""
-        return None if self.max_length is None else self.max_length - self.prompt_width
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -274,10 +238,10 @@ class DecodingState(ABC):
             [batch, hidden]: a one-hot row gives exactly `embed` of that token.
         """
 
-    def close(self) -> None:  # noqa: B027 - most engines leave it to the garbage collector
+    def close(self) -> None:
         """Give the cache back, now, where the engine can; what was committed stays readable."""
 
-    # ---- choosing and committing -----------------------------------------------------------------------------
+    # ---- choosing and recording ------------------------------------------------------------------------------
 
     def choose(
         self,
@@ -311,7 +275,7 @@ class DecodingState(ABC):
                 tokens = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
             except RuntimeError as error:
                 nothing_left = bool((scores == -torch.inf).all(-1).any())
-                raise ValueError(_NO_TOKEN_LEFT if nothing_left else _NAN_LOGITS) from error
+                raise ValueError(_NO_TOKEN_LEFT if nothing_left else NAN_LOGITS) from error
             self.watch(torch.gather(scores, 1, tokens[:, None]))
         else:
             chosen, tokens = _likeliest(scores)
@@ -338,40 +302,6 @@ class DecodingState(ABC):
             return found
         return _process(logits, processors, text)
 
-    def keep_scores(self, scores: torch.Tensor, logits: torch.Tensor, *, ahead: int | None = None) -> None:
-        """Keep processed and raw logits of a choice, where the run asked for them.
-
-        Args:
-            scores, logits: [batch, vocab].
-            ahead: None: a step of plain decoding; else the choice follows so many drafted tokens, and belongs to
-                each row's own place (what is drafted in vain is overwritten when the place is reached again).
-        """
-        for kept, values in ((self.scores, scores), (self.raw_logits, logits)):
-            if kept is None:
-                continue
-            if ahead is None:
-                kept.append(values if kept is self.scores else values.to(torch.float32, copy=True))
-                continue
-            for row, (place, over) in enumerate(zip(self.generated.tolist(), self.finished.tolist(), strict=True)):
-                if not over:
-                    while len(kept) <= place + ahead:
-                        kept.append(torch.zeros_like(values, dtype=torch.float32))
-                    kept[place + ahead][row] = values[row]
-
-    def cut_scores(self) -> None:
-        """Forget the scores of drafts behind the end of the longest text."""
-        for kept in (self.scores, self.raw_logits):
-            if kept is not None:
-                del kept[int(self.generated.max()) :]
-
-    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens` [batch], with the padding token in finished rows."""
-        return torch.where(self.finished, self.pad_token_id, tokens) if self._some_finished else tokens
-
-    def watch(self, values: torch.Tensor) -> None:
-        """Have `commit` refuse the step if these numbers hold NaN (read with the stop flags: no extra sync)."""
-        self._watched = values
-
     def record(
         self, token: torch.Tensor, entropy: torch.Tensor, *, active: torch.Tensor | None = None, **columns: Any
     ) -> None:
@@ -384,124 +314,6 @@ class DecodingState(ABC):
             self.trace.add(
                 token=token, entropy=entropy, active=running if active is None else running & active, **columns
             )
-
-    def commit(self, tokens: torch.Tensor, counts: torch.Tensor | None = None) -> None:
-        """These tokens are final: text, streamer, stopping criteria, finished rows.
-
-        Args:
-            tokens: int64 [batch] or [batch, k].
-            counts: how many of the k each row really commits, int64 [batch]; None: all. A row that finishes inside
-                drops the rest.
-        """
-        if tokens.dim() == 1:
-            tokens = tokens[:, None]
-        for column in range(tokens.shape[1]):
-            self._commit_column(tokens[:, column], None if counts is None else counts > column)
-            if self.done:
-                break
-
-    def stop(self, rows: torch.Tensor) -> None:
-        """End these rows (bool [batch]) without a further token."""
-        self.finished = self.finished | rows
-        self._read_finished()
-
-    def _commit_column(self, tokens: torch.Tensor, rows: torch.Tensor | None) -> None:
-        moving = stalled = None  # None: all, none
-        if rows is not None:
-            moving, stalled = ~self.finished & rows, ~self.finished & ~rows
-            some_move, some_stall = torch.stack([moving.any(), stalled.any()]).tolist()
-            if not some_move:
-                return
-            if not some_stall:
-                stalled = None
-        elif self._some_finished:
-            moving = ~self.finished
-        self._reserve(self._width + 1)
-        column = self.pad(tokens)
-        if stalled is None:
-            self._buffer[:, self._width] = column
-        else:  # a row that stays behind moves one column to the right: all rows end in the same column
-            self._ragged = True
-            self._buffer[stalled, 1 : self._width + 1] = self._buffer[stalled, : self._width]
-            self._buffer[stalled, 0] = self.pad_token_id
-            self._shift[stalled] += 1
-            self._buffer[~stalled, self._width] = column[~stalled]
-        self._width += 1
-        self.generated += 1 if moving is None else moving
-        self._most_generated += 1
-        if self.streamer is not None:
-            self.streamer.put((tokens if rows is None else tokens[moving]).cpu())
-        stopped = self._stopped()
-        if stopped is not None:
-            self.finished = stopped if moving is None else self.finished | (moving & stopped)
-        self._read_finished()
-
-    def _stopped(self) -> torch.Tensor | None:
-        """Rows that are at their end, by the criteria and the length limit, bool [batch]; None: not one."""
-        stopped = self.ended(self.tokens, self.generated)
-        if self.max_new_tokens is not None and self._most_generated >= self.max_new_tokens:
-            full = self.generated >= self.max_new_tokens
-            stopped = full if stopped is None else stopped | full
-        return stopped
-
-    def ended(self, tokens: torch.Tensor, generated: torch.Tensor) -> torch.Tensor | None:
-        """Which texts the run's criteria end, bool [rows]; None: there are no criteria.
-
-        Args:
-            tokens: right-aligned texts, int64 [rows, width].
-            generated: how many of a row's last tokens are new, int64 [rows].
-        """
-        scores = None if self.scores is None else tuple(self.scores)  # as Hugging Face passes them
-        ended = None
-        for criterion in self.stopping_criteria:
-            known = {"generated": generated} if isinstance(criterion, InNewText) else {}
-            says = criterion(tokens, scores, **known)
-            ended = says if ended is None else ended | says
-        return ended
-
-    def _read_finished(self) -> None:
-        """Bring what the host must know of this step over, in one synchronisation."""
-        flags = self.finished
-        if self._watched is not None:
-            flags = torch.cat([flags, self._watched.isnan().flatten()])
-            self._watched = None
-        read = flags.tolist()
-        finished = read[: self.batch_size]
-        self.done, self._some_finished = all(finished), any(finished)
-        if any(read[self.batch_size :]):
-            raise ValueError(_NAN_LOGITS)
-
-    def _join_rows(self, other: DecodingState) -> None:
-        """The text side of `join`: such states read for another one, which keeps the text, and hold prompts only."""
-        self._buffer = torch.cat([self._buffer[:, : self.prompt_width], other._buffer[:, : self.prompt_width]])
-        self._width, self._ragged = self.prompt_width, False
-        self._shift = torch.cat([self._shift, other._shift]).zero_()
-        self.finished = torch.cat([self.finished, other.finished])
-        self.generated = torch.cat([self.generated, other.generated])
-        self._read_finished()
-
-    def _reserve(self, width: int) -> None:
-        if width > self._buffer.shape[1]:
-            extra = self._buffer.new_full((self.batch_size, max(256, width)), self.pad_token_id)
-            self._buffer = torch.cat([self._buffer, extra], dim=1)
-
-    # ---- results ---------------------------------------------------------------------------------------------
-
-    @property
-    def sequences(self) -> torch.Tensor:
-        """Prompt (left-padded) and generated tokens (right-padded), int64 [batch, width], as `generate` returns."""
-        if not self._ragged:
-            return self.tokens.clone()
-        longest = self.prompt_width + int(self.generated.max())
-        columns = torch.arange(longest, device=self.device)[None] + self._shift[:, None]
-        rows = torch.gather(self.tokens, 1, columns.clamp(max=self._width - 1))
-        end = self.prompt_width + self.generated[:, None]
-        return torch.where(torch.arange(longest, device=self.device)[None] < end, rows, self.pad_token_id)
-
-    def generated_tokens(self) -> list[list[int]]:
-        """The new tokens of every row, the stop token included, padding not."""
-        rows = self.sequences[:, self.prompt_width :].tolist()
-        return [row[:count] for row, count in zip(rows, self.generated.tolist(), strict=True)]
 
     def finish(self) -> None:
         """End of the run: closes the streamer and the clock."""
@@ -526,8 +338,4 @@ def _likeliest(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return scores.gather(1, tokens[:, None])[:, 0], tokens
 
 
-_NAN_LOGITS = (
-    "the model (or a logits processor) returned NaN logits, so no token can be chosen: check the checkpoint and its "
-    "dtype (float16 often overflows on a CPU; try dtype='float32' or 'bfloat16')."
-)
 _NO_TOKEN_LEFT = "the logits processors forbid every token of the vocabulary, so none can be drawn: allow some."

@@ -274,7 +274,7 @@ class LlamaCppState(DecodingState):
         other.close()
         self._lengths = np.concatenate([self._lengths, other._lengths])
         self._mask = torch.cat([self._mask, other._mask])
-        self._join_rows(other)
+        self._join_text(other)
 
     def select(self, rows: torch.Tensor) -> None:
         self._check_open()
@@ -295,9 +295,7 @@ class LlamaCppState(DecodingState):
     def _take(self, rows: torch.Tensor) -> None:
         """Let the bookkeeping follow: new row i is old row `rows[i]`."""
         self._lengths, self._mask = self._lengths[rows.numpy()], self._mask[rows]
-        self._buffer, self._shift = self._buffer[rows], self._shift[rows]
-        self.finished, self.generated = self.finished[rows], self.generated[rows]
-        self._read_finished()
+        self._select_text(rows)
 
     def _check_open(self) -> None:
         if self._holding is None and not self._closed:

@@ -338,9 +338,7 @@ class TransformersState(DecodingState):
         if positions is not None and positions.shape[-2] == self.batch_size:
             self.model_kwargs["position_ids"] = positions[..., rows, :]
         self._cached, self._prompt_mask = self._cached[rows], self._prompt_mask[rows]
-        self._buffer, self._shift = self._buffer[rows], self._shift[rows]
-        self.finished, self.generated = self.finished[rows], self.generated[rows]
-        self._read_finished()
+        self._select_text(rows)
 
     def adopt(self, other: DecodingState) -> None:
         assert isinstance(other, TransformersState) and other.batch_size == self.batch_size
@@ -371,7 +369,7 @@ class TransformersState(DecodingState):
         self._slots = slots
         self._cached = torch.cat([self._cached, other._cached])
         self._prompt_mask = torch.cat([self._prompt_mask, other._prompt_mask])
-        self._join_rows(other)
+        self._join_text(other)
 
     # ---- embeddings ------------------------------------------------------------------------------------------
 
