@@ -1,6 +1,6 @@
-"""The recipe of the drafters for SmolLM2-135M-Instruct: the model answers a thousand prompts, heads learn from that.
+"""The recipes of the drafters: a model answers a thousand prompts, heads learn from that.
 
-    python -m szilard_zoo.train_drafters --data FOLDER [--only medusa chimera] [--work build/drafters]
+    python -m szilard_zoo.train_drafters --data FOLDER [--only smollm2-medusa ...] [--work build/drafters]
 
 FOLDER holds gsm8k_train.jsonl, mbpp.jsonl, TruthfulQA.csv and wikitext2_valid.txt (WikiText-2, validation part). A
 stopped run goes on where it was. Nothing of Spec-Bench is in the prompts.
@@ -15,11 +15,20 @@ import random
 import re
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 
 import szilard
 from szilard.evaluation.bulk import answer_all
@@ -31,30 +40,67 @@ from szilard.speculative.hidden_transfer.training import HiddenTransferObjective
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.training import train_lud
 from szilard.speculative.medusa.training import MedusaObjective
+from szilard.training.course import write_whole
 from szilard.training.loop import read_metrics
+from szilard_zoo import scenes
 
 FOLDER = Path(__file__).parent
 TOKENS, BATCH = 192, 32
 LIMIT = 6_000_000  # bytes; larger drafters are kept in eight bits
 COMMON = {"precision": "bfloat16", "batch_size": 8, "max_length": 512, "save_every": 50, "log_every": 10}
-RECIPES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "medusa": (MedusaObjective, draft_config.MedusaConfig, {"steps": 1200, "heads": 3}),
-    "chimera": (ChimeraObjective, draft_config.ChimeraConfig, {"steps": 1200, "learning_rate": 1e-3, "heads": 3}),
-    "hidden-transfer": (
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one drafter is trained: of which method, for which model, with which settings."""
+
+    method: str
+    base: str
+    objective: Any
+    config: Any
+    settings: dict[str, Any]
+
+    @property
+    def model(self) -> str | None:
+        """As `szilard.load` takes it; None: the embedded SmolLM2."""
+        return None if self.base == "smollm2" else f"zoo/{self.base}"
+
+
+RECIPES = {
+    "smollm2-medusa": Recipe(
+        "Medusa", "smollm2", MedusaObjective, draft_config.MedusaConfig, {"steps": 1200, "heads": 3}
+    ),
+    "smollm2-chimera": Recipe(
+        "Chimera",
+        "smollm2",
+        ChimeraObjective,
+        draft_config.ChimeraConfig,
+        {"steps": 1200, "learning_rate": 1e-3, "heads": 3},
+    ),
+    "smollm2-hidden-transfer": Recipe(
+        "HiddenTransfer",
+        "smollm2",
         HiddenTransferObjective,
         draft_config.HiddenTransferConfig,
         {"steps": 800, "positions": 64, "transfer_steps": 3},
     ),
-    "flash": (FlashObjective, draft_config.FlashConfig, {"steps": 1200, "learning_rate": 5e-4, "draft_tokens": 3}),
-    "lud": (None, draft_config.LudConfig, {"steps": 600, "batch_size": 4}),
+    "smollm2-flash": Recipe(
+        "Flash",
+        "smollm2",
+        FlashObjective,
+        draft_config.FlashConfig,
+        {"steps": 1200, "learning_rate": 5e-4, "draft_tokens": 3},
+    ),
+    "smollm2-lud": Recipe("Lud", "smollm2", None, draft_config.LudConfig, {"steps": 600, "batch_size": 4}),
+    "tiny-vlm-flash": Recipe(
+        "Flash",
+        "tiny-vlm",
+        FlashObjective,
+        draft_config.FlashConfig,
+        {"steps": 1500, "learning_rate": 1e-3, "draft_tokens": 4, "latents": 16, "precision": "float32"},
+    ),
 }
-METHODS = {
-    "medusa": "Medusa",
-    "chimera": "Chimera",
-    "hidden-transfer": "HiddenTransfer",
-    "flash": "Flash",
-    "lud": "Lud",
-}
+PICTURES = 2000
 WIKI_TASKS = (
     "Summarize the following text in two sentences.\n\n{}",
     "Read the text and answer: what is it about, and which facts does it give?\n\n{}",
@@ -114,66 +160,99 @@ def answers(data: Path, work: Path) -> Path:
     return output
 
 
-def train(slug: str, data: Path, work: Path) -> None:
+def picture_answers(work: Path) -> Path:
+    """What tiny-vlm says of scenes of its training split, and the pictures beside it."""
+    output = work / "pictures" / "answers.jsonl"
+    if output.is_file():
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    engine = szilard.load("zoo/tiny-vlm")
+    samples = list(scenes.dataset("train", PICTURES, seed=1))
+    lines = []
+    for start in track(range(0, PICTURES, BATCH), description="pictures"):
+        batch = samples[start : start + BATCH]
+        names = [f"{start + index}.png" for index in range(len(batch))]
+        for name, sample in zip(names, batch, strict=True):
+            sample.image.save(output.parent / name)
+        pictures = [[str(output.parent / name)] for name in names]
+        results = engine.generate([sample.question for sample in batch], images=pictures, max_new_tokens=64)
+        for name, sample, result in zip(names, batch, results, strict=True):
+            lines.append(json.dumps({"image": name, "prompt": sample.question, "answer": result.text}) + "\n")
+    write_whole(output, "".join(lines))
+    return output
+
+
+def train(name: str, data: Path, work: Path) -> None:
     """Train one drafter in its own folder under `work`; hidden states are shared. What is finished is left alone."""
-    objective, config, settings = RECIPES[slug]
-    if (work / slug / "minutes.txt").is_file():
+    recipe, folder = RECIPES[name], work / name
+    if (folder / "minutes.txt").is_file():
         return
-    chosen = config(**(COMMON | settings))
-    engine = szilard.load(engine="transformers")
+    settings = recipe.config(**(COMMON | recipe.settings))
+    engine = szilard.load(recipe.model, engine="transformers")
     start = time.perf_counter()
-    if objective is None:
-        train_lud(engine, data, chosen, work / slug, cache=work / "probabilities")
+    if recipe.objective is None:
+        train_lud(engine, data, settings, folder, cache=work / "probabilities")
     else:
-        train_heads(objective, engine, data, chosen, work / slug, cache=work / "features")
-    (work / slug / "minutes.txt").write_text(f"{(time.perf_counter() - start) / 60:.0f}", encoding="utf-8")
+        train_heads(recipe.objective, engine, data, settings, folder, cache=work / f"features-{recipe.base}")
+    write_whole(folder / "minutes.txt", f"{(time.perf_counter() - start) / 60:.0f}")
 
 
-def export(slug: str, work: Path, folder: Path) -> None:
+def export(name: str, work: Path, output: Path) -> None:
     """The trained part in few bits, with its card."""
-    source = work / slug
-    kind: Any = LudAdapter if slug == "lud" else getattr(szilard, METHODS[slug]).add_on
+    recipe, source, target = RECIPES[name], work / name, output / name
+    kind: Any = LudAdapter if recipe.method == "Lud" else getattr(szilard, recipe.method).add_on
     add_on = kind.from_pretrained(source)
-    target = folder / f"smollm2-{slug}"
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "README.md").write_text(card(slug, source, add_on), encoding="utf-8")
     size = sum(parameter.numel() for parameter in add_on.parameters())
-    add_on.save_pretrained(target, storage="float16" if 2 * size < LIMIT else "int8")
-    (target / "training.yaml").write_text((source / "training.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    shutil.copyfile(source / "metrics.jsonl", target / "metrics.jsonl")
+    storage = "float16" if 2 * size < LIMIT else "int8"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "README.md").write_text(card(name, source, add_on.base, size, storage), encoding="utf-8")
+    add_on.save_pretrained(target, storage=storage)
+    for file in ("training.yaml", "metrics.jsonl", "held-out.yaml"):
+        shutil.copyfile(source / file, target / file)
 
 
-def card(slug: str, source: Path, add_on: Any) -> str:
+def card(name: str, source: Path, base: dict[str, Any], size: int, storage: str) -> str:
     """What it is, how it was made, what it reaches on held-out text, and what it is not."""
+    recipe = RECIPES[name]
     metrics = yaml.safe_load((source / "held-out.yaml").read_text(encoding="utf-8"))
     minutes = (source / "minutes.txt").read_text(encoding="utf-8")
     rows = read_metrics(source / "metrics.jsonl")
-    size = sum(parameter.numel() for parameter in add_on.parameters())
-    option = "adapter" if slug == "lud" else "drafter"
-    lines = [
-        "---\nlicense: apache-2.0\nlibrary_name: szilard\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\n---\n",
-        f"# smollm2-{slug}\n",
-        f"The trained part of szilard's `{METHODS[slug]}` for SmolLM2-135M-Instruct (the embedded model, weights "
-        f"{add_on.base['fingerprint']}): {size / 1e6:.1f} M parameters, kept in "
-        f"{'float16' if 2 * size < LIMIT else 'int8'}.\n",
-        f'```python\nengine = szilard.load()\nengine.generate("Why is the sky blue?", '
-        f'szilard.{METHODS[slug]}({option}="zoo/smollm2-{slug}"))\n```\n',
-        "**Data.** 1,000 prompts (300 word problems of GSM8K's training part, 200 questions of TruthfulQA, 200 small "
-        "programs of MBPP, 300 tasks on paragraphs of WikiText-2's validation part) and the model's own greedy answers "
-        f"of up to {TOKENS} tokens. Nothing of Spec-Bench.\n",
-        f"**Recipe.** `python -m szilard_zoo.train_drafters --data FOLDER --only {slug}`; settings in `training.yaml`, "
-        f"seed 0, {minutes} minutes on one CPU core that has bfloat16.\n",
-        "**Held-out text.** " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) + ".\n",
-        "| step | " + " | ".join(shown := [name for name in ("loss", "tokens_per_pass") if name in rows[-1]]) + " |",
-        "|---" * (len(shown) + 1) + "|",
-        *(
-            f"| {row['step']:.0f} | " + " | ".join(f"{row[name]:.3f}" for name in shown) + " |"
-            for row in [*rows[:: max(1, len(rows) // 8)], rows[-1]]
-        ),
-        "\n**Limits.** A small model, a small corpus, English; drafts for other precisions of the weights are as good, "
-        'but are refused unless `base["fingerprint"]` is None.\n',
-    ]
-    return "\n".join(lines)
+    shown = [column for column in ("loss", "tokens_per_pass") if column in rows[-1]]
+    option = "adapter" if recipe.method == "Lud" else "drafter"
+    if recipe.base == "smollm2":
+        model, hub, load = "SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "szilard.load()"
+        question = '"Why is the sky blue?"'
+        data = (
+            "1,000 prompts (300 word problems of GSM8K's training part, 200 questions of TruthfulQA, 200 small "
+            "programs of MBPP's training part, 300 tasks on paragraphs of WikiText-2's validation part) and the "
+            f"model's own greedy answers of up to {TOKENS} tokens. Nothing of Spec-Bench."
+        )
+    else:
+        model, hub, load = recipe.base, recipe.base, f'szilard.load("zoo/{recipe.base}")'
+        question = '"is there a red circle ?", images=["scene.png"]'
+        data = f"{PICTURES:,} scenes of the model's training split, one question each, and its own greedy answers."
+    return "\n".join(
+        [
+            f"---\nlicense: apache-2.0\nlibrary_name: szilard\nbase_model: {hub}\n---\n",
+            f"# {name}\n",
+            f"The trained part of szilard's `{recipe.method}` for {model} (weights {base['fingerprint']}): "
+            f"{size / 1e6:.1f} M parameters, kept in {storage}.\n",
+            f'```python\nengine = {load}\nmethod = szilard.{recipe.method}({option}="zoo/{name}")\n'
+            f"engine.generate({question}, method=method)\n```\n",
+            f"**Data.** {data}\n",
+            f"**Recipe.** `python -m szilard_zoo.train_drafters --data FOLDER --only {name}`; settings in "
+            f"`training.yaml`, seed 0, {minutes} minutes on one CPU core.\n",
+            "**Held-out text.** " + ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()) + ".\n",
+            "| step | " + " | ".join(shown) + " |",
+            "|---" * (len(shown) + 1) + "|",
+            *(
+                f"| {row['step']:.0f} | " + " | ".join(f"{row[column]:.3f}" for column in shown) + " |"
+                for row in [*rows[: -1 : max(1, len(rows) // 8)], rows[-1]]
+            ),
+            "\n**Limits.** A small model, a small corpus, English. For the same model in another precision it drafts "
+            'as well, but is refused unless `base["fingerprint"]` is None.\n',
+        ]
+    )
 
 
 def main() -> None:
@@ -184,10 +263,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    made = answers(arguments.data, arguments.work)
-    for slug in arguments.only:
-        train(slug, made, arguments.work)
-        export(slug, arguments.work, arguments.output)
+    for name in arguments.only:
+        pictures = RECIPES[name].base == "tiny-vlm"
+        made = picture_answers(arguments.work) if pictures else answers(arguments.data, arguments.work)
+        train(name, made, arguments.work)
+        export(name, arguments.work, arguments.output)
 
 
 if __name__ == "__main__":
