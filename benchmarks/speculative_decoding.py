@@ -11,6 +11,8 @@ those of the zoo.
 from __future__ import annotations
 
 import argparse
+import copy
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from szilard.evaluation.tasks import make_task
 from szilard.speculative.trigram_table import TrigramTable
 
 LARGE, SMALL = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+DRAFT_LAYERS = 10  # of 30
 TRAINED = {
     "medusa": szilard.Medusa,
     "chimera": szilard.Chimera,
@@ -61,12 +64,30 @@ def ours(engine: Engine, method: Any, tokens: int, sampled: bool) -> Contestant:
         return {
             "seconds": seconds,
             "tokens": sum(len(result.tokens) for result in results),
-            "texts": [result.text for result in results],
+            "texts": [digest(result.text) for result in results],
             "counters": dict(cost.counters),
             "forwards": max(cost.forward_passes.values()),
         }
 
     return answer
+
+
+def digest(text: str) -> str:
+    """By which answers are compared with those of plain decoding."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+
+
+def shallow(model: Any, layers: int) -> Any:
+    """The first layers of a model with its norm and output layer: the same draft model for us and for transformers."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    config.layer_types = None
+    small = type(model)(config).to(model.dtype).eval()
+    small.load_state_dict(model.state_dict(), strict=False)
+    small.generation_config.num_assistant_tokens = 5
+    small.generation_config.num_assistant_tokens_schedule = "constant"
+    small.generation_config.assistant_confidence_threshold = 0.0
+    return small
 
 
 def theirs(engine: Any, tokens: int, sampled: bool, **options: Any) -> Contestant:
@@ -81,7 +102,7 @@ def theirs(engine: Any, tokens: int, sampled: bool, **options: Any) -> Contestan
         seconds = time.perf_counter() - start
         new = out[0, inputs["input_ids"].shape[1] :]
         text = engine.tokenizer.decode(new, skip_special_tokens=True)
-        return {"seconds": seconds, "tokens": len(new), "texts": [text], "counters": {}, "forwards": None}
+        return {"seconds": seconds, "tokens": len(new), "texts": [digest(text)], "counters": {}, "forwards": None}
 
     return answer
 
@@ -109,12 +130,18 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         if "smollm2-lud" in szilard_zoo.names():
             methods["lud"] = szilard.Lud(adapter="zoo/smollm2-lud")
             methods["lud, verified"] = szilard.Lud(adapter="zoo/smollm2-lud", verify=True)
+        draft = shallow(engine.model, DRAFT_LAYERS)  # type: ignore[attr-defined]
+        methods["draft-model of 10 layers"] = szilard.DraftModel(draft=draft, budget="fixed")
     if arguments.methods:
         methods = {name: method for name, method in methods.items() if name in ("plain", *arguments.methods)}
     found = {name: ours(engine, method, arguments.tokens, sampled) for name, method in methods.items()}
     if engine.kind == "transformers" and size == 1:
         found["transformers plain"] = theirs(engine, arguments.tokens, sampled)
-        found["transformers prompt lookup"] = theirs(engine, arguments.tokens, sampled, prompt_lookup_num_tokens=10)
+        lookup = {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}
+        found["transformers prompt lookup"] = theirs(engine, arguments.tokens, sampled, **lookup)
+        found["transformers assisted, same 10 layers"] = theirs(
+            engine, arguments.tokens, sampled, assistant_model=draft
+        )
     return found
 
 

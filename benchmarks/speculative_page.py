@@ -67,15 +67,15 @@ def _spec_bench() -> Iterator[str]:
 def _table(records: Sequence[Record]) -> str:
     kinds = [kind for kind in CATEGORIES if any(record["category"] == kind for record in records)]
     lines = [
-        f"| method | tokens per pass | read | kept 1 or more, 2, 3 | speed | {' | '.join(kinds)} |",
-        "|---" * (5 + len(kinds)) + "|",
+        f"| method | tokens per pass | read | kept 1 or more, 2, 3 | same text | speed | {' | '.join(kinds)} |",
+        "|---" * (6 + len(kinds)) + "|",
     ]
     plain = {record["key"]["item"]: record for record in records if record["key"]["method"] == "plain"}
     for method in dict.fromkeys(record["key"]["method"] for record in records):
         own = [record for record in records if record["key"]["method"] == method and record["key"]["item"] in plain]
         if method == "plain" or not own:
             continue
-        cells = [_per_pass(own), _read(own), _places(own), _speed(own, plain)]
+        cells = [_per_pass(own), _read(own), _places(own), _same(own, plain), _speed(own, plain)]
         for kind in kinds:
             some = [record for record in own if record["category"] == kind]
             cells.append(f"{_per_pass(some)}, {_speed(some, plain)}" if _per_pass(some) else _speed(some, plain))
@@ -102,6 +102,11 @@ def _places(records: Sequence[Record]) -> str:
     if not steps:
         return ""
     return ", ".join(f"{_total(records, f'accepted_{place}') / steps:.0%}" for place in (1, 2, 3))
+
+
+def _same(records: Sequence[Record], plain: dict[str, Record]) -> str:
+    pairs = [pair for r in records for pair in zip(r["texts"], plain[r["key"]["item"]]["texts"], strict=True)]
+    return f"{sum(mine == base for mine, base in pairs)} of {len(pairs)}"
 
 
 def _speed(records: Sequence[Record], plain: dict[str, Record]) -> str:
