@@ -50,7 +50,7 @@ def main() -> None:
     methods: dict[str, Any] = {"plain": None, "prompt lookup": szilard.PromptLookup()}
     for name, changes in VARIANTS.items():
         settings = COMMON | RECIPES["tiny-vlm-flash"].settings | {"steps": arguments.steps} | changes
-        folder = arguments.work / "flash-vision" / "-".join(map(str, sum(changes.items(), ())) or ["default"])
+        folder = arguments.work / "flash-vision" / ("-".join(map(str, sum(changes.items(), ()))) or "default")
         train_heads(
             FlashObjective, engine, data, FlashConfig(**settings), folder, cache=arguments.work / "features-tiny-vlm"
         )
