@@ -453,3 +453,11 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(ValueError, match=r"pip install 'szilard\[llama\]'"):
         _library.__wrapped__()
+
+
+def test_every_special_token_that_ends_a_generation_ends_it(engine):
+    """A text that is continued ends with <|endoftext|>, a turn of a chat with <|im_end|>."""
+    ends = engine._generation_config(5, {}).eos_token_id
+    words = [engine.tokenizer.convert_ids_to_tokens(token) for token in ends]
+    assert words[0] == "<|im_end|>" and "<|endoftext|>" in words
+    assert all(engine.tokenizer.added_tokens_decoder[token].special for token in ends)

@@ -113,8 +113,10 @@ class LlamaCppEngine(Engine):
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
         config = super()._generation_config(max_new_tokens, options)
         if options.get("eos_token_id") is None:
-            config.eos_token_id = list(dict.fromkeys([self.tokenizer.eos_token_id, *self._model.stop_tokens]))
-            config.eos_token_id = [token for token in config.eos_token_id if token is not None] or None
+            added = self.tokenizer.added_tokens_decoder
+            ends = [token for token in self._model.end_tokens if token in added and added[token].special]
+            stops = dict.fromkeys([self.tokenizer.eos_token_id, *self._model.stop_tokens, *ends])
+            config.eos_token_id = [token for token in stops if token is not None] or None
         for option, neutral in (("guidance_scale", 1), ("token_healing", False)):
             if getattr(config, option, None) not in (None, neutral):
                 raise ValueError(f"{option} needs the model in PyTorch; use engine='transformers'.")
@@ -229,6 +231,8 @@ class LlamaModel:
         most_sequences: sequences that one context can hold.
         can_rewind: whether the cache can forget its tail (not with recurrent layers).
         stop_tokens: end of text and end of turn.
+        end_tokens: what llama.cpp takes for an end of generation beside them (Qwen: <|endoftext|>, <|file_sep|>, ...);
+            some may be words (Qwen: </s>, which also ends struck-out HTML).
         provides: see `Engine`.
     """
 
@@ -249,6 +253,7 @@ class LlamaModel:
         self.stop_tokens = [
             int(token) for token in (lib.llama_vocab_eos(vocabulary), lib.llama_vocab_eot(vocabulary)) if token >= 0
         ]
+        self.end_tokens = [token for token in range(self.vocab_size) if lib.llama_vocab_is_eog(vocabulary, token)]
         self.parameter_count = int(lib.llama_model_n_params(self.pointer))
         self.context_window = int(lib.llama_model_n_ctx_train(self.pointer))
         self.hidden_size = int(lib.llama_model_n_embd(self.pointer))
