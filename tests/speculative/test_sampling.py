@@ -143,6 +143,8 @@ def test_the_first_three_tokens_have_the_law_of_plain_sampling(toy, options, tem
 class _Fixed:
     """Just enough of a decoding state: fixed probabilities, one token behind."""
 
+    scores = raw_logits = None
+
     def __init__(self, p, rows, *, sample=True):
         self.p, self.batch_size, self.do_sample = p, rows, sample
         self.finished = torch.zeros(rows, dtype=torch.bool)
