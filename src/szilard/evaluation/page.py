@@ -86,26 +86,41 @@ def _picture(group: Sequence[dict[str, Any]], column: str, label: str, baseline:
     along = sorted((costs[index], scores[index]) for index in front)
     path = f"M{x(along[0][0]):.1f} {y(along[0][1]):.1f}" + "".join(f"H{x(c):.1f}V{y(s):.1f}" for c, s in along[1:])
     shapes.append(f'<path class="front" d="{path}"/>')
-    taken: list[float] = []
+    taken: list[tuple[float, float, float]] = []  # of every label: its left and right end, and its base line
     for index in sorted(range(len(group)), key=lambda index: -scores[index]):
         record, across, up = group[index], x(costs[index]), y(scores[index])
         kind = ("base " if record["method"] == baseline else "") + ("best" if index in front else "")
         title = f"{record['method']}: {_share(record['score'])} ({_share(record['low'])} to {_share(record['high'])})"
-        height = up - 6
-        while any(abs(height - other) < 12 for other in taken):
-            height += 12
-        taken.append(height)
-        right = across < middle
+        name = _short(record["method"])
+        right, height = _free_place(across, up, 6.5 * len(name), across < middle, taken)
         shapes.append(
             f'<g class="{kind.strip()}"><title>{_text(title)}, {_figure(costs[index])} {label}</title>'
             f'<line class="bar" x1="{across:.1f}" y1="{y(record["low"]):.1f}" x2="{across:.1f}" '
             f'y2="{y(record["high"]):.1f}"/><circle cx="{across:.1f}" cy="{up:.1f}" r="4.5"/>'
             f'<text x="{across + (8 if right else -8):.1f}" y="{height:.1f}" '
-            f'text-anchor="{"start" if right else "end"}">{_text(_short(record["method"]))}</text></g>'
+            f'text-anchor="{"start" if right else "end"}">{_text(name)}</text></g>'
         )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Score against {label}">{"".join(shapes)}</svg>'
     )
+
+
+def _free_place(
+    across: float, up: float, width: float, right: bool, taken: list[tuple[float, float, float]]
+) -> tuple[bool, float]:
+    """Where the label of a point overlaps no other: on its right or left, and its base line; it joins `taken`."""
+    places = [(side, up + shift) for shift in (-6, 14, -18, 26, -30, 38) for side in (right, not right)]
+    free = []
+    for side, height in places:
+        left = across + 8 if side else across - 8 - width
+        inside = _TOP < height < _HEIGHT - _BOTTOM and left > _LEFT and left + width < _WIDTH
+        crossed = any(left < end and start < left + width and abs(height - other) < 11 for start, end, other in taken)
+        if inside and not crossed:
+            free.append((side, height))
+    side, height = free[0] if free else places[0]
+    left = across + 8 if side else across - 8 - width
+    taken.append((left, left + width, height))
+    return side, height
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
