@@ -79,7 +79,7 @@ READINGS: dict[str, str] = {
     "adadec": (
         "On HumanEval the claim shows. The large model gains 11.0 points over greedy decoding on all 164 problems (20 won, 2 "
         "lost, p < 0.001; the paper's models of this size gain 7.3), pausing at 5.3 % of the steps, for a fifth more computing. "
-        "Pausing at random as often gains 1.8, so it matters where it pauses. "
+        "Pausing at random a little more often (5.9 %) gains 1.8, so it matters where it pauses. "
         "What is won is worth a look: 24 of greedy decoding's answers are the stub `# Your code here` and `pass`, into which "
         "a chat model falls when it only continues a file; seven of AdaDec's are. 13 of the 20 are these, the other seven "
         "against two are changed programs. The small model, which rarely writes the stub, gains 4.9 points (14 "
@@ -93,7 +93,8 @@ READINGS: dict[str, str] = {
         "below it first in more than eight of ten. A first run had AdaDec six points below greedy decoding on MBPP with the large model. It "
         "was a fault of ours: a quarter of the answers went on behind the end that the model had written (`<|endoftext|>`), and a "
         "method that pauses wherever the model is unsure is hurt most by that. The engine ends there now, and the answers "
-        "in question (112 of AdaDec's table, twelve of EAD's) were asked again, in batches of their own."
+        "in question (112 of AdaDec's table, twelve of EAD's: code tasks whose text holds fewer tokens than were written) were asked again, "
+        "in batches of their own; the low bits of quantised models depend on the batch, so this is not quite one uninterrupted run."
     ),
     "latent": (
         "Mixtures neither help nor hurt: the seven methods lie between 50.0 and 56.2 % of 48 problems, no two of them apart by "
