@@ -39,7 +39,7 @@ READINGS: dict[str, str] = {
         "lookup up to ten: the counts are those of a machine on which a forward over 64 tokens costs what a forward over one costs."
     ),
     "training": (
-        "On held-out answers, after seven passes over the corpus: Medusa 2.06 tokens per pass (the first guess is right in 40, 26 and "
+        "On held-out stretches of the answers (other stretches of the same text may have been trained on), after seven passes: Medusa 2.06 tokens per pass (the first guess is right in 40, 26 and "
         "20 % at the three depths), Chimera 2.57 (53, 45 and 44 %), so the order of the paper shows, and the gap grows with the depth, "
         "as it should where a head sees the tokens drafted before it. It is no fair race: Chimera's drafter has 9.5 M parameters, Medusa's "
         "heads 1.0 M. The columns are of training batches and flatter by 0.3 and 0.8; the held-out texts come from the same kinds of "
