@@ -448,7 +448,7 @@ def test_damaged_missing_and_foreign_files_are_refused_in_one_sentence(tmp_path,
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
-    from szilard.engines.llama_cpp_engine import _library
+    from szilard.engines.llama_cpp_model import _library
 
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(ValueError, match=r"pip install 'szilard\[llama\]'"):

@@ -8,7 +8,7 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 pytest.importorskip("llama_cpp")
 
 from szilard.decoding.plain import plain_decode
-from szilard.engines.llama_cpp_engine import LlamaModel
+from szilard.engines.llama_cpp_model import LlamaModel
 from szilard.engines.llama_cpp_state import LlamaCppState
 from szilard.speculative.aded import Aded
 from szilard.speculative.prompt_lookup import PromptLookup

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     StoppingCriteriaList,
-    StopStringCriteria,
     TextIteratorStreamer,
 )
 
@@ -23,8 +20,9 @@ from szilard.decoding.method import Method, check_number, nearest
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText, StopWhen
-from szilard.engines.prompts import Prompt, as_batch, as_chat, images_per_prompt, is_chat
+from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
+from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
@@ -32,7 +30,7 @@ _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"num_beams", "num_return_sequences", "use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
 
 
-class Engine(ABC):
+class Engine(Tokenized):
     """A model, its tokenizer and its device.
 
     Attributes:
@@ -42,9 +40,7 @@ class Engine(ABC):
         provides: what methods may need (see `Method.needs`).
     """
 
-    name: str
     kind: str
-    tokenizer: Any
     provides: frozenset[str]
     device = torch.device("cpu")
 
@@ -200,11 +196,6 @@ class Engine(ABC):
 
     @property
     @abstractmethod
-    def vocab_size(self) -> int:
-        """Width of the logits."""
-
-    @property
-    @abstractmethod
     def parameter_count(self) -> int:
         """Weights of the model."""
 
@@ -261,62 +252,6 @@ class Engine(ABC):
             config.pad_token_id = self._pad_token_id
         return config
 
-    @property
-    def _pad_token_id(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
-
-    def _encode_text(self, prompts: Sequence[Prompt], raw: bool) -> dict[str, torch.Tensor]:
-        """Left-padded ids and mask of text prompts, chats and id tensors."""
-        rows = [self._ids(prompt, raw) for prompt in prompts]
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self._pad_token_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-            mask[index, width - len(row) :] = 1
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def _ids(self, prompt: Prompt, raw: bool) -> list[int]:
-        if isinstance(prompt, torch.Tensor):
-            if prompt.is_floating_point() or prompt.dtype == torch.bool or prompt.dim() != 1:
-                raise ValueError(f"token ids must be a 1-D integer tensor, not {prompt.dtype} {tuple(prompt.shape)}.")
-            ids = prompt.tolist()
-            if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
-                raise ValueError(
-                    f"token id {bad[0]} is outside the vocabulary of {self.name} (0..{self.vocab_size - 1})."
-                )
-        elif is_chat(prompt) or (isinstance(prompt, str) and not raw and self.has_chat_template):
-            ids = self._chat_ids(as_chat(prompt))
-        elif isinstance(prompt, str):
-            ids = self.tokenizer(prompt)["input_ids"] if prompt else []
-        else:
-            raise TypeError(f"a prompt is text, a chat or token ids, not {type(prompt).__name__}.")
-        if not ids or (isinstance(prompt, str) and not prompt.strip()):
-            raise ValueError("the prompt is empty; give some text.")
-        return ids
-
-    def _chat_ids(self, chat: list[dict[str, Any]]) -> list[int]:
-        if not self.has_chat_template:
-            raise ValueError(f"{self.name} has no chat template; give the prompt as plain text.")
-        ids = self._template(self.tokenizer, chat)
-        return list(ids["input_ids"])
-
-    def _template(self, owner: Any, chat: Any, **options: Any) -> Any:
-        """The chat (or chats) through the template of a tokenizer or processor.
-
-        Raises:
-            ValueError: the template refuses it.
-        """
-        try:
-            return owner.apply_chat_template(
-                chat, add_generation_prompt=True, tokenize=True, return_dict=True, **options
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template of {self.name} refuses this chat: {error}") from error
-
     def _criteria(self, config: GenerationConfig, given: Sequence[Any] | None) -> StoppingCriteriaList:
         """The caller's stopping criteria, and one for the stop texts, which leave the configuration."""
         criteria = StoppingCriteriaList(given or [])
@@ -329,30 +264,6 @@ class Engine(ABC):
         if texts:
             criteria.append(InNewText(self.stop_criterion(texts)))
         return criteria
-
-    def stop_criterion(self, texts: tuple[str, ...]) -> StopStringCriteria:
-        """Transformers' criterion that ends a row at one of these texts.
-
-        Raises:
-            ValueError: the tokenizer's tokens cannot be spelled out (a word-level tokenizer).
-        """
-        if texts not in self._stop_criteria:
-            if len(self._stop_criteria) >= _STOPS_KEPT:
-                del self._stop_criteria[next(iter(self._stop_criteria))]
-            try:
-                self._stop_criteria[texts] = StopStringCriteria(self.tokenizer, list(texts))
-            except ValueError as error:
-                raise ValueError(f"stop texts do not work with the tokenizer of {self.name} ({error}).") from error
-        return self._stop_criteria[texts]
-
-    @cached_property
-    def _stop_criteria(self) -> dict[tuple[str, ...], StopStringCriteria]:
-        return {}  # making one takes a second: it spells out the vocabulary
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether chats can be written for this model."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
 
     def _check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
         longest, window = int(inputs["attention_mask"].sum(1).max()), self.context_window
@@ -392,26 +303,6 @@ class Engine(ABC):
             )
         return results
 
-    def _read_before(self, prompt: list[int]) -> list[int]:
-        """The end of the prompt from which its continuation is read on; whole characters."""
-        for width in (4, 16):
-            if "\ufffd" not in self.tokenizer.decode(prompt[-width:], skip_special_tokens=True):
-                return prompt[-width:]
-        return []
-
-    def _decode_after(self, before: list[int], tokens: list[int]) -> str:
-        """The text of `tokens`, read on from `before`: alone, a SentencePiece tokenizer drops its first space."""
-        known, whole = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before, before + tokens))
-        if before and whole.startswith(known):
-            return whole[len(known) :]
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
-
-    def _decode_all(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def _encode_marker(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}, {self.parameter_count / 1e6:.0f} M parameters>"
 
@@ -424,7 +315,6 @@ def state_eos(state: DecodingState) -> Any:
     return []
 
 
-_STOPS_KEPT = 8  # lists of stop texts whose criterion is kept
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from szilard.engines.llama_cpp_engine import LlamaModel
+    from szilard.engines.llama_cpp_model import LlamaModel
 
 BATCH = 2048  # tokens handed to llama.cpp at once
 _MICRO_BATCH = 512  # tokens it computes at once

@@ -18,7 +18,7 @@ from szilard.engines.llama_cpp_context import BATCH, LlamaContext
 from szilard.engines.mixing import mix_rows
 
 if TYPE_CHECKING:
-    from szilard.engines.llama_cpp_engine import LlamaModel
+    from szilard.engines.llama_cpp_model import LlamaModel
     from szilard.speculative.tree import DraftTree
 
 _NO_HIDDEN_STATES = "the llama.cpp engine gives no hidden states; use engine='transformers'."
