@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
 from results_store import FOLDER
 
 from szilard.evaluation.report import summarise
@@ -137,12 +138,12 @@ def _part(name: str, claim: str, columns: dict[str, Callable[[Record], str]], *,
         group = [record for record in own if (record["task"], record["model"]) == (task, model)]
         group.sort(key=lambda record: (record["method"] != "greedy", record["tflops"]))
         yield f"### {task}, {model}, {max(record['items'] for record in group)} items\n"
-        lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for record in group:
-            partial = "" if record["items"] == group[0]["items"] else f" ({record['items']} items)"
-            cells = " | ".join(cell(record) for cell in columns.values())
-            lines.append(f"| {record['method']}{partial} | {cells} |")
-        yield "\n".join(lines) + "\n"
+        most = group[0]["items"]
+        names = [r["method"] + ("" if r["items"] == most else f" ({r['items']} items)") for r in group]
+        yield table(
+            ["method", *columns],
+            ([name, *(cell(r) for cell in columns.values())] for name, r in zip(names, group, strict=True)),
+        )
     if after:
         yield after
     if name in READINGS:
@@ -151,44 +152,44 @@ def _part(name: str, claim: str, columns: dict[str, Callable[[Record], str]], *,
 
 def _controls() -> str:
     """Each threshold against random switching with its rates, and against the large model, on the same items."""
-    table = ResultStore(FOLDER / "ead").table()
-    lines = [
-        "The same items, answer by answer: entropy against chance at the same switching rates, and against the large "
-        "model alone (points; items won and lost; sign test).\n",
-        "| task | method | against | items | difference | won | lost | p |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    results = ResultStore(FOLDER / "ead").table()
+    rows = []
     for reference in ("random", "large-alone"):
         for threshold in ("0.05", "0.2", "0.5", "1.0", "1.5"):
             baseline = f"random-{threshold}" if reference == "random" else reference
-            for r in summarise(table, baseline=baseline):
+            for r in summarise(results, baseline=baseline):
                 if r["method"] == f"ead-{threshold}" and r["difference"] == r["difference"]:
-                    lines.append(
-                        f"| {r['task']} | {r['method']} | {baseline} | {r['compared']} | {100 * r['difference']:+.1f} "
-                        f"| {r['wins']} | {r['losses']} | {r['p_value']:.2f} |"
-                    )
-    return "\n".join(lines) + "\n" if len(lines) > 3 else ""
+                    counts = (str(r["compared"]), f"{100 * r['difference']:+.1f}", str(r["wins"]), str(r["losses"]))
+                    rows.append((r["task"], r["method"], baseline, *counts, f"{r['p_value']:.2f}"))
+    if not rows:
+        return ""
+    return (
+        "The same items, answer by answer: entropy against chance at the same switching rates, and against the large "
+        "model alone (points; items won and lost; sign test).\n\n"
+        + table(("task", "method", "against", "items", "difference", "won", "lost", "p"), rows)
+    )
 
 
 def _thresholds() -> str:
     """What `szilard train adadec` learned: the premise of the method."""
-    lines = [
+    fits = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(FOLDER).glob("adadec-*.json"))]
+    if not fits:
+        return ""
+    columns: dict[str, Callable[[Record], str]] = {
+        "model": lambda fit: fit["model"],
+        "threshold, nats": lambda fit: f"{fit['threshold']:.3f}",
+        "positions": lambda fit: str(fit["positions"]),
+        "above it": lambda fit: f"{fit['above']['share']:.1%}",
+        "rank 1 below": lambda fit: f"{fit['above']['first_below']:.1%}",
+        "rank 1 above": lambda fit: f"{fit['above']['first_above']:.1%}",
+        "rank 2 or 3 above": lambda fit: f"{fit['above']['first_three_above'] - fit['above']['first_above']:.1%}",
+        "Spearman(H, rank)": lambda fit: f"{fit['spearman']:.2f}",
+    }
+    return (
         "The premise, on the training split of MBPP (reference solutions, teacher-forced): how often the true token is the "
-        "model's first choice (rank 1) or among its first three, below and above the learned threshold.\n",
-        "| model | threshold, nats | positions | above it | rank 1 below | rank 1 above | rank 2 or 3 above | "
-        "Spearman(H, rank) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    files = sorted(Path(FOLDER).glob("adadec-*.json"))
-    for file in files:
-        fit = json.loads(file.read_text(encoding="utf-8"))
-        above = fit["above"]
-        lines.append(
-            f"| {fit['model']} | {fit['threshold']:.3f} | {fit['positions']} | {above['share']:.1%} "
-            f"| {above['first_below']:.1%} | {above['first_above']:.1%} "
-            f"| {above['first_three_above'] - above['first_above']:.1%} | {fit['spearman']:.2f} |"
-        )
-    return "\n".join(lines) + "\n" if files else ""
+        "model's first choice (rank 1) or among its first three, below and above the learned threshold.\n\n"
+        + table(columns, ([cell(fit) for cell in columns.values()] for fit in fits))
+    )
 
 
 def _score(record: Record) -> str:

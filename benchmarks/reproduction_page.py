@@ -8,14 +8,17 @@ python benchmarks/reproduction_page.py
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import adaptive_page as adaptive
 import speculative_page as speculative
+from markdown_table import table
 from results_store import Store
 
+Record = dict[str, Any]
+Group = list[Record]  # a method's, one per seed
 PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
 HEAD = """# Reproduction
 
@@ -72,28 +75,31 @@ def vision(records: list[dict[str, Any]]) -> Iterable[str]:
         "POPE: existence questions with adversarial negatives. Mean ± standard deviation over seeds.\n\n"
         "```\nmake zoo-vlm   # only to train the model again\npython benchmarks/reproduce_lead.py vision\n```\n"
     )
-    rows = [
-        "| method | accuracy | CHAIR per mention | CHAIR per text | POPE adv. accuracy | tokens | latent steps | switches | "
-        "anchored | ended by itself | GFLOPs | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, group in by_method.items():
-        rows.append(
-            f"| {name} | {spread(r['accuracy'] * 100 for r in group)} % | {spread(r['chair_mention'] * 100 for r in group)} % "
-            f"| {spread(r['chair_text'] * 100 for r in group)} % "
-            f"| {spread(r['pope']['adversarial']['accuracy'] * 100 for r in group)} % "
-            f"| {mean(r['tokens'] for r in group):.1f} | {mean(r['latent_share'] for r in group) * 100:.1f} % "
-            f"| {mean(r['switches'] for r in group):.2f} | {mean(r['anchored'] for r in group):.2f} "
-            f"| {mean(r['finished'] for r in group) * 100:.1f} % | {mean(r['gflops'] for r in group):.2f} "
-            f"| {mean(r['seconds'] for r in group):.0f} |"
-        )
-    yield "\n".join(rows) + "\n"
+    columns: dict[str, Callable[[Group], str]] = {
+        "accuracy": lambda g: f"{spread(r['accuracy'] * 100 for r in g)} %",
+        "CHAIR per mention": lambda g: f"{spread(r['chair_mention'] * 100 for r in g)} %",
+        "CHAIR per text": lambda g: f"{spread(r['chair_text'] * 100 for r in g)} %",
+        "POPE adv. accuracy": lambda g: f"{spread(r['pope']['adversarial']['accuracy'] * 100 for r in g)} %",
+        "tokens": lambda g: f"{mean(r['tokens'] for r in g):.1f}",
+        "latent steps": lambda g: f"{mean(r['latent_share'] for r in g) * 100:.1f} %",
+        "switches": lambda g: f"{mean(r['switches'] for r in g):.2f}",
+        "anchored": lambda g: f"{mean(r['anchored'] for r in g):.2f}",
+        "ended by itself": lambda g: f"{mean(r['finished'] for r in g) * 100:.1f} %",
+        "GFLOPs": lambda g: f"{mean(r['gflops'] for r in g):.2f}",
+        "seconds": lambda g: f"{mean(r['seconds'] for r in g):.0f}",
+    }
+    yield table(
+        ["method", *columns],
+        ([name, *(cell(group) for cell in columns.values())] for name, group in by_method.items()),
+    )
     kinds = list(records[0]["accuracy_by_kind"])
-    rows = [f"| accuracy by kind | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-    for name, group in by_method.items():
-        cells = (f"{mean(r['accuracy_by_kind'][kind] for r in group) * 100:.1f} %" for kind in kinds)
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    yield "\n".join(rows) + "\n"
+    yield table(
+        ["accuracy by kind", *kinds],
+        (
+            [name, *(f"{mean(r['accuracy_by_kind'][kind] for r in group) * 100:.1f} %" for kind in kinds)]
+            for name, group in by_method.items()
+        ),
+    )
     yield verdict(by_method)
     yield READING
 
@@ -128,18 +134,19 @@ def text(records: list[dict[str, Any]]) -> Iterable[str]:
         "A text model has no visual tokens, so nothing is anchored. Greedy choice except for sampling.\n\n"
         "```\npython benchmarks/reproduce_lead.py text --data gsm8k_test.jsonl\n```\n"
     )
-    rows = [
-        "| method | accuracy | tokens | mean entropy | latent steps | switches | distinct tokens | ended by itself | "
-        "GFLOPs | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in records:
-        rows.append(
-            f"| {r['key']['method']} | {r['accuracy'] * 100:.1f} % | {r['tokens']:.0f} | {r['mean_entropy']:.2f} "
-            f"| {r['latent_share'] * 100:.1f} % | {r['switches']:.2f} | {r['distinct_share'] * 100:.0f} % "
-            f"| {r['finished'] * 100:.0f} % | {r['gflops']:.0f} | {r['seconds']:.0f} |"
-        )
-    yield "\n".join(rows) + "\n"
+    columns: dict[str, Callable[[Record], str]] = {
+        "method": lambda r: r["key"]["method"],
+        "accuracy": lambda r: f"{r['accuracy'] * 100:.1f} %",
+        "tokens": lambda r: f"{r['tokens']:.0f}",
+        "mean entropy": lambda r: f"{r['mean_entropy']:.2f}",
+        "latent steps": lambda r: f"{r['latent_share'] * 100:.1f} %",
+        "switches": lambda r: f"{r['switches']:.2f}",
+        "distinct tokens": lambda r: f"{r['distinct_share'] * 100:.0f} %",
+        "ended by itself": lambda r: f"{r['finished'] * 100:.0f} %",
+        "GFLOPs": lambda r: f"{r['gflops']:.0f}",
+        "seconds": lambda r: f"{r['seconds']:.0f}",
+    }
+    yield table(columns, ([cell(record) for cell in columns.values()] for record in records))
     for r in records:
         if "transition_entropy" in r:
             yield (
@@ -155,14 +162,17 @@ def speed() -> Iterable[str]:
     if not records:
         return
     yield (
-        "## Speed\n\nTokens/s relative to the peer in the same process, the two in turn; median of the paired ratios.\n\n"
-        "```\nmake bench\n```\n"
+        "## Speed\n\nTokens/s (training: optimiser steps/s) relative to the peer in the same process, the two in turn; "
+        "median of the paired ratios.\n\n```\nmake bench\n```\n"
     )
-    rows = ["| peer | model | batch | method | ratio |", "|---|---|---|---|---|"]
     latest = {(r["key"]["peer"], r["key"]["batch"], r["key"]["method"]): r for r in records}
-    for (peer, batch, method), r in latest.items():
-        rows.append(f"| {peer} | {r['key']['model']} | {batch} | {method} | {r['ratio']:.2f} |")
-    yield "\n".join(rows) + "\n"
+    yield table(
+        ("peer", "model", "batch", "method", "ratio"),
+        (
+            (peer, r["key"]["model"], str(batch), method, f"{r['ratio']:.2f}")
+            for (peer, batch, method), r in latest.items()
+        ),
+    )
 
 
 def mean(values: Iterable[float]) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
 from results_store import Store
 
 from szilard.evaluation.spec_bench import CATEGORIES
@@ -96,10 +97,7 @@ def _spec_bench() -> Iterator[str]:
 
 def _table(records: Sequence[Record]) -> str:
     kinds = [kind for kind in CATEGORIES if any(record["category"] == kind for record in records)]
-    lines = [
-        f"| method | tokens per pass | read | kept 1 or more, 2, 3 | same text | speed | {' | '.join(kinds)} |",
-        "|---" * (6 + len(kinds)) + "|",
-    ]
+    rows = []
     plain = {record["key"]["item"]: record for record in records if record["key"]["method"] == "plain"}
     for method in dict.fromkeys(record["key"]["method"] for record in records):
         own = [record for record in records if record["key"]["method"] == method and record["key"]["item"] in plain]
@@ -109,8 +107,8 @@ def _table(records: Sequence[Record]) -> str:
         for kind in kinds:
             some = [record for record in own if record["category"] == kind]
             cells.append(f"{_per_pass(some)}, {_speed(some, plain)}" if _per_pass(some) else _speed(some, plain))
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([method, *cells])
+    return table(["method", "tokens per pass", "read", "kept 1 or more, 2, 3", "same text", "speed", *kinds], rows)
 
 
 def _total(records: Sequence[Record], name: str) -> float:
@@ -160,10 +158,7 @@ def _flash() -> Iterator[str]:
         "text is compared with that of plain decoding.\n"
     )
     for size in dict.fromkeys(record["key"]["batch"] for record in records):
-        lines = [
-            f"| batch {size} | tokens per pass | read | kept 1 or more, 2, 3 | forwards of the drafter | image slots saved | same text | speed |",
-            "|---" * 8 + "|",
-        ]
+        rows = []
         for record in records:
             if record["key"]["batch"] != size:
                 continue
@@ -171,8 +166,9 @@ def _flash() -> Iterator[str]:
             cells = [_per_pass([record]), _read([record]), _places([record])]
             cells += [f"{counts.get('draft_forwards', 0):.0f}", f"{counts.get('draft_slots_saved', 0):.0f}"]
             cells += [f"{record['same_text']} of {record['key']['scenes']}", f"{record['speed']:.2f}x"]
-            lines.append(f"| {record['key']['method']} | {' | '.join(cells)} |")
-        yield "\n".join(lines) + "\n"
+            rows.append([record["key"]["method"], *cells])
+        columns = ("tokens per pass", "read", "kept 1 or more, 2, 3", "forwards of the drafter", "image slots saved")
+        yield table((f"batch {size}", *columns, "same text", "speed"), rows)
     if "flash" in READINGS:
         yield f"**Reading.** {READINGS['flash']}\n"
 
@@ -189,14 +185,14 @@ def _training() -> Iterator[str]:
         "tokens per target pass of the published tree on the training batches (teacher-forced, 50 steps averaged), by optimiser steps.\n"
     )
     steps = (10, 50, 100, 200, 400, 600, 800, 1000, 1200, 1500)
-    lines = ["| drafter | " + " | ".join(map(str, steps)) + " |", "|---" * (len(steps) + 1) + "|"]
-    for name, rows in runs.items():
-        cells = []
+    rows = []
+    for name, metrics in runs.items():
+        cells = [name]
         for step in steps:
-            near = [row["tokens_per_pass"] for row in rows if step - 50 < row["step"] <= step]
-            cells.append(f"{statistics.fmean(near):.2f}" if near and rows[-1]["step"] >= step else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    yield "\n".join(lines) + "\n"
+            near = [row["tokens_per_pass"] for row in metrics if step - 50 < row["step"] <= step]
+            cells.append(f"{statistics.fmean(near):.2f}" if near and metrics[-1]["step"] >= step else "")
+        rows.append(cells)
+    yield table(["drafter", *map(str, steps)], rows)
     if "training" in READINGS:
         yield f"**Reading.** {READINGS['training']}\n"
 
@@ -214,10 +210,10 @@ def _adaptation() -> Iterator[str]:
     tables = list(dict.fromkeys(record["key"]["table"] for record in records))
     columns = [r for r in records if r["key"]["table"] == tables[0]]
     names = [f"{record['key']['kind']} {record['key']['first'] + 1}" for record in columns]
-    lines = ["| table | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for table in tables:
-        own = [r for r in records if r["key"]["table"] == table]
-        lines.append(f"| {table} | " + " | ".join(f"{r['tokens'] / r['passes']:.2f}" for r in own) + " |")
-    yield "\n".join(lines) + "\n"
+    rows = []
+    for kind in tables:
+        own = [r for r in records if r["key"]["table"] == kind]
+        rows.append([kind, *(f"{r['tokens'] / r['passes']:.2f}" for r in own)])
+    yield table(["table", *names], rows)
     if "adaptation" in READINGS:
         yield f"**Reading.** {READINGS['adaptation']}\n"
