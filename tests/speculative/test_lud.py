@@ -183,7 +183,7 @@ def test_a_model_learns_to_write_several_tokens_at_once(tmp_path, counting, opti
         pytest.importorskip("peft")
     engine = fresh_engine()
     plain = engine.generate("w10 w11", max_new_tokens=12)
-    settings = {"steps": 80, "batch_size": 4, "window": 40, "learning_rate": 0.02, "alpha": 0.5} | options
+    settings = {"steps": 120, "batch_size": 4, "window": 40, "learning_rate": 0.02, "alpha": 0.5} | options
     metrics = train_lud(engine, counting, LudConfig(rank=8, **settings), tmp_path)
     assert metrics["right_2"] > 0.8
     assert (tmp_path / "units.parquet").is_file() and not (tmp_path / "probabilities").exists()

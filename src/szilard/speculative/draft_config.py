@@ -15,7 +15,7 @@ class DraftConfig(TrainingConfig):
     max_length: int = setting(1024, "Longer texts are cut, in tokens.")
     window: int = setting(256, "Texts are trained on in stretches of so many tokens.")
     positions: int = setting(256, "Positions per batch from which tokens are drafted; bounds memory.")
-    held_out: float = setting(0.05, "Share of the stretches kept for measuring.")
+    held_out: float = setting(0.05, "Share of the texts kept for measuring.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

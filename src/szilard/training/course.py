@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from szilard.engines.engine import Engine
 from szilard.training.add_on import AddOn
 from szilard.training.config import TrainingConfig
 from szilard.training.corpus import digest, read_corpus
-from szilard.training.hidden_states import HiddenStates, Tokens, cache_hidden_states
+from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, cache_hidden_states
 from szilard.training.loop import Batch, fit
 from szilard.training.target import Target
 
@@ -112,15 +112,13 @@ class Course:
         """The corpus alone, for trainings that run the model themselves."""
         return Tokens(self.target, self.examples, max_length=self.config.max_length)
 
-    def train(self, objective: nn.Module, data: Dataset[Any], collate: Callable[[list[Any]], Batch]) -> Dataset[Any]:
+    def train(self, objective: nn.Module, data: Stretches, collate: Callable[[list[Any]], Batch]) -> Dataset[Any]:
         """Train on what is not held out, and return what is (all of it, where nothing is)."""
-        count = len(data)  # type: ignore[arg-type]
         config: TrainingConfig = self.config
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed)).tolist()
-        held = min(max(1, round(self.config.held_out * count)), count - 1) if self.config.held_out and count > 1 else 0
+        learned, held = split(data.texts, self.config.held_out, config.seed)
         objective.train()
-        fit(objective, Subset(data, order[held:]), config, self.folder, collate=collate, device=self.device)
-        return Subset(data, order[:held] or order)
+        fit(objective, Subset(data, learned), config, self.folder, collate=collate, device=self.device)
+        return Subset(data, held or learned)
 
     def finish(self, add_on: AddOn, metrics: dict[str, float]) -> None:
         """Write the add-on and what it reaches, and give back what was kept for the way."""
@@ -128,6 +126,25 @@ class Course:
         add_on.save_pretrained(self.folder)
         if self.cache is None:
             shutil.rmtree(self.folder / "features", ignore_errors=True)
+
+
+def split(texts: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Which stretches to learn from, and which to hold out.
+
+    Whole texts are held out, so that nothing of them was learned; of a single text, stretches of it.
+
+    Args:
+        texts: the text that each stretch is of.
+        share: of the texts that is held out; at least one, and one stays.
+        seed: of the choice.
+    """
+    whose = texts if len(set(texts)) > 1 else range(len(texts))
+    among = list(dict.fromkeys(whose))
+    order = torch.randperm(len(among), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = min(max(1, round(share * len(among))), len(among) - 1) if share and among else 0
+    chosen = {among[place] for place in order[:held]}
+    learned = [index for index, text in enumerate(whose) if text not in chosen]
+    return learned, [index for index, text in enumerate(whose) if text in chosen]
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -6,6 +6,7 @@ there. Writing resumes where a kill stopped it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -219,7 +220,17 @@ class Tokens:
             )
 
 
-class Windows(Dataset[Batch]):
+class Stretches(Dataset[Batch]):
+    """Stretches of texts, which know whose they are.
+
+    Attributes:
+        texts: the text that each stretch is of.
+    """
+
+    texts: list[int]
+
+
+class Windows(Stretches):
     """Stretches of cached examples of at most `length` tokens, those without answer tokens left out.
 
     Each is {"ids" int64 [n], "answer" bool [n], "hidden" float32 [n, hidden]}, the last where it was cached.
@@ -228,11 +239,13 @@ class Windows(Dataset[Batch]):
     def __init__(self, cache: HiddenStates | Tokens, length: int, *, shortest: int = 8) -> None:
         self.cache = cache
         self.spans: list[tuple[int, int]] = []
-        for start, end in zip(cache.offsets[:-1].tolist(), cache.offsets[1:].tolist(), strict=True):
+        self.texts = []
+        for text, (start, end) in enumerate(itertools.pairwise(cache.offsets.tolist())):
             for first in range(start, end, length):
                 last = min(first + length, end)
                 if last - first >= shortest and cache.answer[first + 2 : last].any():  # something to be guessed
                     self.spans.append((first, last))
+                    self.texts.append(text)
 
     def __len__(self) -> int:
         return len(self.spans)

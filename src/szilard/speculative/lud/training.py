@@ -22,14 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from szilard.engines.engine import Engine
 from szilard.speculative.draft_config import LudConfig
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.units import lexical_units
 from szilard.training.course import Course
-from szilard.training.hidden_states import HiddenStates, Windows
+from szilard.training.hidden_states import HiddenStates, Stretches, Windows
 from szilard.training.loop import Batch
 from szilard.training.target import Target
 
@@ -229,7 +228,7 @@ def collate(packed: list[Batch]) -> Batch:
     }
 
 
-class PackedUnits(Dataset[Batch]):
+class PackedUnits(Stretches):
     """Stretches of a corpus with their windows. Which windows of a long stretch are taken depends on the stretch alone.
 
     Args:
@@ -239,6 +238,7 @@ class PackedUnits(Dataset[Batch]):
 
     def __init__(self, windows: Windows, config: LudConfig) -> None:
         self.windows, self.config = windows, config
+        self.texts = windows.texts
 
     def __len__(self) -> int:
         return len(self.windows)
