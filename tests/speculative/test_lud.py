@@ -198,6 +198,12 @@ def test_a_model_learns_to_write_several_tokens_at_once(tmp_path, counting, opti
     assert again.tokens == one.tokens
 
 
+def test_sharded_training_is_refused(tmp_path, counting, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="DDP"):
+        train_lud(fresh_engine(), counting, LudConfig(), tmp_path)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_spans_end_where_the_fullest_row_has_no_more_room(seed):
     from tests.speculative.test_chimera import short_gpt2

@@ -137,9 +137,22 @@ def test_a_wrong_config_is_refused_in_a_sentence(tmp_path, text, sentence):
         read_config(TrainingConfig, tmp_path / "c.yaml", {})
 
 
-def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
-    """DDP: two processes with 2 examples each take the gradient of 4. (The order of the data is the same.)"""
-    script = (
+# Accelerate shards on accelerators only: here a CPU passes for one.
+FSDP_ON_CPU = (
+    "import accelerate.state as state; from accelerate.utils import DistributedType as Kind\n"
+    "begin = state.PartialState.__init__\n"
+    "def began(self, *a, **k):\n"
+    "    begin(self, *a, **k)\n"
+    "    if self.distributed_type == Kind.MULTI_CPU: self.distributed_type = Kind.MULTI_GPU\n"
+    "state.PartialState.__init__ = began\n"
+)
+FSDP = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP"])
+def test_two_processes_train_as_one_with_the_double_batch(tmp_path, sharded):
+    """Two processes with 2 examples each take the gradient of 4. (The order of the data is the same.)"""
+    script = (FSDP_ON_CPU if sharded else "") + (
         "import sys; from pathlib import Path; from tests.training.test_loop import *\n"
         "import dataclasses\n"
         "class Plain(Line):\n"
@@ -148,8 +161,10 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
         "        return {'loss': error.square().mean(), 'bias': error.mean()}\n"
         "line = Plain()\n"
         "config = dataclasses.replace(CONFIG, batch_size=int(sys.argv[2]))\n"
-        "fit(line, Points(), config, Path(sys.argv[1]), collate=collate, device='cpu')\n"
-        "torch.save(line.state_dict(), sys.argv[1] + '/end.pt')\n"
+        "for steps in (8, 20):\n"  # the second part goes on from a checkpoint
+        "    config = dataclasses.replace(config, steps=steps, schedule='constant', warmup=0.0)\n"
+        "    fit(line, Points(), config, Path(sys.argv[1]), collate=collate, device='cpu')\n"
+        "if os.environ.get('RANK', '0') == '0': torch.save(line.state_dict(), sys.argv[1] + '/end.pt')\n"
     )
     file = tmp_path / "two.py"
     file.write_text(script)
@@ -161,8 +176,9 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         command = [*launcher, str(file), str(folder), str(batch)]
-        paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=paths)
+        settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        settings |= FSDP if sharded and name == "two" else {}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=settings)
         assert done.returncode == 0, done.stderr[-2000:]
         outcomes.append((torch.load(folder / "end.pt"), read_metrics(folder / "metrics.jsonl")))
     (one, alone), (two, together) = outcomes

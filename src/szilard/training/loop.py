@@ -1,11 +1,13 @@
 """The one training loop of the project: Hugging Face's Trainer with checkpoints that survive a kill at any moment.
 
 Mixed precision, accumulation, several processes (DDP, FSDP) are Accelerate's: start the command with
-`accelerate launch` or `torchrun`. Metrics go to `metrics.jsonl` and, where it is installed, to TensorBoard.
+`accelerate launch` or `torchrun`. With FSDP the first process has the trained weights at the end. Metrics go to
+`metrics.jsonl` and, where it is installed, to TensorBoard.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -72,6 +74,9 @@ def fit(
     if last is not None and int(last.name.rpartition("-")[2]) >= steps:  # Trainer would take one step more
         objective.load_state_dict(load_file(last / "model.safetensors"))
         return read_metrics(folder / "metrics.jsonl")
+    sharded = uses_fsdp()
+    if sharded:
+        os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"  # a checkpoint holds all weights
     if is_tensorboard_available():
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     arguments = TrainingArguments(
@@ -103,7 +108,8 @@ def fit(
     if processes == 1:
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: the frozen model is on one of them
     journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
-    trainer = _Loop(model=objective, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
+    learner = copy.deepcopy(objective) if sharded else objective  # FSDP takes a module apart for good
+    trainer = _Loop(model=learner, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
     trainer.remove_callback(PrinterCallback)
     bar = _Bar()
     trainer.add_callback(bar)
@@ -111,9 +117,16 @@ def fit(
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         bar.close()
+    if sharded:  # whole on the first process, nothing on the others
+        objective.load_state_dict(trainer.accelerator.get_state_dict(trainer.model_wrapped) or objective.state_dict())
     if not all(bool(torch.isfinite(parameter).all()) for parameter in objective.parameters()):
         raise ValueError("the weights are no numbers any more: lower learning_rate, or take precision float32.")
     return read_metrics(folder / "metrics.jsonl")
+
+
+def uses_fsdp() -> bool:
+    """Whether this process was started to train with FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -29,7 +29,7 @@ from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.units import lexical_units
 from szilard.training.course import Course
 from szilard.training.hidden_states import HiddenStates, Stretches, Windows
-from szilard.training.loop import Batch
+from szilard.training.loop import Batch, uses_fsdp
 from szilard.training.target import Target
 
 _IGNORED = -100  # a slot without a label
@@ -281,6 +281,8 @@ def train_lud(
     Raises:
         ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
     """
+    if uses_fsdp():
+        raise ValueError("LUD tunes weights inside the model, which FSDP would take apart: train it with DDP.")
     course = Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart)
     if any(example.images for example in course.examples):
         raise ValueError("lud tunes on texts: leave out the records with pictures.")
