@@ -1,4 +1,4 @@
-"""The reproduction page's sections on drafting, from results/speculative.jsonl, aded-adaptation.jsonl and the zoo.
+"""The reproduction page's sections on drafting, from `results/*.jsonl` and the zoo.
 
 Figures come from there; the claims and the readings are written by hand.
 """
@@ -63,7 +63,7 @@ READINGS: dict[str, str] = {
 
 def sections() -> Iterator[str]:
     """The markdown of what has results."""
-    parts = [*_spec_bench(), *_flash(), *_training(), *_adaptation()]
+    parts = [*_spec_bench(), *_flash(), *_lud(), *_training(), *_adaptation()]
     if parts:
         yield CLAIM
         yield from parts
@@ -171,6 +171,33 @@ def _flash() -> Iterator[str]:
         yield table((f"batch {size}", *columns, "same text", "speed"), rows)
     if "flash" in READINGS:
         yield f"**Reading.** {READINGS['flash']}\n"
+
+
+def _lud() -> Iterator[str]:
+    """LUD's quality against its speed."""
+    records = list(Store("lud-quality"))
+    if not records:
+        return
+    key = records[0]["key"]
+    yield (
+        f"### Lexical units: quality against speed\n\n```\npython benchmarks/lud_quality.py --data DATA\n```\n\n"
+        f"{key['prompts']} prompts of Spec-Bench in batches of {key['batch']}, up to {key['tokens']} new tokens, `zoo/{key['adapter']}`. "
+        "Nats: what the model as it is gives the text, per token. Same: texts that are those of the tuned model one token at a "
+        "time, and the share of its tokens up to the first other one. Read: slots per row and forward. Speed: its seconds "
+        "over these, median over batches.\n"
+    )
+    rows = []
+    for record in records:
+        counts = record["counters"]
+        steps = counts.get("row_steps", 0)
+        spans = ", ".join(f"{counts.get(f'span_{length}', 0) / steps:.0%}" for length in (1, 2, 3, 4)) if steps else ""
+        read = f"{counts['slots'] / steps:.1f}" if steps and "slots" in counts else ""
+        same = f"{record['same']}, {record['shared']:.0%}"
+        measured = (f"{record['nats']:.3f}", same, f"{record['speed']:.2f}x")
+        rows.append((record["key"]["method"], _per_pass([record]), read, spans, *measured))
+    yield table(("", "tokens per pass", "read", "spans of 1, 2, 3, 4", "nats", "same", "speed"), rows)
+    if "lud" in READINGS:
+        yield f"**Reading.** {READINGS['lud']}\n"
 
 
 def _training() -> Iterator[str]:
