@@ -17,7 +17,7 @@ from typing import Any
 from results_store import Store
 
 from szilard import Aded
-from szilard.speculative.prompt_lookup import lookup
+from szilard.speculative.prompt_lookup import NgramIndex
 from szilard.speculative.tree_search import best_first
 from szilard.speculative.trigram_table import TrigramTable
 from szilard_zoo.train_drafters import kinds
@@ -32,11 +32,14 @@ def replay(answer: Answer, table: TrigramTable | None, method: Aded, *, learns: 
     prompt, ids = answer["prompt_ids"], answer["ids"]
     if table is not None and learns and method.observe_prompt:
         table.update([*prompt, ids[0]], increment=method.update_increment, cap=method.update_cap)
+    index = NgramIndex(3)
+    index.extend(prompt)
     done, passes = 1, 0  # the first token comes with the prompt
     while done < len(ids):
         text = [*prompt, *ids[:done]]
         if table is None:
-            draft = lookup(text, 3, 10)
+            index.extend(text[len(index) :])
+            draft = index.continuation(10)
             paths = [tuple(draft[: end + 1]) for end in range(len(draft))]
         else:
             if learns:

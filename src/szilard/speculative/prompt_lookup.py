@@ -5,6 +5,7 @@ Saxena 2023, apoorvumang/prompt-lookup-decoding; the reference drafter of this f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -53,22 +54,49 @@ class PromptLookup(Method):
 class _Lookup(Drafter):
     def __init__(self, method: PromptLookup) -> None:
         self.method = method
+        self.texts: list[NgramIndex] = []
+
+    def start(self, state: DecodingState) -> None:
+        self.texts = [NgramIndex(self.method.max_ngram) for _ in range(state.batch_size)]
 
     def propose(self, state: DecodingState) -> DraftTree:
-        lengths = state.lengths.tolist()
-        finished = state.finished.tolist()
-        drafts = [
-            [] if over else lookup(ids[len(ids) - length :], self.method.max_ngram, self.method.draft_tokens)
-            for ids, length, over in zip(state.tokens.tolist(), lengths, finished, strict=True)
-        ]
+        new = [length - len(text) for length, text in zip(state.lengths.tolist(), self.texts, strict=True)]
+        width = max(new)
+        drafts = []
+        for text, ids, count, over in zip(
+            self.texts, state.tokens[:, -width:].tolist(), new, state.finished.tolist(), strict=True
+        ):
+            text.extend(ids[width - count :])
+            drafts.append([] if over else text.continuation(self.method.draft_tokens))
         return DraftTree.chain(state.tokens[:, -1], drafts)
 
 
-def lookup(ids: list[int], max_ngram: int, draft_tokens: int) -> list[int]:
-    """What followed the first earlier occurrence of the last `max_ngram` tokens (or fewer), at most `draft_tokens`."""
-    for size in range(min(max_ngram, len(ids) - 1), 0, -1):
-        wanted = ids[-size:]
-        for start in range(len(ids) - size):
-            if ids[start : start + size] == wanted:
-                return ids[start + size : start + size + draft_tokens]
-    return []
+class NgramIndex:
+    """A growing text, and where each of its runs of tokens first stood.
+
+    Args:
+        longest: tokens of a run at most.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._ids: list[int] = []
+        self._first: list[dict[tuple[int, ...], int]] = [{} for _ in range(longest)]  # the end of each run, by length
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def extend(self, ids: Iterable[int]) -> None:
+        """Append to the text."""
+        for token in ids:
+            self._ids.append(token)
+            end = len(self._ids)
+            for size, ends in enumerate(self._first[:end], start=1):
+                ends.setdefault(tuple(self._ids[end - size :]), end)
+
+    def continuation(self, count: int) -> list[int]:
+        """What followed the first earlier occurrence of the longest last run that has one; at most `count` tokens."""
+        for size in range(min(len(self._first), len(self) - 1), 0, -1):
+            end = self._first[size - 1][tuple(self._ids[-size:])]
+            if end < len(self):
+                return self._ids[end : end + count]
+        return []
