@@ -108,6 +108,16 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
         TrigramTable.from_ids([[1, 2, 10]], 10)
 
 
+def test_a_method_refuses_a_folder_without_a_table(tmp_path):
+    with pytest.raises(ValueError, match="holds no tri-gram table"):
+        Aded(table=str(tmp_path / "none")).check()
+    folder = TrigramTable.from_ids([[1, 2, 3]], 10).save(tmp_path / "table")
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps(header | {"vocab_size": 3}))
+    with pytest.raises(ValueError, match="outside its vocabulary"):
+        Aded(table=str(folder)).check()
+
+
 def test_an_overlay_keeps_its_updates_to_itself():
     table = TrigramTable.from_ids([[1, 2, 3]], 10)
     above = table.overlay()

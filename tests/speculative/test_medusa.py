@@ -133,6 +133,15 @@ def test_drafters_of_other_models_and_broken_ones_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"add_on": "chimera"}')
     with pytest.raises(ValueError, match="a chimera add-on, but medusa is wanted"):
         szilard.Medusa.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"add_on": "med')
+    with pytest.raises(ValueError, match=r"its config\.json is cut off"):
+        szilard.Medusa.from_pretrained(tmp_path)
+
+
+def test_a_repository_that_the_hub_does_not_give_is_named(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="there is no folder 'some/body', and the hub gives no such repository"):
+        szilard.Medusa.from_pretrained("some/body")
 
 
 def test_saving_keeps_a_card_that_somebody_wrote(tmp_path):

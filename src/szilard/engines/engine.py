@@ -27,7 +27,11 @@ from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_method
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
-_FIXED = {"num_beams", "num_return_sequences", "use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
+_FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
+_INSTEAD = {
+    "num_beams": "beams are a method: method=szilard.BeamSearch(beams=3).",
+    "num_return_sequences": "give the prompt several times, as a batch.",
+}
 
 
 class Engine(Tokenized):
@@ -229,6 +233,8 @@ class Engine(Tokenized):
 
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
         for name in options:
+            if name in _INSTEAD:
+                raise ValueError(f"generate has no option {name!r}: {_INSTEAD[name]}")
             if name not in _GENERATION_FIELDS or name in _FIXED:
                 raise ValueError(
                     f"generate has no option {name!r}{nearest(name, _GENERATION_FIELDS - _FIXED)} Hyperparameters of a "

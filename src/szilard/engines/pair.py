@@ -57,7 +57,7 @@ def second_engine(large: Any, kind: str) -> Engine:
         from szilard.engines.transformers_generate import tokenizer_beside
 
         if isinstance(large, type) or not hasattr(large, "generate"):
-            raise TypeError(f"the large model must be an engine, a transformers model or a name, not {large!r}.")
+            raise TypeError(f"the second model must be an engine, a transformers model or a name, not {large!r}.")
         ids_only = SimpleNamespace(eos_token_id=None, pad_token_id=None, encode=_no_tokenizer)
         return TransformersEngine(large, tokenizer_beside(large) or ids_only)
     return large

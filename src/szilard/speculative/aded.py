@@ -26,7 +26,7 @@ from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree
 from szilard.speculative.tree_search import best_first, greedy_chain, mcts
-from szilard.speculative.trigram_table import TrigramTable
+from szilard.speculative.trigram_table import HEADER, TrigramTable
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -120,7 +120,8 @@ class Aded(Method):
 
     def _table(self) -> TrigramTable | None:
         if isinstance(self.table, str):
-            return _opened(self.table, (Path(self.table) / "header.json").stat().st_mtime_ns)
+            header = Path(self.table) / HEADER
+            return _opened(self.table, header.stat().st_mtime_ns if header.is_file() else 0)
         return self.table
 
 

@@ -28,7 +28,7 @@ from szilard.engines.pair import spelling
 from szilard.whole_folder import whole_folder
 
 FORMAT, VERSION = "szilard.trigrams", 1
-_HEADER, _ARRAYS = "header.json", "trigrams.safetensors"
+HEADER, _ARRAYS = "header.json", "trigrams.safetensors"
 _CHUNK = 4_000_000  # tri-grams counted at a time
 _NO_ROW: tuple[tuple[int, ...], tuple[float, ...]] = ((), ())
 
@@ -191,7 +191,7 @@ class TrigramTable:
         header |= {} if self.spelling is None else {"spelling": self.spelling}
         with whole_folder(folder) as scratch:
             save_file({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, str(scratch / _ARRAYS))
-            (scratch / _HEADER).write_text(json.dumps(header), encoding="utf-8")
+            (scratch / HEADER).write_text(json.dumps(header), encoding="utf-8")
         return folder
 
     @classmethod
@@ -203,7 +203,7 @@ class TrigramTable:
         """
         folder = Path(folder)
         try:
-            header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
+            header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
             if header["format"] != FORMAT:
                 raise KeyError("format")
         except (OSError, ValueError, KeyError, TypeError):
@@ -220,6 +220,8 @@ class TrigramTable:
             fits = len(offsets) == len(keys) + 1 == header["bigrams"] + 1 and len(tokens) == len(values) == offsets[-1]
             if not fits or (len(keys) > 1 and not bool((keys[1:] > keys[:-1]).all())):
                 raise ValueError("its arrays do not fit together")
+            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < header["vocab_size"]:
+                raise ValueError("it names tokens outside its vocabulary")
         except (OSError, KeyError, ValueError, IndexError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"the table {str(folder)!r} is damaged ({reason}): build it anew.") from error
@@ -266,7 +268,7 @@ def check_writable_table(folder: Path) -> None:
     Raises:
         ValueError: something else is there.
     """
-    if folder.exists() and not (folder / _HEADER).is_file() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and not (folder / HEADER).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} is no folder of a table; name a new one.")
 
 

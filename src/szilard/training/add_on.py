@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tempfile
 from functools import lru_cache
@@ -85,7 +86,16 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
         Raises:
             ValueError: there is none, or it is broken.
         """
-        return super().from_pretrained(_folder(str(pretrained_model_name_or_path)), **options)
+        where = _folder(str(pretrained_model_name_or_path))
+        try:
+            return super().from_pretrained(where, **options)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where!r} holds no whole {cls.slug} add-on (its config.json is cut off).") from error
+        except OSError as error:  # among them all that huggingface_hub says of repositories and connections
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"there is no folder {where!r}, and the hub gives no such repository ({reason})"
+            ) from error
 
     @classmethod
     def _from_pretrained(
