@@ -1,13 +1,40 @@
-"""Writing a folder whole or not at all."""
+"""Writing a folder: whole or not at all, and whether it can be written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before any work.
+
+    Raises:
+        ValueError: a file stands there or above it, or it is closed.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{str(folder)!r} cannot be a folder, since {str(there)!r} is a file: name another place.")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ValueError(f"nothing can be written to the folder {str(there)!r} ({error.strerror}).") from error
+
+
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Refuse to write over anything but an empty folder, or one that holds the file `marker`; see `check_folder`.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no tri-gram table"):
         TrigramTable.load(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is no folder of a table"):
+    with pytest.raises(ValueError, match="holds other files"):
         TrigramTable.empty(10).save(tmp_path)
     folder = TrigramTable.from_ids([[1, 2, 3]], 10).save(tmp_path / "table")
     file = folder / "trigrams.safetensors"

@@ -1,6 +1,15 @@
-"""What is held out of a training."""
+"""What is held out of a training, and what is refused before it begins."""
 
+import json
+from dataclasses import replace
+
+import pytest
+
+from szilard.speculative.draft_training import train_heads
+from szilard.speculative.medusa.training import MedusaObjective
 from szilard.training.course import split
+from szilard.whole_folder import check_folder, check_replaceable
+from tests.speculative.test_medusa import SMALL, engine_of
 
 
 def test_whole_texts_are_held_out() -> None:
@@ -24,3 +33,27 @@ def test_one_is_held_out_and_one_stays() -> None:
     assert split([0], 0.5, seed=0) == ([0], [])
     assert split([0, 1], 0.0, seed=0) == ([0, 1], [])
     assert split([], 0.5, seed=0) == ([], [])
+
+
+def test_a_training_that_cannot_begin_leaves_the_folder_to_the_next(tmp_path):
+    short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
+    short.write_text(json.dumps({"text": "w9"}) + "\n")
+    long.write_text(
+        "".join(json.dumps({"text": " ".join(f"w{7 + i % 8}" for i in range(30))}) + "\n" for _ in range(3))
+    )
+    engine, out = engine_of("llama"), tmp_path / "out"
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train_heads(MedusaObjective, engine, short, SMALL, out)
+    assert not out.exists()
+    config = replace(SMALL, steps=10, save_every=10)
+    assert train_heads(MedusaObjective, engine, long, config, out)["positions"] > 0
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="is a file: name another place"):
+            check_folder(folder)
+    check_folder(tmp_path / "new" / "below")
+    with pytest.raises(ValueError, match="holds other files"):
+        check_replaceable(tmp_path, "header.json")

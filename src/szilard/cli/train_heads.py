@@ -87,12 +87,15 @@ def command(slug: str) -> Callable[..., None]:
 
         from szilard.training.config import read_config
         from szilard.training.corpus import read_texts
+        from szilard.whole_folder import check_folder
 
         chosen = read_config(config_class, config, settings)
         for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
             if importlib.util.find_spec(package) is None:
                 raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
         read_texts(data)  # bad data is told before the model is loaded
+        for folder in (output, *([] if cache is None else [cache])):
+            check_folder(folder)
         if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
             device = f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: each has its own
         elif device is not None and ":" in device:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from szilard.whole_folder import whole_folder
+from szilard.whole_folder import check_replaceable, whole_folder
 
 FORMAT, VERSION = "szilard.grounding", 1
 
@@ -84,8 +84,4 @@ def check_writable_space(folder: Path) -> None:
     Raises:
         ValueError: something else is there.
     """
-    if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / _HEADER).is_file():
-            raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
-    elif folder.exists():
-        raise ValueError(f"{str(folder)!r} is a file; name a folder.")
+    check_replaceable(folder, _HEADER)

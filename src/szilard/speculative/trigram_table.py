@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from szilard.decoding.method import check_number
 from szilard.engines.pair import spelling
-from szilard.whole_folder import whole_folder
+from szilard.whole_folder import check_replaceable, whole_folder
 
 FORMAT, VERSION = "szilard.trigrams", 1
 HEADER, _ARRAYS = "header.json", "trigrams.safetensors"
@@ -268,8 +268,7 @@ def check_writable_table(folder: Path) -> None:
     Raises:
         ValueError: something else is there.
     """
-    if folder.exists() and not (folder / HEADER).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ValueError(f"{str(folder)!r} is no folder of a table; name a new one.")
+    check_replaceable(folder, HEADER)
 
 
 def _by_weight(item: tuple[int, float]) -> tuple[float, int]:

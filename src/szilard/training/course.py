@@ -19,8 +19,8 @@ from szilard.engines.engine import Engine
 from szilard.training.add_on import AddOn
 from szilard.training.config import TrainingConfig
 from szilard.training.corpus import digest, read_corpus
-from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, cache_hidden_states
-from szilard.training.loop import Batch, fit
+from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, Windows, cache_hidden_states
+from szilard.training.loop import NOTHING, Batch, fit
 from szilard.training.target import Target
 
 _FOLDERS = ("checkpoints", "features", "tensorboard")
@@ -69,6 +69,8 @@ class Course:
         self.folder, self.cache = folder, cache
         self.device = engine.device.type  # type: ignore[attr-defined]
         self.examples = list(read_corpus(data, engine, limit=limit))
+        if not len(Windows(self.tokens(), config.window)):
+            raise ValueError(NOTHING)
         cpu = {"cpu": True} if self.device == "cpu" else {}
         self._processes = PartialState(timeout=timedelta(days=7), **cpu)  # others wait while the first reads the corpus
         self.leads = self._processes.is_main_process
@@ -86,7 +88,8 @@ class Course:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             for name in _FILES:
                 (self.folder / name).unlink(missing_ok=True)
-        if note.is_file() and note.read_text(encoding="utf-8") != text:
+        begun = any((self.folder / name).exists() for name in (*_FOLDERS, "model.safetensors"))
+        if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"{str(self.folder)!r} holds a training with other settings or data, or of another model (see its "
                 "training.yaml): give the same ones to go on, another folder, or --restart to forget it."

@@ -28,6 +28,7 @@ from transformers.integrations import is_tensorboard_available
 from szilard.training.config import TrainingConfig
 
 _WHOLE = "whole"  # lies in a checkpoint that was written to its end
+NOTHING = "there is nothing to train on: no text is long enough or has an answer."
 Batch = dict[str, torch.Tensor]
 
 
@@ -61,7 +62,7 @@ def fit(
     """
     count = len(data)  # type: ignore[arg-type]
     if count == 0:
-        raise ValueError("there is nothing to train on: no example is long enough or has an answer.")
+        raise ValueError(NOTHING)
     checkpoints = folder / "checkpoints"
     if not resume and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(checkpoints, ignore_errors=True)
