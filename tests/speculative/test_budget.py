@@ -23,7 +23,6 @@ def test_costs_between_measured_sizes_lie_on_a_line():
 def test_all_nodes_where_they_are_free_and_none_where_each_costs_a_step():
     assert NodeBudget(FREE).nodes(20, rows=1) == 20
     assert NodeBudget(DEAR).nodes(20, rows=1) == 0
-    assert NodeBudget(DEAR, overhead=100.0).nodes(20, rows=1) == 20  # a dear drafter wants its drafts tried
 
 
 def test_what_is_accepted_is_verified_again():

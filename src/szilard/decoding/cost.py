@@ -38,7 +38,8 @@ class Cost:
         kv_bytes_held: largest size the cache reached, in bytes.
         kv_bytes_read: bytes of keys and values read by all forwards together.
         flops: multiply-adds x 2 of the decoder's matrix products: 2 x parameters per token, plus attention.
-        extra_flops: multiply-adds x 2 of what the method itself computes (a mixture: 2 x vocabulary x hidden).
+        extra_flops: multiply-adds x 2 of what the method itself computes (a mixture: 2 x vocabulary x hidden; the
+            matrix products of drafting heads, without the attention between their slots).
         generated_tokens: new tokens of all rows.
         batch_size: rows.
         counters: what a method counts beyond that, by name: whole numbers are counts (pauses, switches, ...), others
@@ -84,6 +85,10 @@ class Cost:
         self.kv_bytes_read += held
         pairs = rows * (new * cached + new * (new + 1) // 2)
         self.flops += 2 * size.layer_parameters * total + 4 * size.attention_width * size.layers * pairs
+
+    def add_product(self, parameters: int, vectors: int) -> None:
+        """Count so many vectors through matrices of a method's own, of so many parameters together."""
+        self.extra_flops += 2 * parameters * vectors
 
     @property
     def total_forward_passes(self) -> int:

@@ -114,6 +114,11 @@ class DecodingState(CommittedText, ABC):
         """Longest row in tokens; None when the model sets no bound."""
 
     @property
+    def most_leaves(self) -> int | None:
+        """Leaves that a draft tree may have in each unfinished row; None: no bound."""
+        return None
+
+    @property
     @abstractmethod
     def vocab_size(self) -> int:
         """Width of the logits."""

@@ -76,6 +76,12 @@ class LlamaContext:
             self._reopen(self.cells, min(limit, max(wanted, 2 * self._sequence_count)))
         return [self._free.pop() for _ in range(count)]
 
+    @property
+    def available(self) -> int:
+        """Sequences that `acquire` can still give out."""
+        self._free_abandoned()
+        return len(self._free) + self.model.most_sequences - self._sequence_count
+
     def release(self, sequences: list[int]) -> None:
         """Forget these sequences; their ids may be given out again."""
         for sequence in sequences:

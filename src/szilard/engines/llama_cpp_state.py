@@ -75,6 +75,11 @@ class LlamaCppState(DecodingState):
         return self.model.context_window
 
     @property
+    def most_leaves(self) -> int:
+        rows = self.batch_size - int(self.finished.sum())
+        return 1 + self._context.available // max(rows, 1)
+
+    @property
     def vocab_size(self) -> int:
         return self.model.vocab_size
 

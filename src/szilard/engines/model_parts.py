@@ -1,8 +1,10 @@
-"""What is asked of a transformers model beside running it: its output layer, and its figures for the cost counts."""
+"""What is asked of a transformers model beside running it: its output layer, its figures, its fingerprint."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -15,6 +17,23 @@ def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     logits = layer(hidden.to(layer.weight.dtype))
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def weights_fingerprint(model: Any) -> str:
+    """A short hash that tells a model's weights, in their precision, from others: of a few numbers here and there."""
+    weights = [parameter.detach() for _, parameter in sorted(model.named_parameters())]
+    sample = weights[:: max(1, len(weights) // 16)]
+    state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in sample)
+    known = _FINGERPRINTS.get(model)
+    if known is None or known[0] != state:
+        found = hashlib.sha256(f"{model.config.model_type} {model.dtype} {len(weights)}".encode())
+        for weight in sample:
+            found.update(weight.flatten()[:64].float().cpu().numpy().tobytes())
+        known = _FINGERPRINTS[model] = state, found.hexdigest()[:12]
+    return known[1]
+
+
+_FINGERPRINTS: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def model_size(model: Any) -> ModelSize:

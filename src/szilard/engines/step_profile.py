@@ -126,7 +126,8 @@ def _read(file: Path, written: int) -> StepProfile | None:
 
 
 def _file(state: DecodingState) -> Path:
-    kept = [*map(str, dataclasses.astuple(state.size)), type(state).__name__, str(state.device)]
+    size = dataclasses.replace(state.size, name="")  # one model has several names: its own, "draft", ...
+    kept = [*map(str, dataclasses.astuple(size)), type(state).__name__, str(state.device)]
     model = getattr(state, "model", None)
     kept += [str(getattr(model, name, "")) for name in ("dtype", "threads")]
     kept += [platform.machine(), platform.processor(), str(os.cpu_count()), str(torch.get_num_threads())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
+from szilard.engines.model_parts import weights_fingerprint
 from szilard.engines.prompts import Prompt, as_chat
 from szilard.engines.transformers_generate import open_state, provided_by, visual_names
 
@@ -53,11 +53,7 @@ class TransformersEngine(Engine):
 
     @cached_property
     def fingerprint(self) -> str:
-        weights = [parameter for _, parameter in sorted(self.model.named_parameters())]
-        found = hashlib.sha256(f"{self.model.config.model_type} {self.model.dtype} {len(weights)}".encode())
-        for parameter in weights[:: max(1, len(weights) // 16)]:  # a few numbers of each of these
-            found.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
-        return found.hexdigest()[:12]
+        return weights_fingerprint(self.model)
 
     @cached_property
     def parameter_count(self) -> int:

@@ -377,6 +377,7 @@ class TransformersState(DecodingState):
         return self.model.get_input_embeddings()(tokens)
 
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.cost.add_product(self.vocab_size * hidden.shape[-1], hidden.numel() // hidden.shape[-1])
         return unembed(self.model, hidden)
 
     def mix(self, probabilities: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:

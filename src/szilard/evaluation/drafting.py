@@ -20,10 +20,10 @@ def summarise_drafting(table: pa.Table, *, baseline: str = "greedy") -> list[dic
     A kind is what stands before the slash in an item's name (Spec-Bench: qa/81); a task of one kind has only "all".
 
     Keys: `task`, `model`, `method`, `kind`, `items`, `tokens_per_pass` (tokens that a forward of the target settles per
-    row), `accepted` (drafts kept of them), `verified` (nodes that the target read per row and forward, the root
-    included), `by_position` (share of the steps that kept one draft or more, two or more, ...; empty where a method
-    does not count it), and `speed_up` (tokens per second over the baseline's on the same items and seeds; None without
-    one).
+    row), `accepted` (those of them beyond the one that plain decoding would have settled), `verified` (nodes or slots
+    that the target read per row and forward, the root included), `by_position` (share of the steps that settled one
+    such token or more, two or more, ...; empty where a method does not count it), and `speed_up` (tokens per second
+    over the baseline's on the same items and seeds; None without one).
     """
     answers: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in table.to_pylist():
@@ -56,7 +56,7 @@ def _figures(rows: Sequence[Row], reference: dict[tuple[str, int], Row]) -> dict
         "items": len({row["item"] for row in rows}),
         "tokens_per_pass": 1 + total("accepted") / steps,
         "accepted": total("accepted") / steps,
-        "verified": total("nodes_verified") / steps,
+        "verified": (total("nodes_verified") or total("slots")) / steps,
         "by_position": reached if any(reached) or not total("accepted") else [],
         "speed_up": own / other if own and other else None,
     }

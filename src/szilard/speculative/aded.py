@@ -7,8 +7,9 @@ Each step: strengthen the tri-grams of the last w tokens in the table, search it
 most visited paths into a tree, verify. The table is shared by all rows and all runs that use it: drafts get better with
 use.
 
-Deviations from the released code: the reward looks up the new token (there, by a slip, the middle one); the node budget
-keeps the most visited nodes (there, paths with many distinct tokens are dropped first); sampling is exact.
+Deviations from the released code: the reward looks up the new token (there, by a slip, the middle one); where
+fewer nodes are verified, the most visited ones stay (there, paths with many distinct tokens are dropped first);
+sampling is exact; the root is not one of the `keep` paths.
 """
 
 from __future__ import annotations

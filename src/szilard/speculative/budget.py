@@ -3,6 +3,8 @@
 Of the nodes in the drafter's order, node i is accepted with probability P_i, estimated while decoding. A step that
 verifies the first n nodes of every row writes B (1 + sum_{i <= n} P_i) tokens and takes c(B (n + 1)) seconds, with B
 rows and c the measured profile of the model (`szilard doctor --profile`). n is chosen to write the most per second.
+What drafting itself costs is not in it, except for a draft model, whose forwards are profiled, too. Nodes behind the
+64th are not verified.
 """
 
 from __future__ import annotations
@@ -24,12 +26,11 @@ class NodeBudget:
 
     Args:
         profile: seconds of a forward by its tokens.
-        overhead: seconds of a step beside the forward, whatever is drafted.
         per_node: seconds that drafting a node takes, for drafters that can stop early.
     """
 
-    def __init__(self, profile: step_profile.StepProfile, overhead: float = 0.0, per_node: float = 0.0) -> None:
-        self.profile, self.overhead, self.per_node = profile, overhead, per_node
+    def __init__(self, profile: step_profile.StepProfile, per_node: float = 0.0) -> None:
+        self.profile, self.per_node = profile, per_node
         self.accepted = [0.0] * _MOST
         self.tried = [0.0] * _MOST
 
@@ -49,10 +50,10 @@ class NodeBudget:
 
     def nodes(self, count: int, rows: int) -> int:
         """How many of `count` drafted nodes to verify in each of `rows` rows."""
-        written, best, chosen = 1.0, 1.0 / (self.profile(rows) + self.overhead), 0
+        written, best, chosen = 1.0, 1.0 / self.profile(rows), 0
         for place, chance in enumerate(self.chances(count), start=1):
             written += chance
-            rate = written / (self.profile(rows * (place + 1)) + self.overhead + place * self.per_node)
+            rate = written / (self.profile(rows * (place + 1)) + place * self.per_node)
             if rate > best:
                 best, chosen = rate, place
         return chosen

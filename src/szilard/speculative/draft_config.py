@@ -89,7 +89,7 @@ class HiddenTransferConfig(HeadsConfig):
     layers: str = setting("", "Layer after which each step enters, as in 22,20,20; empty: 0.75 and 0.65 of all.")
     bias: bool = setting(False, "Give the projections a bias.")
     pseudo_attention: bool = setting(True, "Let a step see the steps before it.")
-    positions: int = setting(64, "Positions per batch from which tokens are drafted; bounds memory.")
+    positions: int = setting(64, "Positions of a batch from which tokens are drafted (the paper: 64 of a text).")
 
     def __post_init__(self) -> None:
         super().__post_init__()

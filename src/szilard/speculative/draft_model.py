@@ -114,6 +114,7 @@ class _SmallModel(Drafter):
         if logits is None:  # of a chain that was accepted whole the last token is new to it, of others the bonus only
             small.rewind(state.lengths - 2)
             logits = small.feed(state.tokens[:, -2:], rewindable=True)[:, -1]
+        state.cost.count("draft_forwards")
         self.logits = None
         vocab = min(small.vocab_size, state.vocab_size)
         text = state.tokens
@@ -125,6 +126,7 @@ class _SmallModel(Drafter):
         for step in range(wanted):
             if step:
                 logits = small.feed(drawn[-1], rewindable=True)[:, -1]
+                state.cost.count("draft_forwards")
             scores = logits[:, :vocab].to(state.device)
             if state.do_sample:
                 missing = state.vocab_size - vocab

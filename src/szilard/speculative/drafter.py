@@ -45,9 +45,10 @@ def speculative_decode(
 
     With a `budget` of each proposed tree only the nodes that are worth their time are verified.
 
-    Counters: `target_forwards` (prefill not counted), `nodes_verified`, `accepted` (drafted tokens that were kept),
-    `row_steps` (a step of one unfinished row), `accepted_1`, `accepted_2`, ... (row steps that kept so many or more:
-    divided by `row_steps` the acceptance by position).
+    Counters: `target_forwards` (prefill not counted), `nodes_verified`, `row_steps` (a step of one unfinished row),
+    `accepted` (tokens beyond the one that plain decoding would have written; what lies behind the end of a text does
+    not count), `accepted_1`, `accepted_2`, ... (row steps that wrote so many or more beyond it: divided by `row_steps`
+    the acceptance by position).
     """
     with drafter.watching(state, None):
         logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
@@ -69,28 +70,30 @@ def speculative_decode(
             verdict = verify_tree(state, tree, logits, typical)
             state.keep(verdict.path, verdict.counts)
             drafter.observe(state, tree, verdict)
-            _count(state, tree, verdict)
             if budget is not None:
                 budget.observe(tree, verdict, running)
+            before = state.generated.clone()
             _commit(state, tree, logits, verdict)
+            _count(state, tree, running, state.generated - before)
     finally:
         drafter.close()
         state.cut_scores()
 
 
 def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:
-    """No deeper than the text may still grow (the bonus is one token, too); nothing for finished rows."""
+    """What can be fed: no deeper than the text may still grow (the bonus is one token, too), no more leaves than the
+    engine can hold; nothing for finished rows."""
     depth = torch.where(state.finished, 0, tree.tokens.shape[1])
     if state.max_new_tokens is not None:
         depth = torch.minimum(depth, (state.max_new_tokens - state.generated - 1).clamp(min=0))
     if state.context_window is not None:
         depth = torch.minimum(depth, (state.context_window - state.cached.to(depth.device) - 1).clamp(min=0))
-    return tree.truncate(max_depth=depth)
+    return tree.truncate(max_depth=depth, max_leaves=state.most_leaves)
 
 
-def _count(state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
-    running = ~state.finished
-    kept = (verdict.counts - 1)[running]  # drafts per unfinished row
+def _count(state: DecodingState, tree: DraftTree, running: torch.Tensor, written: torch.Tensor) -> None:
+    """Count a step that wrote so many tokens in each row that was running."""
+    kept = (written - 1)[running]
     nodes = (tree.size.to(running.device) * running).sum()
     rows, total, *places = torch.cat([torch.stack([running.sum(), nodes]), torch.bincount(kept)]).tolist()
     state.cost.count("target_forwards")

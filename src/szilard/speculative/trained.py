@@ -11,10 +11,11 @@ import torch
 
 from szilard.decoding.method import Method, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.engines.model_parts import weights_fingerprint
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import SMALL_TREE, DraftTree, TreeShape
-from szilard.speculative.verify import Typical
+from szilard.speculative.verify import Typical, check_typical
 from szilard.training.add_on import AddOn, opened
 
 if TYPE_CHECKING:
@@ -139,16 +140,22 @@ class TrainedDrafts(Method):
         if isinstance(self.tree, TreeShape):
             if self.tree.max_rank >= CANDIDATES:
                 raise ValueError(f"a tree has at most {CANDIDATES} candidates per node, not {self.tree.max_rank + 1}.")
-            return self.tree.truncate(max_nodes=self.max_nodes + 1, max_depth=self.drafted_depth(heads))
+            return self._cut(self.tree.truncate(max_depth=self.drafted_depth(heads)), heads)
         if self.tree == "probable":
             return TreeShape.of(
                 [(0,) * depth for depth in range(1, min(self.drafted_depth(heads), self.max_nodes) + 1)]
             )
         if self.tree == "static":
-            return SMALL_TREE.truncate(max_nodes=self.max_nodes + 1, max_depth=heads.depth)
+            return self._cut(SMALL_TREE.truncate(max_depth=heads.depth), heads)
         if not bool(heads.accuracy.any()):
             raise ValueError("tree='measured' needs a drafter that was trained, which measures it; take 'static'.")
         return TreeShape.greedy(heads.accuracy.tolist(), self.max_nodes + 1)
+
+    def _cut(self, shape: TreeShape, heads: DraftHeads) -> TreeShape:
+        """The most valuable nodes first, where the heads' accuracy is known for all depths; `max_nodes` of them."""
+        if shape.max_depth <= heads.depth and bool(heads.accuracy.any()):
+            shape = shape.by_value(heads.accuracy.tolist())
+        return shape.truncate(max_nodes=self.max_nodes + 1)
 
     def trees(self, heads: DraftHeads) -> Trees:
         """What makes trees of this method's candidates."""
@@ -168,9 +175,16 @@ class TrainedDrafts(Method):
             return
         heads = self.heads()
         width = state.embedding_matrix.shape[1]
-        heads.check_base(vocab_size=state.vocab_size, hidden_size=width, name=state.model_name)
+        heads.check_base(
+            vocab_size=state.vocab_size,
+            hidden_size=width,
+            name=state.model_name,
+            fingerprint=weights_fingerprint(state.model),  # type: ignore[attr-defined]
+        )
         heads = heads.to(state.device).eval()
         typical = Typical(self.epsilon, self.delta) if self.acceptance == "typical" else None
+        if typical is not None:
+            check_typical(state)
         budget = NodeBudget.of(state) if self.budget == "auto" else None
         speculative_decode(state, self.proposer(heads), typical, budget=budget)
 

@@ -7,6 +7,7 @@ alone is plain decoding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,10 +193,17 @@ class DraftTree:
 
     # ---- changing one ----------------------------------------------------------------------------------------
 
-    def truncate(self, *, max_nodes: int | None = None, max_depth: torch.Tensor | int | None = None) -> DraftTree:
+    def truncate(
+        self,
+        *,
+        max_nodes: int | None = None,
+        max_depth: torch.Tensor | int | None = None,
+        max_leaves: int | None = None,
+    ) -> DraftTree:
         """The first `max_nodes` of the nodes that are at most `max_depth` deep (a number, or int64 [batch]).
 
-        Nodes come in the drafter's order, parents before children, so the first ones are the ones that it valued most.
+        With `max_leaves` the first of them that have no more leaves. Nodes come in the drafter's order, parents before
+        children; drafters put first what they value most.
         """
         keep = self.valid
         if max_depth is not None:
@@ -204,6 +212,11 @@ class DraftTree:
         if max_nodes is not None:
             check_number("max_nodes", max_nodes, low=1, integer=True)
             keep = keep & (keep.cumsum(1) <= max_nodes)
+        if max_leaves is not None:
+            check_number("max_leaves", max_leaves, low=1, integer=True)
+            same = (self.parent[:, :, None] == self.parent[:, None]) & keep[:, :, None] & keep[:, None]
+            siblings = same.tril(-1).any(2)  # not the first child: one leaf more
+            keep = keep & (1 + siblings.cumsum(1) <= max_leaves)
         if bool((keep == self.valid).all()):
             return self
         width = int(keep.sum(1).max())
@@ -247,16 +260,22 @@ class TreeShape:
     rank: torch.Tensor
 
     @classmethod
-    def of(cls, choices: Sequence[Sequence[int]]) -> TreeShape:
+    def of(cls, choices: Sequence[Sequence[int]], *, ordered: bool = False) -> TreeShape:
         """From the nodes' ranks; parents that are not listed are an error.
 
+        Args:
+            choices: the ranks on the way to each node.
+            ordered: keep the order, in which parents must come before children; else level by level.
+
         Raises:
-            ValueError: a node without its parent, a repeated one, or a negative rank.
+            ValueError: a node without its parent (before it), a repeated one, or a negative rank.
         """
-        ordered = sorted((tuple(choice) for choice in choices), key=lambda choice: (len(choice), choice))
+        nodes = [tuple(choice) for choice in choices]
+        if not ordered:
+            nodes.sort(key=lambda choice: (len(choice), choice))
         index: dict[tuple[int, ...], int] = {(): 0}
         parent, rank = [-1], [0]
-        for choice in ordered:
+        for choice in nodes:
             if not choice or choice in index or any(r < 0 for r in choice):
                 raise ValueError(f"the tree shape holds {list(choice)}, which is empty, repeated or negative.")
             if choice[:-1] not in index:
@@ -264,15 +283,18 @@ class TreeShape:
             index[choice] = len(parent)
             parent.append(index[choice[:-1]])
             rank.append(choice[-1])
-        depth = [0, *map(len, ordered)]
+        depth = [0, *map(len, nodes)]
         return cls(torch.tensor(parent), torch.tensor(depth), torch.tensor(rank))
 
     @classmethod
     def greedy(cls, accuracy: Sequence[Sequence[float]], max_nodes: int) -> TreeShape:
         """The shape with the most expected accepted tokens: nodes by the product of accuracies along their path.
 
+        The most valuable come first, so that its first n nodes are the best shape of n nodes, too.
+
         Args:
-            accuracy: `accuracy[d][r]`: how often candidate r at depth d + 1 is right, given that its parent was.
+            accuracy: `accuracy[d][r]`: how often candidate r at depth d + 1 is right, given that its parent was (where
+                only the plain share is known, that is taken in its place).
             max_nodes: the root included.
         """
         import heapq
@@ -289,7 +311,20 @@ class TreeShape:
                 heapq.heappush(heap, (value / accuracy[d][r] * accuracy[d][r + 1], (*node[:-1], r + 1)))
             if d + 1 < len(accuracy) and accuracy[d + 1]:
                 heapq.heappush(heap, (value * accuracy[d + 1][0], (*node, 0)))
-        return cls.of(best)
+        return cls.of(best, ordered=True)
+
+    def by_value(self, accuracy: Sequence[Sequence[float]]) -> TreeShape:
+        """The same nodes, the most valuable first; see `greedy`."""
+
+        def value(choice: tuple[int, ...]) -> float:
+            return math.prod(accuracy[depth][rank] for depth, rank in enumerate(choice))
+
+        ranked: list[tuple[int, ...]] = []
+        for choice in sorted(self.choices(), key=lambda choice: (-value(choice), len(choice), choice)):
+            for depth in range(1, len(choice) + 1):  # a parent that was measured as worse comes along
+                if choice[:depth] not in ranked:
+                    ranked.append(choice[:depth])
+        return TreeShape.of(ranked, ordered=True)
 
     def choices(self) -> list[tuple[int, ...]]:
         """The nodes as `of` takes them: the ranks on the way to each, without the root."""
@@ -331,13 +366,9 @@ class TreeShape:
         return count
 
     def truncate(self, *, max_nodes: int | None = None, max_depth: int | None = None) -> TreeShape:
-        """Without the nodes deeper than `max_depth`, and of the rest the first `max_nodes`, level by level."""
-        keep = torch.ones_like(self.parent, dtype=torch.bool)
-        if max_depth is not None:
-            keep &= self.depth <= max_depth
-        if max_nodes is not None:
-            keep &= keep.cumsum(0) <= max_nodes
-        return TreeShape(self.parent[keep], self.depth[keep], self.rank[keep])  # level order: parents keep their index
+        """Without the nodes deeper than `max_depth`, and of the rest the first `max_nodes`, the root included."""
+        kept = [choice for choice in self.choices() if max_depth is None or len(choice) <= max_depth]
+        return TreeShape.of(kept if max_nodes is None else kept[: max_nodes - 1], ordered=True)
 
 
 # The tree of EAGLE-1 and Chimera: 25 drafted nodes, 5 deep (SafeAILab/EAGLE and kafkayu/Chimera, facts of their code).

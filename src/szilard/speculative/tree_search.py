@@ -46,7 +46,7 @@ def mcts(
         random: source of the roll-outs.
 
     Returns:
-        Paths below the root, each with its likeliest next token behind it.
+        Paths below the root, the most visited first, and then each again with its likeliest next token behind it.
     """
     rows: dict[tuple[int, int], tuple[Sequence[int], Sequence[float]]] = {}
 
@@ -100,7 +100,9 @@ def mcts(
     visited: list[tuple[int, int, Path]] = []
     _collect(root, (), visited)
     visited.sort(key=lambda entry: (-entry[0], entry[1]))
-    return [_extended(path, first, second, successors) for _, _, path in visited[:keep]]
+    paths = [path for _, _, path in visited[:keep]]
+    longer = (_extended(path, second, successors) for path in paths)
+    return [*paths, *(path for path in longer if path is not None)]
 
 
 def best_first(row: Row, first: int, second: int, *, max_nodes: int, depth: int) -> list[Path]:
@@ -156,7 +158,6 @@ def _collect(node: _Node, path: Path, found: list[tuple[int, int, Path]]) -> Non
             _collect(child, below, found)
 
 
-def _extended(path: Path, first: int, second: int, row: Row) -> Path:
-    a, b = (second, path[0]) if len(path) == 1 else (path[-2], path[-1])
-    tokens, _ = row(a, b)
-    return (*path, tokens[0]) if tokens else path
+def _extended(path: Path, second: int, row: Row) -> Path | None:
+    tokens, _ = row(*(second, *path)[-2:])
+    return (*path, tokens[0]) if tokens else None

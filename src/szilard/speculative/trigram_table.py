@@ -195,7 +195,7 @@ class TrigramTable:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, top_k: int | None = 12, **limits: Any) -> TrigramTable:
+    def load(cls, folder: str | Path, *, top_k: int | None = None, **limits: Any) -> TrigramTable:
         """Open a saved table; its arrays stay on disk, memory-mapped, unless rows must be cut to `top_k`.
 
         Raises:

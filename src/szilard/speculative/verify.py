@@ -43,6 +43,20 @@ class Typical:
         check_number("delta", self.delta, low=0)
 
 
+def check_typical(state: DecodingState) -> None:
+    """Refuse processors that read the text or forbid tokens: the rule looks at all nodes at once.
+
+    Raises:
+        ValueError: the run has one.
+    """
+    for processor in state.logits_processor:
+        if not isinstance(processor, WARPERS):
+            raise ValueError(
+                f"acceptance='typical' does not run with {type(processor).__name__}: take 'exact', or leave out what "
+                "asked for it."
+            )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a verification found, per row.
@@ -153,8 +167,7 @@ def _typical(
     """
     scores = logits.flatten(0, 1).float()
     for processor in state.logits_processor:
-        if isinstance(processor, WARPERS):  # the others need a text of each node's own
-            scores = processor(None, scores)
+        scores = processor(None, scores)  # none of them reads the text: see `check_typical`
     p = torch.softmax(scores, dim=-1).view(logits.shape)
     bar = (rule.delta * torch.exp(-entropy(p.clamp(min=1e-20).log()))).clamp(max=rule.epsilon)  # [batch, nodes]
     parent = tree.parent.to(p.device).clamp(min=0)

@@ -19,6 +19,9 @@ Unembed = Callable[[torch.Tensor], torch.Tensor]
 class ChimeraDrafter(DraftHeads):
     """Trigram encoder g, one decoder layer Phi of the base architecture, and heads H_j; d is the hidden size.
 
+    g depends on three tokens only, so the paper proposes to keep it in a table. Its product is a thirtieth of a small
+    model's forward and less of a large one's, so it is computed anew.
+
         g_t      = W_b (e_t + SiLU(W_a e_t + b_a)),  e_t = [E(x_{t-2}); E(x_{t-1}); E(x_t)]      ("official")
         g_t      = W_2 SiLU(W_1 e_t)                                                              ("paper")
         o_{n+j}  = Phi(h_0 .. h_n, o_{n+1} .. o_{n+j-1}, g_{n+j}) at its last slot
@@ -69,6 +72,17 @@ class ChimeraDrafter(DraftHeads):
         if head == "shared":
             with torch.no_grad():
                 self.output.copy_(torch.eye(d).repeat(1, 2).expand_as(self.output))
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights that a slot passes."""
+        return sum(weight.numel() for weight in self.layer.parameters())
+
+    @property
+    def code_parameters(self) -> int:
+        """Weights that a drafted-from token passes beside: the trigram encoder and its depth's head."""
+        rest = sum(weight.numel() for name, weight in self.named_parameters() if name.startswith(("widen", "narrow")))
+        return rest + self.output[0].numel()
 
     @property
     def dtype(self) -> torch.dtype:

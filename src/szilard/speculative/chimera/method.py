@@ -50,6 +50,15 @@ class Chimera(TrainedDrafts):
         if self.expand == "branches" and self.tree == "probable":
             raise ValueError("tree='probable' takes the candidates of one path: with expand='spine'.")
 
+    def shape(self, heads: DraftHeads) -> TreeShape:
+        """As of the others; a spine runs through the best candidate of every depth, so these nodes are there."""
+        shape = super().shape(heads)
+        known = shape.choices()
+        spine = [(0,) * depth for depth in range(1, shape.max_depth)]
+        if self.expand == "branches" or set(spine) <= set(known):
+            return shape
+        return TreeShape.of([*spine, *(choice for choice in known if choice not in spine)], ordered=True)
+
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, ChimeraDrafter)
         return _Fused(heads, self.trees(heads), branches=self.expand == "branches")
@@ -64,6 +73,7 @@ class _Fused(Drafter):
         self.heads, self.trees, self.shape = heads, trees, trees.shape
         self.levels = expanded_nodes(self.shape, branches=branches)
         self.cache = DynamicCache()
+        self.encoded = 0  # slots that went through the layer in this step
 
     def start(self, state: DecodingState) -> None:
         assert state.hidden is not None
@@ -116,6 +126,9 @@ class _Fused(Drafter):
             own, rank, source = children
             tokens[:, own] = best[:, source, rank].to(tokens.device)
         state.cost.count("draft_forwards", len(self.levels))
+        state.cost.add_product(heads.layer_parameters, self.encoded)
+        state.cost.add_product(heads.code_parameters, batch * sum(len(expanded) for expanded, _ in self.levels))
+        self.encoded = 0
         if slots:
             self.cache.crop(-len(slots))
         if self.trees.grown:
@@ -159,6 +172,7 @@ class _Fused(Drafter):
         )
         positions = torch.cat([at, (pending + depth)[:, None].expand(-1, size)], dim=1)
         made = self.heads.encode(torch.cat([inputs, codes], dim=1), positions, visible, self.cache)
+        self.encoded += batch * (count + size)
         self.cache.crop(-size)  # codes are not kept
         return made[:, count:]
 
@@ -185,11 +199,11 @@ def expanded_nodes(shape: TreeShape, *, branches: bool) -> list[tuple[list[int],
         Per depth (nodes, (children, their ranks, place of the source among the nodes)), int64 each.
     """
     levels = []
+    place = {choice: node for node, choice in enumerate([(), *shape.choices()])}
     for depth in range(shape.max_depth):
         children = [node for node in range(len(shape.parent)) if int(shape.depth[node]) == depth + 1]
         parents = sorted({int(shape.parent[child]) for child in children})
-        # The spine goes through the best candidate of each depth.
-        nodes = parents if branches else [min(parents, key=lambda node: (int(shape.rank[node]), node))]
+        nodes = parents if branches else [place[(0,) * depth]]  # the spine: the best candidate of each depth
         source = [nodes.index(int(shape.parent[child])) if branches else 0 for child in children]
         rank = [int(shape.rank[child]) for child in children]
         levels.append((nodes, (torch.tensor(children), torch.tensor(rank), torch.tensor(source))))

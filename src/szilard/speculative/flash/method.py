@@ -71,6 +71,7 @@ class _SemiAutoregressive(Drafter):
     def __init__(self, heads: FlashDrafter, trees: Trees, rounds: int) -> None:
         self.heads, self.trees, self.rounds = heads, trees, rounds
         self.cache = DynamicCache()
+        self.parameters = sum(weight.numel() for weight in heads.parameters())
 
     def start(self, state: DecodingState) -> None:
         assert state.hidden is not None
@@ -117,13 +118,15 @@ class _SemiAutoregressive(Drafter):
         seen = self.seen
         for round in range(1, self.rounds):  # slots t + j: their features as predicted, their next tokens as guessed
             guessed = state.embed(logits[-1].argmax(-1)).to(heads.dtype)
-            slots = heads.fuse(torch.cat([guessed, found[-1]], dim=-1))
-            at = self.length[:, None] + (round - 1) * heads.depth + torch.arange(heads.depth, device=slots.device)
-            further = heads(slots, at, growing(seen, temporary), self.cache)
+            fused = heads.fuse(torch.cat([guessed, found[-1]], dim=-1))
+            at = self.length[:, None] + (round - 1) * heads.depth + torch.arange(heads.depth, device=fused.device)
+            further = heads(fused, at, growing(seen, temporary), self.cache)
             seen = torch.cat([seen, temporary], dim=1)
             found.append(further[:, -1])
             logits.append(state.unembed(found[-1]))
         if self.rounds > 1:
             self.cache.crop(-heads.depth * (self.rounds - 1))
         state.cost.count("draft_forwards", self.rounds)
+        slots = self.fresh.shape[1] + (self.rounds - 1) * heads.depth
+        state.cost.add_product(self.parameters, batch * slots)
         return self.trees.of(state.tokens[:, -1], torch.cat(logits, dim=1)[:, : self.trees.shape.max_depth])

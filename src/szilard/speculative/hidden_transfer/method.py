@@ -86,6 +86,9 @@ class _Pseudo(Drafter):
         used = tree.tokens.shape[1] if self.sources is None else self.sources.shape[1]
         above = sum(len(self.slots.layers) - layer for layer in self.heads.layers)
         state.cost.count("pseudo_slot_layers", used * above * state.batch_size)
+        layers = state.size.layer_parameters - state.vocab_size * self.heads.hidden_size
+        state.cost.add_product(layers // state.size.layers, used * above * state.batch_size)
+        state.cost.add_product(sum(weight.numel() for weight in self.heads.parameters()), used * state.batch_size)
         return self.slots.inserted(self.sources)
 
     def start(self, state: DecodingState) -> None:

@@ -45,7 +45,9 @@ class PseudoSlots:
         if not found or not norms or getattr(text, "hidden_size_per_layer_input", None):
             raise ValueError(f"the layers of {name} cannot be entered in the middle, which hidden transfer needs.")
         if getattr(model.config, "vision_config", None) is not None:
-            raise ValueError(f"{name} gives its tokens positions on several axes, which hidden transfer cannot extend.")
+            raise ValueError(
+                f"{name} reads pictures, whose positions hidden transfer does not extend: take a text model."
+            )
         self.decoder, self.layers, self.norm = decoder, found[0], norms[0]
         count = len(self.layers)
         if any(not 1 <= layer <= count for layer in layers):

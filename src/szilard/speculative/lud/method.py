@@ -8,6 +8,9 @@ Behind the newest tokens k - 1 placeholders are fed. Output j of the window, wit
 y_j = argmax, j = 0 .. k-1, predicts the j-th token to come; output 0 is the ordinary next token. Taken are y_0 and the
 leading y_j with c_j >= beta. Placeholders leave the cache again; taken tokens enter it with the next forward.
 
+Taken tokens follow a first that is the likeliest one (inferred: where sampling drew another, they were predicted for a
+text that is not there). The default of the training, `supervise="window"`, is ours, the paper's nearest is "unit".
+
 Not lossless by design: a taken token is not conditioned on those beside it. With `verify` (ours) the next forward
 checks them, and the text is exactly that of the tuned model, one token at a time.
 """
@@ -23,6 +26,7 @@ import torch
 
 from szilard.decoding.method import Method, check_bool, check_choice, check_number
 from szilard.decoding.state import DecodingState
+from szilard.engines.model_parts import weights_fingerprint
 from szilard.information import entropy
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.tree import DraftTree
@@ -39,8 +43,8 @@ class Lud(Method):
 
     Attributes:
         adapter: a `LudAdapter`, or the folder or hub id of one; `szilard train lud` makes it.
-        beta: least confidence of a token that is taken beside the next one; above 1: plain decoding.
-        window: tokens looked at per forward, k; 1: plain decoding.
+        beta: least confidence of a token that is taken beside the next one; 1 or more: plain decoding.
+        window: tokens looked at per forward, k; 1: plain decoding; None: as many as the adapter was trained for.
         acceptance: "prefix": leading tokens of at least that confidence; "all": the whole window or one token.
         stop_repeats: whether a token that repeats the one before it ends what is taken (form inferred).
         verify: whether tokens are checked by the next forward before they are written (ours).
@@ -53,14 +57,14 @@ class Lud(Method):
 
     adapter: LudAdapter | str | None = None
     beta: float = 0.9
-    window: int = 4
+    window: int | None = None
     acceptance: str = "prefix"
     stop_repeats: bool = True
     verify: bool = False
 
     def __post_init__(self) -> None:
         check_number("beta", self.beta, low=0)
-        check_number("window", self.window, low=1, integer=True)
+        check_number("window", self.window, low=1, integer=True, optional=True)
         check_choice("acceptance", self.acceptance, ("prefix", "all"))
         check_bool("stop_repeats", self.stop_repeats)
         check_bool("verify", self.verify)
@@ -76,19 +80,18 @@ class Lud(Method):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Lud:
-        """The method with the adapter in a folder or hub repository, and the window it was trained for.
+        """The method with the adapter in a folder or hub repository.
 
         Raises:
             ValueError: there is none, or it is broken.
         """
-        adapter = LudAdapter.from_pretrained(folder)
-        return cls(adapter=adapter, **({"window": adapter.window} | options))
+        return cls(adapter=LudAdapter.from_pretrained(folder), **options)
 
     def check(self, engine: Engine | None = None) -> None:
         """Refuse a missing adapter, a broken one, and one of another model."""
         adapter = self._adapter()
         if adapter is None:
-            if self.window > 1 and self.beta <= 1:
+            if self.window != 1 and self.beta < 1:
                 raise ValueError(
                     "lud needs a model tuned for it: adapter='folder or hub id'; `szilard train lud --model ... "
                     "--data ... -o folder` makes one."
@@ -115,13 +118,19 @@ class Lud(Method):
         tuned: Any = contextlib.nullcontext()
         if adapter is not None:
             rows = state.embedding_matrix
-            adapter.check_base(vocab_size=state.vocab_size, hidden_size=rows.shape[1], name=state.model_name)
+            adapter.check_base(
+                vocab_size=state.vocab_size,
+                hidden_size=rows.shape[1],
+                name=state.model_name,
+                fingerprint=weights_fingerprint(state.model),  # type: ignore[attr-defined]
+            )
             placeholder = adapter.placeholder.detach().to(rows)
             tuned = adapter.applied(state.model)  # type: ignore[attr-defined]
+        window = self.window or (1 if adapter is None else adapter.window)
         with tuned:
-            self._run(state, placeholder)
+            self._run(state, placeholder, 1 if self.beta >= 1 else window)
 
-    def _run(self, state: DecodingState, placeholder: torch.Tensor | None) -> None:
+    def _run(self, state: DecodingState, placeholder: torch.Tensor | None, window_tokens: int) -> None:
         logits = state.prefill()
         tokens = state.choose(logits)
         if state.trace is not None:
@@ -132,7 +141,9 @@ class Lud(Method):
         fresh, counts = tokens[:, None], one  # of each row, tokens that the cache has yet to read
         while not state.done:
             before, width = state.cached.to(state.device), fresh.shape[1]
-            ahead = self._ahead(state, before, width)
+            ahead = window_tokens - 1
+            if state.context_window is not None:  # placeholders that fit into the context
+                ahead = max(0, min(ahead, state.context_window - int(before.max()) - width))
             fed = self._feed(state, fresh, counts, placeholder, ahead)  # [batch, width + ahead, vocab]
             state.cost.count("target_forwards")
             state.cost.count("slots", int(((counts + ahead) * ~state.finished).sum()))
@@ -162,12 +173,6 @@ class Lud(Method):
                 counts = self._within(state, taken)
             fresh = span[:, : max(1, int(counts.max()))]
         state.cut_scores()
-
-    def _ahead(self, state: DecodingState, before: torch.Tensor, width: int) -> int:
-        """Placeholders that fit into the context."""
-        if self.beta > 1 or state.context_window is None:
-            return 0 if self.beta > 1 else self.window - 1
-        return max(0, min(self.window - 1, state.context_window - int(before.max()) - width))
 
     def _within(self, state: DecodingState, taken: torch.Tensor) -> torch.Tensor:
         """No more than may still be written, and than the fullest row's context has room for; one for finished rows."""
@@ -226,12 +231,23 @@ class Lud(Method):
         logits: torch.Tensor,
         confidence: torch.Tensor | None,
     ) -> None:
-        spans = torch.bincount(counts[~state.finished]).tolist()
+        running, before = ~state.finished, state.generated.clone()
+        self._write(state, tokens, counts, logits, confidence)
+        spans = torch.bincount((state.generated - before)[running]).tolist()
         state.cost.count("row_steps", sum(spans))
         state.cost.count("accepted", sum((length - 1) * rows for length, rows in enumerate(spans) if rows))
         for length, rows in enumerate(spans):
             if rows:
                 state.cost.count(f"span_{length}", rows)
+
+    def _write(
+        self,
+        state: DecodingState,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        logits: torch.Tensor,
+        confidence: torch.Tensor | None,
+    ) -> None:
         if state.trace is None:
             state.commit(tokens, counts)
             return

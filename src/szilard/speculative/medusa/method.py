@@ -52,6 +52,7 @@ class _Heads(Drafter):
         features = self.heads(self.last.to(self.heads.dtype))[: self.trees.shape.max_depth]
         logits = self.heads.logits(features, state.unembed)  # [depth, batch, vocab]
         state.cost.count("draft_forwards")
+        state.cost.add_product(sum(weight.numel() for weight in self.heads.parameters()), state.batch_size)
         return self.trees.of(state.tokens[:, -1], logits.transpose(0, 1))
 
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
