@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -26,14 +27,24 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"nothing can be written to the folder {str(there)!r} ({error.strerror}).") from error
 
 
-def check_replaceable(folder: Path, marker: str) -> None:
-    """Refuse to write over anything but an empty folder, or one that holds the file `marker`; see `check_folder`.
+def check_replaceable(folder: Path, header: str, form: str) -> None:
+    """Refuse to write over anything but an empty folder, or one of ours; see `check_folder`.
+
+    Args:
+        header: a JSON file that folders of this kind hold.
+        form: its "format".
 
     Raises:
         ValueError: something else is there.
     """
     check_folder(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / marker).is_file():
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        found = json.loads((folder / header).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != form:
         raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
 
 

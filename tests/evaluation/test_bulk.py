@@ -45,6 +45,15 @@ def test_other_settings_and_damaged_files_are_refused(engine, tmp_path):
         answer_all(engine, PROMPTS[:1], file, max_new_tokens=6)
 
 
+def test_a_file_of_something_else_is_left_alone(engine, tmp_path):
+    for text in ("my only notes, one line", '{"prompt": "w9"}'):
+        file = tmp_path / "notes.txt"
+        file.write_text(text)
+        with pytest.raises(ValueError, match="name another file"):
+            answer_all(engine, PROMPTS[:1], file, max_new_tokens=6)
+        assert file.read_text() == text
+
+
 def test_prompts_are_found_under_their_usual_names(tmp_path):
     file = tmp_path / "p.jsonl"
     records = [

@@ -56,4 +56,36 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
             check_folder(folder)
     check_folder(tmp_path / "new" / "below")
     with pytest.raises(ValueError, match="holds other files"):
-        check_replaceable(tmp_path, "header.json")
+        check_replaceable(tmp_path, "header.json", "mine")
+
+
+def test_folders_of_others_are_left_alone(tmp_path):
+    long = tmp_path / "long.jsonl"
+    long.write_text(
+        "".join(json.dumps({"text": " ".join(f"w{7 + i % 8}" for i in range(30))}) + "\n" for _ in range(3))
+    )
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (model / name).write_text("mine")
+    for restart in (False, True):
+        with pytest.raises(ValueError, match="something else than a training"):
+            train_heads(MedusaObjective, engine_of("llama"), long, SMALL, model, restart=restart)
+    with pytest.raises(ValueError, match="want a folder of their own"):
+        train_heads(MedusaObjective, engine_of("llama"), long, SMALL, tmp_path / "out", cache=model)
+    (model / "header.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds other files"):
+        check_replaceable(model, "header.json", "szilard.trigrams")
+    assert all((model / name).read_text() == "mine" for name in ("config.json", "model.safetensors", "README.md"))
+
+
+def test_a_cut_cache_is_not_trained_on(tmp_path):
+    long = tmp_path / "long.jsonl"
+    long.write_text(
+        "".join(json.dumps({"text": " ".join(f"w{7 + i % 8}" for i in range(30))}) + "\n" for _ in range(3))
+    )
+    engine, config = engine_of("llama"), replace(SMALL, steps=10, save_every=10)
+    train_heads(MedusaObjective, engine, long, config, tmp_path / "one", cache=tmp_path / "cache")
+    (tmp_path / "cache" / "hidden.f16").write_bytes(b"")
+    with pytest.raises(ValueError, match="missing or cut off"):
+        train_heads(MedusaObjective, engine, long, config, tmp_path / "two", cache=tmp_path / "cache")

@@ -84,4 +84,4 @@ def check_writable_space(folder: Path) -> None:
     Raises:
         ValueError: something else is there.
     """
-    check_replaceable(folder, _HEADER)
+    check_replaceable(folder, _HEADER, FORMAT)

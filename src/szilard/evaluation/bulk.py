@@ -124,6 +124,9 @@ def _ids(engine: Engine, prompt: Any, settings: Mapping[str, Any]) -> list[int]:
     return engine.encode([prompt], raw=bool(settings.get("raw")))["input_ids"][0].tolist()
 
 
+_BEGINNING = b'{"index": '
+
+
 def _read(output: Path, run: str, prompts: Sequence[Any]) -> set[int]:
     """Indices that the file answers; a last line that a kill cut off is removed."""
     if not output.is_file():
@@ -136,7 +139,8 @@ def _read(output: Path, run: str, prompts: Sequence[Any]) -> set[int]:
         try:
             row = json.loads(line)
         except ValueError:
-            if end + len(line) < len(data):
+            ours = line.startswith(_BEGINNING) or _BEGINNING.startswith(line)  # else nothing that a kill cut off
+            if end + len(line) < len(data) or not ours:
                 raise ValueError(f"{str(output)!r} holds a line that is no JSON: name another file.") from None
             break
         if not isinstance(row, dict) or row.get("run") != run:

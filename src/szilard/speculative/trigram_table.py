@@ -268,7 +268,7 @@ def check_writable_table(folder: Path) -> None:
     Raises:
         ValueError: something else is there.
     """
-    check_replaceable(folder, HEADER)
+    check_replaceable(folder, HEADER, FORMAT)
 
 
 def _by_weight(item: tuple[int, float]) -> tuple[float, int]:

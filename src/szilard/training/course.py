@@ -28,6 +28,7 @@ _FILES = (
     *("training.yaml", "metrics.jsonl", "held-out.yaml", "units.parquet"),
     *("config.json", "model.safetensors", "README.md"),
 )
+_MADE_FOR = "# szilard training for"
 _DATA = "# data: "
 
 
@@ -81,8 +82,11 @@ class Course:
     def _claim(self, restart: bool) -> None:
         """Take the folder for this run, or find that it is this run's."""
         base, note = self.target.base, self.folder / "training.yaml"
-        made_for = f"# szilard training for {base['name']} ({base['fingerprint']})\n{_DATA}{digest(self.examples)}\n"
+        made_for = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n{_DATA}{digest(self.examples)}\n"
         text = made_for + self.config.to_yaml()
+        ours = note.is_file() and note.read_text(encoding="utf-8").startswith(_MADE_FOR)
+        if not ours and any((self.folder / name).exists() for name in (*_FOLDERS, *_FILES)):
+            raise ValueError(f"{str(self.folder)!r} holds files of something else than a training: name a new folder.")
         if restart:
             for name in _FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)

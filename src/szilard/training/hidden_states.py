@@ -23,6 +23,9 @@ from szilard.training.corpus import Example, digest
 from szilard.training.loop import Batch
 from szilard.training.target import Target
 
+_NAMES = {"lock", "header.json", "header.tmp", "done.json", "done.tmp"} | {
+    *("offsets.i64", "ids.i32", "answer.u8", "hidden.f16"),
+}
 _GROUP = 64  # examples that are sorted by length before they are batched
 
 
@@ -105,11 +108,18 @@ def _fill(
 ) -> None:
     """Write what is missing of a cache."""
     layer, offsets = header["layer"], corpus.offsets
+    if not (folder / "header.json").is_file() and {path.name for path in folder.iterdir()} - _NAMES:
+        raise ValueError(f"{str(folder)!r} holds other files: hidden states want a folder of their own.")
     shape = (header["tokens"], header["hidden_size"])
     known = folder / "header.json"
     if known.is_file():
         if json.loads(known.read_text(encoding="utf-8")) != header:
             raise ValueError(f"{str(folder)!r} holds hidden states of another corpus, model or layer: remove it.")
+        sizes = {"offsets.i64": offsets.nbytes, "ids.i32": corpus.ids.nbytes, "answer.u8": corpus.answer.nbytes}
+        sizes["hidden.f16"] = 2 * shape[0] * shape[1]
+        for name, size in sizes.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise ValueError(f"{str(folder / name)!r} is missing or cut off: remove {str(folder)!r}.")
     else:
         for name, array in (("offsets.i64", offsets), ("ids.i32", corpus.ids), ("answer.u8", corpus.answer)):
             array.tofile(folder / name)

@@ -74,6 +74,7 @@ def fit(
     steps = config.steps or max(1, round(config.epochs * per_epoch))
     if last is not None and int(last.name.rpartition("-")[2]) >= steps:  # Trainer would take one step more
         objective.load_state_dict(load_file(last / "model.safetensors"))
+        _check_finite(objective)
         return read_metrics(folder / "metrics.jsonl")
     sharded = uses_fsdp()
     if sharded:
@@ -120,9 +121,15 @@ def fit(
         bar.close()
     if sharded:  # whole on the first process, nothing on the others
         objective.load_state_dict(trainer.accelerator.get_state_dict(trainer.model_wrapped) or objective.state_dict())
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in objective.parameters()):
-        raise ValueError("the weights are no numbers any more: lower learning_rate, or take precision float32.")
+    _check_finite(objective)
     return read_metrics(folder / "metrics.jsonl")
+
+
+def _check_finite(objective: nn.Module) -> None:
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in objective.parameters()):
+        raise ValueError(
+            "the weights are no numbers any more: lower learning_rate, or take precision float32, with --restart."
+        )
 
 
 def uses_fsdp() -> bool:
