@@ -162,8 +162,8 @@ def speed() -> Iterable[str]:
     if not records:
         return
     yield (
-        "## Speed\n\nTokens/s (training: optimiser steps/s) relative to the peer in the same process, the two in turn; "
-        "median of the paired ratios.\n\n```\nmake bench\n```\n"
+        "## Speed\n\nTokens/s relative to the peer in the same process, the two in turn; median of the paired ratios.\n\n"
+        "```\nmake bench\n```\n"
     )
     latest = {(r["key"]["peer"], r["key"]["batch"], r["key"]["method"]): r for r in records}
     yield table(

@@ -232,32 +232,22 @@ class Lud(Method):
         confidence: torch.Tensor | None,
     ) -> None:
         running, before = ~state.finished, state.generated.clone()
-        self._write(state, tokens, counts, logits, confidence)
+        if state.trace is None:
+            state.commit(tokens, counts)
+        else:
+            for column in range(tokens.shape[1]):
+                moving = counts > column
+                more = {} if confidence is None else {"confidence": confidence[:, column]}
+                state.record(tokens[:, column], entropy(logits[:, column]), active=moving, accepted=counts, **more)
+                state.commit(tokens[:, column], moving.long())
+                if state.done:
+                    break
         spans = torch.bincount((state.generated - before)[running]).tolist()
         state.cost.count("row_steps", sum(spans))
         state.cost.count("accepted", sum((length - 1) * rows for length, rows in enumerate(spans) if rows))
         for length, rows in enumerate(spans):
             if rows:
                 state.cost.count(f"span_{length}", rows)
-
-    def _write(
-        self,
-        state: DecodingState,
-        tokens: torch.Tensor,
-        counts: torch.Tensor,
-        logits: torch.Tensor,
-        confidence: torch.Tensor | None,
-    ) -> None:
-        if state.trace is None:
-            state.commit(tokens, counts)
-            return
-        for column in range(tokens.shape[1]):
-            moving = counts > column
-            more = {} if confidence is None else {"confidence": confidence[:, column]}
-            state.record(tokens[:, column], entropy(logits[:, column]), active=moving, accepted=counts, **more)
-            state.commit(tokens[:, column], moving.long())
-            if state.done:
-                return
 
 
 def _chain(fresh: torch.Tensor, counts: torch.Tensor) -> DraftTree:
