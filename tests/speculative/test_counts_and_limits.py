@@ -1,5 +1,7 @@
 """What is counted is what was written, and what cannot run is cut or refused before it does."""
 
+import copy
+
 import pytest
 import torch
 
@@ -133,3 +135,17 @@ def test_the_products_of_heads_are_counted():
     out = run(model, inputs, szilard.Medusa(drafter=heads))
     each = sum(weight.numel() for weight in heads.parameters()) * 2 + 3 * 2 * 97 * 32
     assert out.cost.extra_flops == 2 * each * out.cost.counters["draft_forwards"]
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_small_model_may_have_fewer_tokens(do_sample):
+    model = tiny_model("llama")
+    small = copy.deepcopy(model)
+    small.resize_token_embeddings(50)
+    inputs = prompt_batch(2)
+    inputs["input_ids"] %= 50
+    plain = run(model, inputs)
+    assert int(plain.sequences.max()) >= 50  # the text holds what the small model does not know
+    out = run(model, inputs, szilard.DraftModel(draft=small), do_sample=do_sample)
+    assert do_sample or torch.equal(out.sequences, plain.sequences)
+    assert out.cost.counters["draft_forwards"] > 0

@@ -103,7 +103,7 @@ class _SmallModel(Drafter):
             draft = step_profile.find(self.small)
             if self.budget is not None and draft is not None:
                 self.budget.per_node = draft(state.batch_size)
-            self.logits = self.small.feed(state.tokens[:, -1:], rewindable=True)[:, -1]
+            self.logits = self._read(state.tokens[:, -1:])
 
     def propose(self, state: DecodingState) -> DraftTree:
         pending, small = state.tokens[:, -1], self.small
@@ -113,7 +113,7 @@ class _SmallModel(Drafter):
         logits = self.logits
         if logits is None:  # of a chain that was accepted whole the last token is new to it, of others the bonus only
             small.rewind(state.lengths - 2)
-            logits = small.feed(state.tokens[:, -2:], rewindable=True)[:, -1]
+            logits = self._read(state.tokens[:, -2:])
         state.cost.count("draft_forwards")
         self.logits = None
         vocab = min(small.vocab_size, state.vocab_size)
@@ -125,7 +125,7 @@ class _SmallModel(Drafter):
             wanted = max(1, self.budget.nodes(wanted, int((~state.finished).sum())))
         for step in range(wanted):
             if step:
-                logits = small.feed(drawn[-1], rewindable=True)[:, -1]
+                logits = self._read(drawn[-1][:, None])
                 state.cost.count("draft_forwards")
             scores = logits[:, :vocab].to(state.device)
             if state.do_sample:
@@ -148,6 +148,11 @@ class _SmallModel(Drafter):
             slot = torch.where(slot < nodes - 1, slot, -1).expand(len(tokens), -1)
             proposal = Proposal(torch.stack(probabilities, 1), slot)
         return DraftTree(tokens, parent, torch.ones_like(tokens, dtype=torch.bool), proposal)
+
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The small model's logits behind these tokens [batch, new]; one that it does not have is read as its last."""
+        assert self.small is not None
+        return self.small.feed(tokens.clamp(max=self.small.vocab_size - 1), rewindable=True)[:, -1]
 
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
         if self.budget is not None:
