@@ -200,3 +200,9 @@ def test_the_likeliest_nodes_of_the_tree_that_is_fed_get_slots():
         scores = [sum(float(log[row, d, tree.tokens[row, node]]) for d, node in enumerate(path)) for path in paths]
         best = sorted(range(9), key=lambda node: -scores[node])[:4]
         assert drafter.sources[row].tolist() == sorted(best)
+
+
+def test_a_static_cache_is_refused():
+    method = HiddenTransfer(drafter=random_projections("llama"))
+    with pytest.raises(ValueError, match="cannot be rewound"):
+        run(tiny_model("llama"), prompt_batch(1), method, cache_implementation="static")

@@ -39,6 +39,7 @@ class Method(ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     honours_do_sample: ClassVar[bool] = True  # False: the method itself fixes whether tokens are drawn
+    changes_model: ClassVar[bool] = False  # True: while it runs the model gives other values to whoever else runs it
 
     @classmethod
     @abstractmethod

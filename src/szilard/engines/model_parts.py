@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from szilard.decoding.cost import ModelSize
+from szilard.engines.model_use import running_on
 
 
 def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -21,16 +22,17 @@ def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 def weights_fingerprint(model: Any) -> str:
     """A short hash that tells a model's weights, in their precision, from others: of a few numbers here and there."""
-    weights = [parameter.detach() for _, parameter in sorted(model.named_parameters())]
-    sample = weights[:: max(1, len(weights) // 16)]
-    state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in sample)
-    known = _FINGERPRINTS.get(model)
-    if known is None or known[0] != state:
-        found = hashlib.sha256(f"{model.config.model_type} {model.dtype} {len(weights)}".encode())
-        for weight in sample:
-            found.update(weight.flatten()[:64].float().cpu().numpy().tobytes())
-        known = _FINGERPRINTS[model] = state, found.hexdigest()[:12]
-    return known[1]
+    with running_on(model):  # not while another thread's run has changed it
+        weights = [parameter.detach() for _, parameter in sorted(model.named_parameters())]
+        sample = weights[:: max(1, len(weights) // 16)]
+        state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in sample)
+        known = _FINGERPRINTS.get(model)
+        if known is None or known[0] != state:
+            found = hashlib.sha256(f"{model.config.model_type} {model.dtype} {len(weights)}".encode())
+            for weight in sample:
+                found.update(weight.flatten()[:64].float().cpu().numpy().tobytes())
+            known = _FINGERPRINTS[model] = state, found.hexdigest()[:12]
+        return known[1]
 
 
 _FINGERPRINTS: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()

@@ -15,7 +15,7 @@ from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
 from szilard.engines.model_parts import weights_fingerprint
 from szilard.engines.prompts import Prompt, as_chat
-from szilard.engines.transformers_generate import open_state, provided_by, visual_names
+from szilard.engines.transformers_generate import decode, open_state, provided_by, visual_names
 
 
 class TransformersEngine(Engine):
@@ -120,10 +120,7 @@ class TransformersEngine(Engine):
             )
             state.visual_names = visual_names(model, self.tokenizer)
             if callable(getattr(method, "decode", None)):
-                try:
-                    method.decode(state)
-                finally:
-                    state.finish()
+                decode(method, state)
             else:
                 method(state)
             return state

@@ -15,6 +15,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from szilard.decoding.cost import Cost
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.trace import Trace
+from szilard.engines.model_use import running_on
 from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
 
 if TYPE_CHECKING:
@@ -59,10 +60,7 @@ def run_inside_generate(
     check_needs(method, provided_by(model), f"{type(model).__name__} on transformers")
     if state.model.config.get_text_config() is not model.config:
         state.visual_names = visual_names(model, _tokenizer_beside(getattr(model, "name_or_path", "") or ""))
-    try:
-        method.decode(state)
-    finally:
-        state.finish()
+    decode(method, state)
     if not as_dict:
         return state.sequences
     return GenerateOutput(
@@ -75,6 +73,15 @@ def run_inside_generate(
         trace=state.trace.finish() if state.trace is not None else None,
         cost=state.cost,
     )
+
+
+def decode(method: Method, state: TransformersState) -> None:
+    """Run a method to its end; one that changes the model has it to itself meanwhile."""
+    with running_on(state.model, alone=method.changes_model):
+        try:
+            method.decode(state)
+        finally:
+            state.finish()
 
 
 def open_state(

@@ -42,6 +42,7 @@ class HiddenTransfer(TrainedDrafts):
     slug: ClassVar[str] = "hidden-transfer"
     paper: ClassVar[str] = "Wu et al. 2024, arXiv 2404.12022"
     add_on: ClassVar[type[DraftHeads]] = HiddenTransferProjections
+    changes_model: ClassVar[bool] = True  # its slots enter whatever forward is running
 
     max_sources: int | None = None
 
@@ -77,7 +78,8 @@ class _Pseudo(Drafter):
             model: Any = state.model  # type: ignore[attr-defined]
             self.slots = PseudoSlots(model, self.heads.layers, self.heads, attention=self.heads.pseudo_attention)
         if tree is None:
-            if self.slots.slides:  # a window's cache would forget text for the sake of the slots
+            # A window's cache would forget text for the sake of the slots; one that cannot be rewound is refused later.
+            if self.slots.slides or not state.can_rewind:
                 return nullcontext()
             return self.slots.inserted(torch.full((state.batch_size, 1), -1, device=state.device))
         self.sources = None

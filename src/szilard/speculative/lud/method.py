@@ -54,6 +54,7 @@ class Lud(Method):
     family: ClassVar[str] = "speculative"
     paper: ClassVar[str] = "Sun et al. 2024, arXiv 2405.15208"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "rewind", "embeddings_in"})
+    changes_model: ClassVar[bool] = True
 
     adapter: LudAdapter | str | None = None
     beta: float = 0.9
