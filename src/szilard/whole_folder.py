@@ -1,4 +1,4 @@
-"""Writing a folder: whole or not at all, and whether it can be written."""
+"""Writing a folder: whole or not at all, whether it can be written, and by whom."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def check_folder(folder: Path) -> None:
@@ -46,6 +48,29 @@ def check_replaceable(folder: Path, header: str, form: str) -> None:
         found = None
     if not isinstance(found, dict) or found.get("format") != form:
         raise ValueError(f"the folder {str(folder)!r} holds other files; name a new folder.")
+
+
+@contextlib.contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """While this is open no other process writes there; the lock file goes with it, and with a killed process.
+
+    Args:
+        lock: a file of its own beside what is written.
+        what: is written, for the sentence.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    mine = FileLock(lock)
+    try:
+        mine.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing {what}: wait for its end, or name another place.") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        mine.release()
 
 
 @contextlib.contextmanager

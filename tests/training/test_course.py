@@ -7,7 +7,7 @@ import pytest
 
 from szilard.speculative.draft_training import train_heads
 from szilard.speculative.medusa.training import MedusaObjective
-from szilard.training.course import split
+from szilard.training.course import Course, split
 from szilard.whole_folder import check_folder, check_replaceable
 from tests.speculative.test_medusa import SMALL, engine_of
 
@@ -89,3 +89,17 @@ def test_a_cut_cache_is_not_trained_on(tmp_path):
     (tmp_path / "cache" / "hidden.f16").write_bytes(b"")
     with pytest.raises(ValueError, match="missing or cut off"):
         train_heads(MedusaObjective, engine, long, config, tmp_path / "two", cache=tmp_path / "cache")
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    long, out = tmp_path / "long.jsonl", tmp_path / "out"
+    long.write_text(
+        "".join(json.dumps({"text": " ".join(f"w{7 + i % 8}" for i in range(30))}) + "\n" for _ in range(3))
+    )
+    config = replace(SMALL, steps=2)
+    with Course(engine_of("llama"), long, config, out):
+        with pytest.raises(ValueError, match="another process is writing the folder"):
+            train_heads(MedusaObjective, engine_of("llama"), long, config, out)
+    assert not (out / ".lock").exists()
+    assert train_heads(MedusaObjective, engine_of("llama"), long, config, out)["positions"] > 0
+    assert not (out / ".lock").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,18 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path, sharded):
     torch.testing.assert_close(two["layer.weight"], one["layer.weight"], atol=1e-5, rtol=1e-5)
     assert [row["step"] for row in together] == [row["step"] for row in alone]
     assert together[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_stepped_over(tmp_path, name):
+    expected, again = Line(), Line()
+    config = TrainingConfig(steps=9, batch_size=4, save_every=4, log_every=2, schedule="constant", warmup=0.0)
+    fit(expected, Points(), config, tmp_path / "whole", collate=collate, device="cpu")
+    fit(Line(), Points(), replace(config, steps=8), tmp_path / "cut", collate=collate, device="cpu")
+    damaged = tmp_path / "cut" / "checkpoints" / "checkpoint-8" / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    fit(again, Points(), config, tmp_path / "cut", collate=collate, device="cpu")
+    assert again.calls == 5 and torch.equal(again.layer.weight, expected.layer.weight)
 
 
 def test_a_finished_run_is_not_trained_on(tmp_path):

@@ -219,20 +219,20 @@ def train_heads(
     Raises:
         ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
     """
-    course = Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart)
-    target = course.target
-    longest = max((len(example.ids) for example in course.examples if example.images), default=0)
-    if min(longest, config.max_length) > config.window:
-        raise ValueError(
-            f"a text with pictures has {longest} tokens, more than a window of {config.window} holds: raise window."
-        )
-    heads = objective_class.build(target, config)
-    corpus = course.features(-1, progress) if objective_class.cached else course.tokens()
-    objective = objective_class(heads, target, config)
-    held = course.train(objective, Windows(corpus, config.window), Windows.collate)
-    if not course.leads:
-        return {}
-    accuracy, metrics = objective.measure(held)
-    heads.accuracy.copy_(accuracy)
-    course.finish(heads, metrics)
-    return metrics
+    with Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart) as course:
+        target = course.target
+        longest = max((len(example.ids) for example in course.examples if example.images), default=0)
+        if min(longest, config.max_length) > config.window:
+            raise ValueError(
+                f"a text with pictures has {longest} tokens, more than a window of {config.window} holds: raise window."
+            )
+        heads = objective_class.build(target, config)
+        corpus = course.features(-1, progress) if objective_class.cached else course.tokens()
+        objective = objective_class(heads, target, config)
+        held = course.train(objective, Windows(corpus, config.window), Windows.collate)
+        if not course.leads:
+            return {}
+        accuracy, metrics = objective.measure(held)
+        heads.accuracy.copy_(accuracy)
+        course.finish(heads, metrics)
+        return metrics

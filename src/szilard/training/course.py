@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from szilard.training.corpus import digest, read_corpus
 from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, Windows, cache_hidden_states
 from szilard.training.loop import NOTHING, Batch, fit
 from szilard.training.target import Target
+from szilard.whole_folder import held
 
 _FOLDERS = ("checkpoints", "features", "tensorboard")
 _FILES = (
@@ -34,6 +36,8 @@ _DATA = "# data: "
 
 class Course:
     """One training in one folder, from its corpus to its add-on. A stopped one goes on where it was.
+
+    A context manager: while it is open, no other process trains in the folder.
 
     Args:
         engine: the model, on transformers.
@@ -50,7 +54,7 @@ class Course:
         leads: whether this process writes the files.
 
     Raises:
-        ValueError: unusable data, or a folder with another run: other settings, data or weights.
+        ValueError: unusable data, or a folder with another run: other settings, data or weights, or a running one.
     """
 
     def __init__(
@@ -75,11 +79,20 @@ class Course:
         cpu = {"cpu": True} if self.device == "cpu" else {}
         self._processes = PartialState(timeout=timedelta(days=7), **cpu)  # others wait while the first reads the corpus
         self.leads = self._processes.is_main_process
+        self._open = contextlib.ExitStack()
         if self.leads:
-            self._claim(restart)
+            with contextlib.ExitStack() as opened:
+                self._claim(restart, opened)
+                self._open = opened.pop_all()
         self._processes.wait_for_everyone()
 
-    def _claim(self, restart: bool) -> None:
+    def __enter__(self) -> Course:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _claim(self, restart: bool, opened: contextlib.ExitStack) -> None:
         """Take the folder for this run, or find that it is this run's."""
         base, note = self.target.base, self.folder / "training.yaml"
         made_for = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n{_DATA}{digest(self.examples)}\n"
@@ -87,6 +100,8 @@ class Course:
         ours = note.is_file() and note.read_text(encoding="utf-8").startswith(_MADE_FOR)
         if not ours and any((self.folder / name).exists() for name in (*_FOLDERS, *_FILES)):
             raise ValueError(f"{str(self.folder)!r} holds files of something else than a training: name a new folder.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        opened.enter_context(held(self.folder / ".lock", f"the folder {str(self.folder)!r}"))
         if restart:
             for name in _FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -98,7 +113,6 @@ class Course:
                 f"{str(self.folder)!r} holds a training with other settings or data, or of another model (see its "
                 "training.yaml): give the same ones to go on, another folder, or --restart to forget it."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(note, text)
 
     def features(self, layer: int | str, progress: Callable[[int, int], None] | None) -> HiddenStates:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
@@ -138,14 +140,26 @@ def uses_fsdp() -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; a half-written one is removed."""
+    """The newest whole checkpoint; a half-written or damaged one is removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     while found:
         newest = found.pop()
-        if (newest / _WHOLE).is_file():
+        if (newest / _WHOLE).is_file() and _readable(newest):
             return newest
         shutil.rmtree(newest, ignore_errors=True)
     return None
+
+
+def _readable(checkpoint: Path) -> bool:
+    """Whether the files of a checkpoint that was written to its end are still what they were."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for weights in checkpoint.glob("*.safetensors"):
+            with safe_open(weights, "pt"):
+                pass
+        return all(zipfile.is_zipfile(path) for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin"))
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

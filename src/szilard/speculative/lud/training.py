@@ -283,22 +283,22 @@ def train_lud(
     """
     if uses_fsdp():
         raise ValueError("LUD tunes weights inside the model, which FSDP would take apart: train it with DDP.")
-    course = Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart)
-    if any(example.images for example in course.examples):
-        raise ValueError("lud tunes on texts: leave out the records with pictures.")
-    base = course.target.base  # the fingerprint of the weights as they are now
-    chances = course.features("probability", progress)
-    if course.leads:
-        write_units(chances, config, folder / "units.parquet")
-    with tuning(LudObjective(course.target, config)) as objective:
-        held = course.train(objective, PackedUnits(Windows(chances, config.window), config), collate)
-        if not course.leads:
-            return {}
-        metrics = measure(objective, held)
-        adapter = objective.adapter()
-    adapter.base.update(base)
-    course.finish(adapter, metrics)
-    return metrics
+    with Course(engine, data, config, folder, cache=cache, limit=limit, restart=restart) as course:
+        if any(example.images for example in course.examples):
+            raise ValueError("lud tunes on texts: leave out the records with pictures.")
+        base = course.target.base  # the fingerprint of the weights as they are now
+        chances = course.features("probability", progress)
+        if course.leads:
+            write_units(chances, config, folder / "units.parquet")
+        with tuning(LudObjective(course.target, config)) as objective:
+            held = course.train(objective, PackedUnits(Windows(chances, config.window), config), collate)
+            if not course.leads:
+                return {}
+            metrics = measure(objective, held)
+            adapter = objective.adapter()
+        adapter.base.update(base)
+        course.finish(adapter, metrics)
+        return metrics
 
 
 @contextlib.contextmanager
