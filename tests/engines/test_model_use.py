@@ -70,9 +70,9 @@ def test_others_share_a_model():
 
 def test_a_run_inside_a_run_may_not_change_the_model():
     model = copy.deepcopy(tiny_model("llama"))
-    with running_on(model), running_on(model), pytest.raises(RuntimeError, match="cannot start inside another run"):
-        with running_on(model, alone=True):
-            pass
+    refused = pytest.raises(RuntimeError, match="cannot start inside another run")
+    with running_on(model), running_on(model), refused, running_on(model, alone=True):
+        pass
     with running_on(model, alone=True), running_on(model):
         pass
     with running_on(model, alone=True):

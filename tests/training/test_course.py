@@ -97,9 +97,9 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
         "".join(json.dumps({"text": " ".join(f"w{7 + i % 8}" for i in range(30))}) + "\n" for _ in range(3))
     )
     config = replace(SMALL, steps=2)
-    with Course(engine_of("llama"), long, config, out):
-        with pytest.raises(ValueError, match="another process is writing the folder"):
-            train_heads(MedusaObjective, engine_of("llama"), long, config, out)
+    refused = pytest.raises(ValueError, match="another process is writing the folder")
+    with Course(engine_of("llama"), long, config, out), refused:
+        train_heads(MedusaObjective, engine_of("llama"), long, config, out)
     assert not (out / ".lock").exists()
     assert train_heads(MedusaObjective, engine_of("llama"), long, config, out)["positions"] > 0
     assert not (out / ".lock").exists()
