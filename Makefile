@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Matrix tiles that a virtual machine announces but cannot run end llama.cpp in a segmentation fault: leave them out.
+ifneq ($(shell grep -sw amx_int8 /proc/cpuinfo),)
+  export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
+endif
 METHODS := greedy,sampling,soft-thinking,lead
 
 .PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
