@@ -52,7 +52,7 @@ def check_replaceable(folder: Path, header: str, form: str) -> None:
 
 @contextlib.contextmanager
 def held(lock: Path, what: str) -> Iterator[None]:
-    """While this is open no other process writes there; the lock file goes with it, and with a killed process.
+    """While this is open no other process writes there; a killed process holds nothing.
 
     Args:
         lock: a file of its own beside what is written.

@@ -45,6 +45,18 @@ def test_other_settings_and_damaged_files_are_refused(engine, tmp_path):
         answer_all(engine, PROMPTS[:1], file, max_new_tokens=6)
 
 
+def test_two_runs_into_one_file_are_refused(engine, tmp_path):
+    out = tmp_path / "out.jsonl"
+
+    def meanwhile(done, total):
+        with pytest.raises(ValueError, match=r"another process is writing .*out\.jsonl"):
+            answer_all(engine, ["w9"], out, max_new_tokens=2)
+
+    assert answer_all(engine, ["w9"], out, max_new_tokens=2, progress=meanwhile) == 1
+    assert answer_all(engine, ["w9"], out, max_new_tokens=2) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_a_file_of_something_else_is_left_alone(engine, tmp_path):
     for text in ("my only notes, one line", '{"prompt": "w9"}'):
         file = tmp_path / "notes.txt"

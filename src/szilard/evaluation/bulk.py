@@ -12,6 +12,7 @@ from typing import Any
 from szilard.decoding.method import Method
 from szilard.engines.engine import Engine
 from szilard.evaluation.tasks import read_records
+from szilard.whole_folder import held
 
 
 def read_prompts(file: Path) -> list[Any]:
@@ -79,7 +80,7 @@ def answer_all(
         How many were written now.
 
     Raises:
-        ValueError: the file holds answers of another model or of other settings.
+        ValueError: the file holds answers of another model or of other settings, or another process writes it.
     """
     said = {
         "method": str(method) if method is None else f"{method.slug} {method.recorded_options(engine)}",
@@ -88,11 +89,12 @@ def answer_all(
         **{name: str(settings[name]) for name in settings},
     }
     run = hashlib.sha256(json.dumps([engine.fingerprint, said], sort_keys=True).encode()).hexdigest()[:12]
-    there = _read(output, run, prompts)
     written = 0
-    if progress is not None:
-        progress(len(there), len(prompts))
-    with output.open("a", encoding="utf-8") as file:
+    lock = output.with_name(f".{output.name}.lock")
+    with held(lock, repr(str(output))), output.open("a", encoding="utf-8") as file:
+        there = _read(output, run, prompts)
+        if progress is not None:
+            progress(len(there), len(prompts))
         for start in range(0, len(prompts), batch_size):  # the same batches whatever is there: the same answers
             batch = range(start, min(start + batch_size, len(prompts)))
             if there.issuperset(batch):
