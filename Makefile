@@ -4,10 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Matrix tiles that a virtual machine announces but cannot run end llama.cpp in a segmentation fault: leave them out.
+# Matrix tiles that a virtual machine announces but cannot run end llama.cpp in a crash: leave them out there.
 ifneq ($(shell grep -sw amx_int8 /proc/cpuinfo),)
   export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8
 endif
+# pip keeps the llama.cpp that it built, for whatever processor that was: one that cannot decode here is built again.
+DECODES = $(BIN)/szilard generate --engine llama.cpp --max-new-tokens 1 "Hi" >/dev/null
+REBUILD = { $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $(CMAKE_ARGS),-DGGML_NATIVE=OFF)" \
+  $(BIN)/python -m pip install -q -c requirements-dev.txt --no-deps --force-reinstall \
+  --no-binary llama-cpp-python llama-cpp-python; }
 METHODS := greedy,sampling,soft-thinking,lead
 
 .PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
@@ -15,6 +20,8 @@ METHODS := greedy,sampling,soft-thinking,lead
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements-dev.txt -e ./zoo -e '.[demo]'
+	$(DECODES) || $(REBUILD)
+	$(DECODES)
 	touch $@
 
 demo: $(READY)  ## the main job: think with and without latent decoding, side by side; writes demo.html
