@@ -10,9 +10,9 @@ ifneq ($(shell grep -sw amx_int8 /proc/cpuinfo),)
 endif
 # pip keeps the llama.cpp that it built, for whatever processor that was: one that cannot decode here is built again.
 DECODES = $(BIN)/szilard generate --engine llama.cpp --max-new-tokens 1 "Hi" >/dev/null
-REBUILD = { $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $(CMAKE_ARGS),-DGGML_NATIVE=OFF)" \
+REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $(CMAKE_ARGS),-DGGML_NATIVE=OFF)" \
   $(BIN)/python -m pip install -q -c requirements-dev.txt --no-deps --force-reinstall \
-  --no-binary llama-cpp-python llama-cpp-python; }
+  --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
 .PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
@@ -20,8 +20,7 @@ METHODS := greedy,sampling,soft-thinking,lead
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements-dev.txt -e ./zoo -e '.[demo]'
-	$(DECODES) || $(REBUILD)
-	$(DECODES)
+	$(DECODES) || { $(REBUILD); $(DECODES); }
 	touch $@
 
 demo: $(READY)  ## the main job: think with and without latent decoding, side by side; writes demo.html
