@@ -18,7 +18,6 @@ from szilard.engines import step_profile
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree, Proposal
-from szilard.speculative.verify import Verdict
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -83,14 +82,15 @@ class DraftModel(Method):
 
     def decode(self, state: DecodingState) -> None:
         self.check()
-        speculative_decode(state, _SmallModel(self))
+        budget = NodeBudget.of(state) if self.budget == "auto" and self.draft_tokens else None
+        speculative_decode(state, _SmallModel(self, budget), budget=budget)
 
 
 class _SmallModel(Drafter):
-    def __init__(self, method: DraftModel) -> None:
-        self.method = method
+    def __init__(self, method: DraftModel, budget: NodeBudget | None) -> None:
+        self.method, self.budget = method, budget
         self.small: DecodingState | None = None
-        self.budget: NodeBudget | None = None
+        self.behind = 0  # steps without drafts since it last read the text
         self.logits: torch.Tensor | None = None  # after the pending token; None: the small model has yet to read it
 
     def start(self, state: DecodingState) -> None:
@@ -99,10 +99,9 @@ class _SmallModel(Drafter):
 
             self.small = companion(self.method.draft, state, role="draft")
             self.small.prefill()
-            self.budget = NodeBudget.of(state) if self.method.budget == "auto" else None
             draft = step_profile.find(self.small)
-            if self.budget is not None and draft is not None:
-                self.budget.per_node = draft(state.batch_size)
+            if self.budget is not None:
+                self.budget.per_node = 0.0 if draft is None else draft(state.batch_size)
             self.logits = self._read(state.tokens[:, -1:])
 
     def propose(self, state: DecodingState) -> DraftTree:
@@ -112,8 +111,10 @@ class _SmallModel(Drafter):
         small.stop(state.finished)
         logits = self.logits
         if logits is None:  # of a chain that was accepted whole the last token is new to it, of others the bonus only
-            small.rewind(state.lengths - 2)
-            logits = self._read(state.tokens[:, -2:])
+            new = 2 + self.behind
+            small.rewind(state.lengths - new)
+            logits = self._read(state.tokens[:, -new:])
+            self.behind = 0
         state.cost.count("draft_forwards")
         self.logits = None
         vocab = min(small.vocab_size, state.vocab_size)
@@ -154,9 +155,9 @@ class _SmallModel(Drafter):
         assert self.small is not None
         return self.small.feed(tokens.clamp(max=self.small.vocab_size - 1), rewindable=True)[:, -1]
 
-    def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
-        if self.budget is not None:
-            self.budget.observe(tree, verdict, ~state.finished)
+    def rest(self, state: DecodingState) -> DraftTree:
+        self.behind += 1
+        return super().rest(state)
 
     def close(self) -> None:
         if self.small is not None:

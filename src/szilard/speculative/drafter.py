@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -31,6 +32,10 @@ class Drafter(ABC):
     def propose(self, state: DecodingState) -> DraftTree:
         """A tree per row whose root is the row's pending token (the last of `state.tokens`)."""
 
+    def rest(self, state: DecodingState) -> DraftTree:
+        """What is verified in a step without drafts: each row's pending token. `observe` follows, as always."""
+        return DraftTree.root(state.tokens[:, -1])
+
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:  # noqa: B027 - as above
         """What became of the tree; the tokens are not committed yet. `state.hidden` [batch, nodes, hidden] if asked."""
 
@@ -43,12 +48,13 @@ def speculative_decode(
 ) -> None:
     """Generate until `state.done`; with `typical` None exactly what plain decoding would write.
 
-    With a `budget` of each proposed tree only the nodes that are worth their time are verified.
+    With a `budget` of each proposed tree only the nodes that are worth their time are verified, and where drafts are
+    not worth theirs the drafter rests.
 
-    Counters: `target_forwards` (prefill not counted), `nodes_verified`, `row_steps` (a step of one unfinished row),
-    `accepted` (tokens beyond the one that plain decoding would have written; what lies behind the end of a text does
-    not count), `accepted_1`, `accepted_2`, ... (row steps that wrote so many or more beyond it: divided by `row_steps`
-    the acceptance by position).
+    Counters: `target_forwards` (prefill not counted), `draft_rests` (those without drafts), `nodes_verified`,
+    `row_steps` (a step of one unfinished row), `accepted` (tokens beyond the one that plain decoding would have
+    written; what lies behind the end of a text does not count), `accepted_1`, `accepted_2`, ... (row steps that wrote
+    so many or more beyond it: divided by `row_steps` the acceptance by position).
     """
     with drafter.watching(state, None):
         logits = state.prefill(hidden_states=drafter.hidden_states)  # [batch, vocab]
@@ -62,9 +68,7 @@ def speculative_decode(
         drafter.start(state)
         while not state.done:
             running = ~state.finished
-            tree = _within_limits(state, drafter.propose(state))
-            if budget is not None:
-                tree = budget.cut(tree, int(running.sum()))
+            tree = _proposed(state, drafter, budget, running)
             with drafter.watching(state, tree):
                 logits = state.feed(tree=tree, hidden_states=drafter.hidden_states)  # [batch, nodes, vocab]
             verdict = verify_tree(state, tree, logits, typical)
@@ -78,6 +82,20 @@ def speculative_decode(
     finally:
         drafter.close()
         state.cut_scores()
+
+
+def _proposed(state: DecodingState, drafter: Drafter, budget: NodeBudget | None, running: torch.Tensor) -> DraftTree:
+    """What is verified next."""
+    if budget is None:
+        return _within_limits(state, drafter.propose(state))
+    rows = int(running.sum())
+    if budget.rests(rows):
+        state.cost.count("draft_rests")
+        return drafter.rest(state)
+    start = time.perf_counter()
+    tree = drafter.propose(state)
+    budget.drafted(time.perf_counter() - start, tree.tokens.shape[1] - 1)
+    return budget.cut(_within_limits(state, tree), rows)
 
 
 def _within_limits(state: DecodingState, tree: DraftTree) -> DraftTree:

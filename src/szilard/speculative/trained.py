@@ -161,6 +161,17 @@ class TrainedDrafts(Method):
         """What makes trees of this method's candidates."""
         return Trees(self.shape(heads), self.max_nodes if self.tree == "probable" else 0)
 
+    def chances(self, heads: DraftHeads) -> list[float]:
+        """How often each node of a fixed tree was accepted on held-out text; empty where nobody measured it."""
+        shape = self.shape(heads)
+        if self.tree == "probable" or shape.max_depth > heads.depth or not bool(heads.accuracy.any()):
+            return []
+        return shape.values(heads.accuracy.tolist())
+
+    def slots_per_node(self, heads: DraftHeads, layers: int) -> float:
+        """What each drafted node adds to the forward of a target with so many layers, in nodes."""
+        return 0.0
+
     def drafted_depth(self, heads: DraftHeads) -> int:
         """Tokens ahead of the pending one for which there are candidates."""
         return heads.depth
@@ -185,7 +196,11 @@ class TrainedDrafts(Method):
         typical = Typical(self.epsilon, self.delta) if self.acceptance == "typical" else None
         if typical is not None:
             check_typical(state)
-        budget = NodeBudget.of(state) if self.budget == "auto" else None
+        budget = None
+        if self.budget == "auto":
+            budget = NodeBudget.of(
+                state, self.chances(heads), slots_per_node=self.slots_per_node(heads, state.size.layers)
+            )
         speculative_decode(state, self.proposer(heads), typical, budget=budget)
 
 

@@ -315,16 +315,17 @@ class TreeShape:
 
     def by_value(self, accuracy: Sequence[Sequence[float]]) -> TreeShape:
         """The same nodes, the most valuable first; see `greedy`."""
-
-        def value(choice: tuple[int, ...]) -> float:
-            return math.prod(accuracy[depth][rank] for depth, rank in enumerate(choice))
-
+        values = dict(zip(self.choices(), self.values(accuracy), strict=True))
         ranked: list[tuple[int, ...]] = []
-        for choice in sorted(self.choices(), key=lambda choice: (-value(choice), len(choice), choice)):
+        for choice in sorted(values, key=lambda choice: (-values[choice], len(choice), choice)):
             for depth in range(1, len(choice) + 1):  # a parent that was measured as worse comes along
                 if choice[:depth] not in ranked:
                     ranked.append(choice[:depth])
         return TreeShape.of(ranked, ordered=True)
+
+    def values(self, accuracy: Sequence[Sequence[float]]) -> list[float]:
+        """How likely each node but the root is accepted: the product of its ranks' accuracies on the way to it."""
+        return [math.prod(accuracy[depth][rank] for depth, rank in enumerate(choice)) for choice in self.choices()]
 
     def choices(self) -> list[tuple[int, ...]]:
         """The nodes as `of` takes them: the ranks on the way to each, without the root."""

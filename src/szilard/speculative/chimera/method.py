@@ -74,6 +74,7 @@ class _Fused(Drafter):
         self.levels = expanded_nodes(self.shape, branches=branches)
         self.cache = DynamicCache()
         self.encoded = 0  # slots that went through the layer in this step
+        self.fresh: list[torch.Tensor] | None = None  # hidden states, positions, which are real: yet to be read
 
     def start(self, state: DecodingState) -> None:
         assert state.hidden is not None
@@ -85,8 +86,11 @@ class _Fused(Drafter):
         self.last = state.hidden[:, -1]
 
     def _take(self, hidden: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> None:
-        """Hidden states to be read at the next step: [batch, new, d], positions and which are no padding."""
-        self.fresh = hidden.to(self.heads.dtype), positions.clamp(min=0), real & self.heads.use_context
+        """Hidden states to be read at the next proposal: [batch, new, d], positions and which are no padding."""
+        new = [hidden.to(self.heads.dtype), positions.clamp(min=0), real & self.heads.use_context]
+        if self.fresh is not None:  # the drafter rested
+            new = [torch.cat(parts, dim=1) for parts in zip(self.fresh, new, strict=True)]
+        self.fresh = new
 
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
         assert state.hidden is not None
@@ -149,7 +153,8 @@ class _Fused(Drafter):
         batch = codes.shape[0]
         device = codes.device
         if depth == 0:
-            hidden, positions, real = self.fresh
+            assert self.fresh is not None
+            (hidden, positions, real), self.fresh = self.fresh, None
             count = hidden.shape[1]
             kept = growing(self.seen, real)
             self.seen = torch.cat([self.seen, real], dim=1)

@@ -87,7 +87,7 @@ class _SemiAutoregressive(Drafter):
                 heads.draft_sequence(features[row, real], following[row, real], image[row, real])[0]
                 for row, real in enumerate(mask)
             ]
-        self.fresh, self.real = in_one_batch(rows)
+        self.fresh, self.real = in_one_batch(rows)  # slots yet to be read, and which are no padding
         self.seen = self.real[:, :0]  # of every cached slot: whether it is text, bool [batch, cached]
         self.length = torch.zeros_like(self.real[:, 0], dtype=torch.long)  # slots of each row so far
         state.cost.count("draft_slots_saved", int(mask.sum() - self.real.sum()))
@@ -99,20 +99,23 @@ class _SemiAutoregressive(Drafter):
         features = state.hidden[rows[:, None], path].to(self.heads.dtype)  # root and accepted nodes
         following = state.embed(verdict.tokens).to(self.heads.dtype)  # each node's next token
         with torch.no_grad():
-            self.fresh = self.heads.fuse(torch.cat([following, features], dim=-1))
-        self.real = torch.arange(path.shape[1], device=device) < verdict.counts[:, None]
+            fresh = self.heads.fuse(torch.cat([following, features], dim=-1))
+        real = torch.arange(path.shape[1], device=device) < verdict.counts[:, None]
+        self.fresh = torch.cat([self.fresh, fresh], dim=1)  # behind those that a resting drafter has not read
+        self.real = torch.cat([self.real, real], dim=1)
 
     @torch.no_grad()
     def propose(self, state: DecodingState) -> DraftTree:
         heads = self.heads
         batch = state.batch_size
         rows = torch.arange(batch, device=self.fresh.device)
-        positions = self.length[:, None] + torch.arange(self.fresh.shape[1], device=self.fresh.device)
+        place = self.real.cumsum(1)  # of each slot among its row's new ones, from 1
+        positions = self.length[:, None] + (place - 1).clamp(min=0)
         out = heads(self.fresh, positions, growing(self.seen, self.real), self.cache)  # [batch, new, K, d]
         counts = self.real.sum(1)
         self.seen = torch.cat([self.seen, self.real], dim=1)
         self.length = self.length + counts
-        found = [out[rows, counts - 1]]  # [batch, K, d]
+        found = [out[rows, place.argmax(1)]]  # of each row's last new slot, [batch, K, d]
         logits = [state.unembed(found[0])]  # [batch, K, vocab]
         temporary = torch.ones(batch, heads.depth, dtype=torch.bool, device=self.fresh.device)
         seen = self.seen
@@ -128,5 +131,6 @@ class _SemiAutoregressive(Drafter):
             self.cache.crop(-heads.depth * (self.rounds - 1))
         state.cost.count("draft_forwards", self.rounds)
         slots = self.fresh.shape[1] + (self.rounds - 1) * heads.depth
+        self.fresh, self.real = self.fresh[:, :0], self.real[:, :0]
         state.cost.add_product(self.parameters, batch * slots)
         return self.trees.of(state.tokens[:, -1], torch.cat(logits, dim=1)[:, : self.trees.shape.max_depth])

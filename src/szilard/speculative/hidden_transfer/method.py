@@ -59,6 +59,11 @@ class HiddenTransfer(TrainedDrafts):
             assert isinstance(heads, HiddenTransferProjections)
             PseudoSlots(model, heads.layers, heads)
 
+    def slots_per_node(self, heads: DraftHeads, layers: int) -> float:
+        """Its pseudo slots, by the share of the layers that they pass."""
+        assert isinstance(heads, HiddenTransferProjections)
+        return 0.0 if self.max_sources is not None else sum(1 - layer / layers for layer in heads.layers)
+
     def proposer(self, heads: DraftHeads) -> Drafter:
         assert isinstance(heads, HiddenTransferProjections)
         return _Pseudo(heads, self.trees(heads), self.max_sources)
@@ -72,6 +77,7 @@ class _Pseudo(Drafter):
         self.states: torch.Tensor | None = None  # pseudo states of the last accepted nodes, [batch, steps, d]
         self.there: torch.Tensor | None = None  # rows that have them, bool [batch]; None: all
         self.chances: torch.Tensor | None = None  # log-probabilities of the drafts, [batch, depth, vocab]
+        self.resting = False
 
     def watching(self, state: DecodingState, tree: DraftTree | None) -> AbstractContextManager[Any]:
         if self.slots is None:
@@ -82,6 +88,8 @@ class _Pseudo(Drafter):
             if self.slots.slides or not state.can_rewind:
                 return nullcontext()
             return self.slots.inserted(torch.full((state.batch_size, 1), -1, device=state.device))
+        if self.resting:
+            return nullcontext()
         self.sources = None
         if self.max_sources is not None and self.max_sources < tree.tokens.shape[1] and self.chances is not None:
             self.sources = self._scores(tree).topk(self.max_sources, dim=1).indices.sort(dim=1).values
@@ -98,6 +106,9 @@ class _Pseudo(Drafter):
         self.states = None if self.slots.final is None else self.slots.final[:, 0]
 
     def observe(self, state: DecodingState, tree: DraftTree, verdict: Verdict) -> None:
+        if self.resting:
+            self.states = None
+            return
         assert self.slots is not None and self.slots.final is not None
         rows = torch.arange(state.batch_size, device=self.slots.final.device)
         last = verdict.path.gather(1, verdict.counts[:, None] - 1).clamp(min=0)  # [batch, 1]
@@ -110,7 +121,7 @@ class _Pseudo(Drafter):
 
     @torch.no_grad()
     def propose(self, state: DecodingState) -> DraftTree:
-        pending = state.tokens[:, -1]
+        pending, self.resting = state.tokens[:, -1], False
         if self.states is None:
             return DraftTree.root(pending)
         logits = state.unembed(self.states)[:, : self.trees.shape.max_depth]  # [batch, depth, vocab]
@@ -122,6 +133,10 @@ class _Pseudo(Drafter):
             valid[:, 0] = True
             tree = DraftTree(tree.tokens, tree.parent, valid)
         return tree
+
+    def rest(self, state: DecodingState) -> DraftTree:
+        self.resting = True
+        return super().rest(state)
 
     def _scores(self, tree: DraftTree) -> torch.Tensor:
         """Log-probability of the path to every node of the tree that is fed, [batch, nodes]; 0 for the root."""
