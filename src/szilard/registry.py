@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from szilard.decoding.method import Method, nearest
+from szilard.decoding.method import Method
+from szilard.options import nearest
+
+if TYPE_CHECKING:
+    from szilard.attention.method import AttentionMethod
 
 # slug: (module, class)
 _METHODS = {
@@ -29,7 +33,22 @@ _METHODS = {
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
 }
-CLASSES = {name: slug for slug, (_, name) in _METHODS.items()}
+# Cache and attention methods, which act on a model while they are open.
+_ATTENTION = {
+    "tidal-decode": ("szilard.attention.tidal_decode", "TidalDecode"),
+    "quest": ("szilard.attention.quest", "Quest"),
+    "streaming-llm": ("szilard.attention.streaming_llm", "StreamingLlm"),
+    "h2o": ("szilard.attention.h2o", "H2o"),
+    "tova": ("szilard.attention.tova", "Tova"),
+    "snapkv": ("szilard.attention.snapkv", "SnapKv"),
+    "pyramidkv": ("szilard.attention.pyramidkv", "PyramidKv"),
+    "knorm": ("szilard.attention.key_scores", "Knorm"),
+    "keydiff": ("szilard.attention.key_scores", "KeyDiff"),
+    "expected-attention": ("szilard.attention.expected_attention", "ExpectedAttention"),
+    "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
+}
+_ALL = _METHODS | _ATTENTION
+CLASSES = {name: slug for slug, (_, name) in _ALL.items()}
 
 
 @dataclass(frozen=True)
@@ -37,28 +56,33 @@ class Entry:
     """What is known of a method without running it."""
 
     slug: str
-    cls: type[Method]
+    cls: type[Any]
     family: str
     paper: str
     needs: frozenset[str]
-    neutral: Callable[[], Method]
+    neutral: Callable[[], Any]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it chooses tokens (`method=...`); otherwise it acts on attention and cache (`attention=...`)."""
+        return issubclass(self.cls, Method)
 
 
 class Registry(Mapping[str, Entry]):
     """Methods by slug, in the order of the registry; iterating gives slugs, `values()` the entries."""
 
     def __getitem__(self, slug: str) -> Entry:
-        if not isinstance(slug, str) or slug not in _METHODS:
+        if not isinstance(slug, str) or slug not in _ALL:
             raise KeyError(slug)
-        module, name = _METHODS[slug]
+        module, name = _ALL[slug]
         cls = getattr(import_module(module), name)
         return Entry(cls.slug, cls, cls.family, cls.paper, cls.needs, cls.neutral)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_METHODS)
+        return iter(_ALL)
 
     def __len__(self) -> int:
-        return len(_METHODS)
+        return len(_ALL)
 
     def __repr__(self) -> str:
         return f"<methods: {', '.join(self)}>"
@@ -70,14 +94,32 @@ def methods() -> Registry:
 
 
 def method_class(slug: str) -> type[Method]:
-    """The class behind a slug (underscores and capitals are forgiven).
+    """The decoding method behind a slug (underscores and capitals are forgiven).
 
     Raises:
-        ValueError: no such method; the nearest one is suggested.
+        ValueError: no such method, the nearest one is suggested; or one that acts on attention.
     """
-    key = slug.strip().lower().replace("_", "-")
+    key = _key(slug)
+    if key in _ATTENTION:
+        raise ValueError(f"{key!r} acts on attention and cache: give it as attention={key!r}, beside any method.")
     if key not in _METHODS:
         raise ValueError(f"there is no method {slug!r}{nearest(key, _METHODS)} Methods: {', '.join(_METHODS)}.")
+    return methods()[key].cls
+
+
+def attention_class(slug: str) -> type[AttentionMethod]:
+    """The cache or attention method behind a slug (underscores and capitals are forgiven).
+
+    Raises:
+        ValueError: no such method, the nearest one is suggested; or one that chooses tokens.
+    """
+    key = _key(slug)
+    if key in _METHODS:
+        raise ValueError(f"{key!r} chooses tokens: give it as method={key!r}, not as an attention method.")
+    if key not in _ATTENTION:
+        raise ValueError(
+            f"there is no attention method {slug!r}{nearest(key, _ATTENTION)} They are: {', '.join(_ATTENTION)}."
+        )
     return methods()[key].cls
 
 
@@ -89,16 +131,42 @@ def make_method(method: str | type[Method] | Method | None, options: Mapping[str
     """
     if method is None:
         method = "greedy"
-    if isinstance(method, Method):
+    if isinstance(method, str):
+        method = method_class(method)
+    return _made(method, Method, "method", options)
+
+
+def make_attention(
+    method: str | type[AttentionMethod] | AttentionMethod | None, options: Mapping[str, Any] | None = None
+) -> AttentionMethod | None:
+    """A cache or attention method from a slug, a class or an object; None stays None.
+
+    Raises:
+        ValueError: unknown slug or option; TypeError: something that is no such method.
+    """
+    from szilard.attention.method import AttentionMethod
+
+    if method is None:
+        return None
+    if isinstance(method, str):
+        method = attention_class(method)
+    return _made(method, AttentionMethod, "attention", options)
+
+
+def _key(slug: str) -> str:
+    return slug.strip().lower().replace("_", "-")
+
+
+def _made(method: Any, kind: type[Any], words: str, options: Mapping[str, Any] | None) -> Any:
+    if isinstance(method, kind):
         if options:
             raise ValueError("options go with a method's name; set them on the object instead.")
         return method
-    if isinstance(method, str):
-        method = method_class(method)
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise TypeError(f"method must be a name, a method class or a method object, not {method!r}.")
-    names = [field.name for field in fields(method)]
+    if not (isinstance(method, type) and issubclass(method, kind)):
+        raise TypeError(f"{words} must be a name, a class or an object of one, not {method!r}.")
+    cls: Any = method
+    names = [field.name for field in fields(cls)]
     for name in options or {}:
         if name not in names:
-            raise ValueError(f"{method.slug} has no option {name!r}{nearest(name, names)} It has: {', '.join(names)}.")
-    return method(**(options or {}))
+            raise ValueError(f"{cls.slug} has no option {name!r}{nearest(name, names)} It has: {', '.join(names)}.")
+    return cls(**(options or {}))

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
 from szilard.cli.report import show
-from szilard.decoding.method import Method, parse_option
+from szilard.decoding.method import Method
+from szilard.options import parse_option
 from szilard.registry import make_method, method_class
 
 if TYPE_CHECKING:

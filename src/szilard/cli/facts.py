@@ -17,10 +17,17 @@ def facts(result: Result) -> dict[str, Any]:
         "switches": summary.get("switches", 0),
         "mean entropy": None if entropy is None else round(float(entropy), 3),
         "forward passes": result.cost.total_forward_passes,
+        **_attention(result.cost.counters),
         "GFLOPs": round(result.cost.flops / 1e9, 1),
         "tokens/s": round(result.cost.tokens_per_second, 1),
         "finish": result.finish_reason,
     }
+
+
+def _attention(counters: dict[str, float]) -> dict[str, str]:
+    """What an attention method read and kept, when one was open."""
+    names = {"kv_read_share": "keys read", "kv_held_share": "keys kept"}
+    return {word: f"{counters[name]:.1%}" for name, word in names.items() if name in counters}
 
 
 def as_json(result: Result, *, with_trace: bool = True) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -44,7 +44,9 @@ def methods_command(
         console.print(table)
         console.print("\n[dim]szilard methods NAME shows a method's options.[/dim]")
         return
-    cls = method_class(name)
+    known = methods()
+    slug = name.strip().lower().replace("_", "-")
+    cls: type[Any] = known[slug].cls if slug in known else method_class(name)
     fields = dataclasses.fields(cls)
     if as_json:
         options = [{"name": f.name, "type": str(f.type), "default": _plain(f.default)} for f in fields]

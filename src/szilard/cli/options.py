@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from szilard.decoding.method import Method, parse_option
-from szilard.registry import make_method, method_class
+from szilard.attention.method import AttentionMethod
+from szilard.decoding.method import Method
+from szilard.options import parse_option
+from szilard.registry import attention_class, make_attention, make_method, method_class
 
 ModelOption = Annotated[
     str | None,
@@ -29,6 +31,13 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="A hyperparameter of the method: name=value. Repeatable.", metavar="NAME=VALUE"),
 ]
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        help="A cache or attention method, open meanwhile; its hyperparameters: --set NAME.option=value.",
+    ),
+]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", "-n", help="Length limit in tokens.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]
 SampleOption = Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")]
@@ -41,6 +50,21 @@ StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop at th
 ImageOption = Annotated[list[Path] | None, typer.Option("--image", help="A picture for the prompt. Repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page of the trace.")]
+
+
+def attention_from(name: str | None, assignments: list[str] | None) -> tuple[AttentionMethod | None, list[str]]:
+    """The method of `--attention NAME --set NAME.a=b`, and the assignments that are not its own.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
+    if name is None:
+        return None, list(assignments or [])
+    cls = attention_class(name)
+    start = f"{cls.slug}."
+    own = [text.removeprefix(start) for text in assignments or [] if text.startswith(start)]
+    others = [text for text in assignments or [] if not text.startswith(start)]
+    return make_attention(cls, dict(parse_option(cls, text) for text in own)), others
 
 
 def method_from(name: str | None, assignments: Sequence[str] | None) -> Method | None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
-from szilard.decoding.method import check_number
+from szilard.options import check_number
 
 
 def adadec(

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 
 from szilard.decoding.greedy import Greedy
-from szilard.decoding.method import Method, check_bool, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.decoding.warpers import without_warpers
 from szilard.information import entropy
+from szilard.options import check_bool, check_number
 
 _NONE = -1.0e9  # the score of a beam that is not there
 

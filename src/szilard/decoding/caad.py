@@ -22,9 +22,10 @@ from transformers import LogitsProcessor
 
 from szilard.decoding.grounding import GroundingSpace, context_text
 from szilard.decoding.grounding_files import read_header
-from szilard.decoding.method import Method, Shaping, check_bool, check_choice, check_number
+from szilard.decoding.method import Method, Shaping
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
+from szilard.options import check_bool, check_choice, check_number
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine

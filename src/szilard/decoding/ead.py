@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_bool, check_choice, check_number, row_streams
+from szilard.decoding.method import Method, row_streams
 from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
+from szilard.options import check_bool, check_choice, check_number
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine

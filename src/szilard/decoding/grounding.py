@@ -23,9 +23,9 @@ import torch
 
 from szilard.decoding.grounding_examples import Example, checked_examples
 from szilard.decoding.grounding_files import read_header, read_space, write_space
-from szilard.decoding.method import check_number
 from szilard.decoding.neighbours import search_over
 from szilard.decoding.sentence_encoder import DEFAULT_ENCODER, Encode, Encoder, as_encoder
+from szilard.options import check_number
 
 NEIGHBOURS_EXAMINED = 2048
 

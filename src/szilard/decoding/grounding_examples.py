@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from szilard.decoding.method import check_number
+from szilard.options import check_number
 
 Example = tuple[str, Sequence[str]]
 

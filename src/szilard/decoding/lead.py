@@ -34,9 +34,10 @@ from szilard.decoding.latent import (
     structural_token_mask,
     token_ids,
 )
-from szilard.decoding.method import Method, check_bool, check_choice, check_ids, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy
+from szilard.options import check_bool, check_choice, check_ids, check_number
 
 
 @dataclass(frozen=True)

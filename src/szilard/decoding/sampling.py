@@ -9,10 +9,11 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
-from szilard.decoding.method import Method, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
 from szilard.decoding.warpers import without_warpers
+from szilard.options import check_number
 
 
 @dataclass(frozen=True)

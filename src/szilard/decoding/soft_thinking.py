@@ -18,10 +18,11 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from szilard.decoding.latent import CANDIDATES_SHOWN, ForcedTokens, Marker
-from szilard.decoding.method import Method, check_ids, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.decoding.warpers import without_warpers
 from szilard.information import entropy as entropy_of
+from szilard.options import check_ids, check_number
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from szilard.engines.model_use import running_on
 from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
 
 if TYPE_CHECKING:
+    from szilard.attention.method import AttentionMethod
     from szilard.decoding.method import Method
 
 
@@ -124,7 +125,7 @@ def open_state(
 
 def provided_by(model: Any) -> frozenset[str]:
     """What a transformers model offers to methods, in the words of `Method.needs`."""
-    offers = {"logits", "embeddings_in", "hidden_states", "rewind", "fork"}
+    offers = {"logits", "embeddings_in", "hidden_states", "rewind", "fork", "attention"}
     if getattr(model.config, "vision_config", None) is not None:
         offers.add("vision")
     if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None):
@@ -132,7 +133,7 @@ def provided_by(model: Any) -> frozenset[str]:
     return frozenset(offers)
 
 
-def check_needs(method: Method, provided: frozenset[str], engine: str) -> None:
+def check_needs(method: Method | AttentionMethod, provided: frozenset[str], engine: str) -> None:
     """Refuse a method whose needs the engine lacks, naming both.
 
     Raises:

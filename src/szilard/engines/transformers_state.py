@@ -285,8 +285,8 @@ class TransformersState(DecodingState):
         """Make sliding-window layers hold on to what a `rewind` may want back."""
         if not self.cache.is_croppable:
             raise ValueError(
-                f"{type(self.model).__name__} keeps a state that cannot be rewound (recurrent or static cache), "
-                "which this method needs."
+                f"{type(self.model).__name__} keeps a state that cannot be rewound (recurrent or static cache, or "
+                "slots evicted while generating), which this method needs."
             )
         self.cache.activate_past_recording()
 
@@ -295,6 +295,9 @@ class TransformersState(DecodingState):
         layers: list[Any] = self.cache.layers
         for layer in layers:
             if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
+                continue
+            if hasattr(layer, "roll_right"):
+                layer.roll_right(shift)
                 continue
             slots = layer.keys.shape[-2]
             source = torch.arange(slots, device=layer.keys.device)[None] - shift.to(layer.keys.device)[:, None]
@@ -351,6 +354,9 @@ class TransformersState(DecodingState):
         for mine, theirs in layers:
             if not hasattr(mine, "keys") or getattr(mine, "keys", None) is None:
                 raise ValueError(f"{type(self.model).__name__} keeps a recurrent state, whose rows cannot be joined.")
+            if hasattr(mine, "stack"):
+                mine.stack(theirs)
+                continue
             mine.keys = _stack_right_aligned(mine.keys, theirs.keys, axis=-2)
             mine.values = _stack_right_aligned(mine.values, theirs.values, axis=-2)
             if hasattr(mine, "cumulative_length"):  # of a sliding window: slots that it has seen

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from szilard.decoding.method import check_bool, check_choice, check_number
 from szilard.evaluation.sandbox import run_program
 from szilard.evaluation.tasks import Item, TextTask
+from szilard.options import check_bool, check_choice, check_number
 
 _STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n```")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
-from szilard.decoding.method import check_choice
 from szilard.evaluation.tasks import Item, TextTask
+from szilard.options import check_choice
 
 # A hyphen is a sign where it stands right before the number and joins it to nothing: "7-3" is a difference.
 _NUMBER = r"(?:(?<![\w.)\]])-(?=[$\d.]))?\$?\s?(?:\d+(?:,\d{3})*(?!\d)(?:\.\d+)?|\d+|(?<![\w.])\.\d+)"

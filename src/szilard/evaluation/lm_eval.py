@@ -15,11 +15,12 @@ import torch
 from jinja2 import TemplateError
 from tqdm import tqdm
 
-from szilard.decoding.method import Method, check_number, nearest, parse_option
+from szilard.decoding.method import Method
 from szilard.engines import load
 from szilard.engines.engine import Engine
 from szilard.engines.transformers_generate import check_needs
 from szilard.evaluation.likelihood import log_likelihoods
+from szilard.options import check_number, nearest, parse_option
 from szilard.registry import make_method, method_class
 
 try:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from szilard.decoding.cost import Cost
-from szilard.decoding.method import Method, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.trace import Trace
 from szilard.engines.engine import Engine
 from szilard.engines.result import Result
 from szilard.evaluation.likelihood import log_likelihoods
 from szilard.evaluation.store import ResultStore
 from szilard.evaluation.tasks import ChoiceTask, Item, Task, TextTask
+from szilard.options import check_number
 
 Progress = Callable[[int, int], None]
 

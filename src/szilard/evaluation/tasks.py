@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from szilard.decoding.method import nearest
+from szilard.options import nearest
 
 if TYPE_CHECKING:
     from szilard.evaluation.likelihood import Likelihood

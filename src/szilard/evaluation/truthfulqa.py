@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from szilard.decoding.method import check_choice
 from szilard.evaluation.code_tasks import cut
 from szilard.evaluation.likelihood import Likelihood
 from szilard.evaluation.tasks import ChoiceTask, Item, Task, TextTask
+from szilard.options import check_choice
 
 # The question-and-answer prompt of the benchmark (Lin et al. 2022, its figure 21 and its released presets).
 _PRIMER = (

@@ -20,9 +20,10 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.engines.pair import spelling
+from szilard.options import check_bool, check_choice, check_number
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree

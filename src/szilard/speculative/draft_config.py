@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from szilard.decoding.method import check_choice, check_number
+from szilard.options import check_choice, check_number
 from szilard.training.config import TrainingConfig, setting
 
 

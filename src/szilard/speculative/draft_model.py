@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_choice, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.engines import step_profile
+from szilard.options import check_choice, check_number
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree, Proposal

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from szilard.decoding.method import Method, check_choice, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
+from szilard.options import check_choice, check_number
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
 from szilard.speculative.tree import DraftTree

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 
-from szilard.decoding.method import check_number
+from szilard.options import check_number
 
 _NOTHING = 0  # token of a padding node; never looked at
 

@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from szilard.decoding.method import check_number
 from szilard.engines.pair import spelling
+from szilard.options import check_number
 from szilard.whole_folder import check_replaceable, whole_folder
 
 FORMAT, VERSION = "szilard.trigrams", 1

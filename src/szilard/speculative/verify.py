@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
-from szilard.decoding.method import check_number
 from szilard.decoding.state import DecodingState
 from szilard.decoding.warpers import WARPERS
 from szilard.information import entropy
+from szilard.options import check_number
 from szilard.speculative.tree import DraftTree
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from szilard.decoding.method import check_choice
+from szilard.options import check_choice
 
 Self = TypeVar("Self", bound="AddOn")
 _WEIGHTS = "model.safetensors"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from szilard.decoding.method import check_choice, check_number, nearest
+from szilard.options import check_choice, check_number, nearest
 
 Config = TypeVar("Config", bound="TrainingConfig")
 

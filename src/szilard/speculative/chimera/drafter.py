@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from szilard.decoding.method import check_bool, check_choice, check_number
+from szilard.options import check_bool, check_choice, check_number
 from szilard.speculative.one_layer import encode, one_layer_model
 from szilard.speculative.trained import DraftHeads
 

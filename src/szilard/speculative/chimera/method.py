@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from transformers import DynamicCache
 
-from szilard.decoding.method import check_choice
 from szilard.decoding.state import DecodingState
+from szilard.options import check_choice
 from szilard.speculative.chimera.drafter import ChimeraDrafter, triples
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.one_layer import growing

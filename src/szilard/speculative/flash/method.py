@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from transformers import DynamicCache
 
-from szilard.decoding.method import check_number
 from szilard.decoding.state import DecodingState
+from szilard.options import check_number
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.flash.drafter import FlashDrafter, in_one_batch
 from szilard.speculative.one_layer import growing

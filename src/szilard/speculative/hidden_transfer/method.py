@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import check_number
 from szilard.decoding.state import DecodingState
+from szilard.options import check_number
 from szilard.speculative.drafter import Drafter
 from szilard.speculative.hidden_transfer.projections import HiddenTransferProjections
 from szilard.speculative.hidden_transfer.pseudo_slots import PseudoSlots

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.decoding.method import Method, check_bool, check_choice, check_number
+from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.engines.model_parts import weights_fingerprint
 from szilard.information import entropy
+from szilard.options import check_bool, check_choice, check_number
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.tree import DraftTree
 from szilard.speculative.verify import verify_tree

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from szilard.decoding.method import check_choice, check_number
+from szilard.options import check_choice, check_number
 from szilard.speculative.trained import DraftHeads
 
 Unembed = Callable[[torch.Tensor], torch.Tensor]

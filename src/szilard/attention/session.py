@@ -1,0 +1,360 @@
+"""An open attention method: hooks on a stock model, and the attention function that its layers call meanwhile.
+
+Everything goes through transformers' own interfaces: a registered attention function and mask function under one name,
+cache layers in the place of the model's, and module hooks. Nothing of a model's class is touched, and `opened` gives
+the model back as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+NAME = "szilard"  # of our attention function in transformers' registry
+_LAYERS = ("layers", "h", "blocks")
+_ATTENTIONS = ("self_attn", "attn", "attention")
+
+
+@dataclass
+class Call:
+    """One call of a layer's attention.
+
+    Attributes:
+        index: the layer, from 0.
+        cache: its cache layer, which already holds the new tokens.
+        query: rotated, [batch, heads, new, head size].
+        keys, values: what the layer stores, the new tokens last, [batch, kv heads, stored, head size].
+        mask: None, padding [batch, columns] (False: padding), or who sees whom [batch, 1, new, columns], as booleans.
+        before: columns that were there before the new tokens came.
+        scaling: of the products.
+        tree: whether the new tokens are a draft tree, or otherwise bring a mask of their own.
+    """
+
+    index: int
+    cache: Any
+    query: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor | None
+    before: int
+    scaling: float
+    tree: bool
+
+    @property
+    def new(self) -> int:
+        """New tokens per row."""
+        return self.query.shape[2]
+
+    @property
+    def groups(self) -> int:
+        """Query heads per key-value head."""
+        return self.query.shape[1] // self.keys.shape[1]
+
+    def visible(self, columns: torch.Tensor | None = None, new: slice = slice(None)) -> torch.Tensor | None:
+        """Who may see whom, bool [batch, 1 or kv heads, new, slots]; None: every new token sees every slot.
+
+        Args:
+            columns: of every slot, [batch, kv heads, slots]; None: slot = column.
+            new: which of the new tokens.
+        """
+        device = self.query.device
+        if columns is None:
+            if self.mask is None and self.new == 1:
+                return None
+            at = torch.arange(self.keys.shape[2], device=device)[None, None]
+        else:
+            at = columns
+        row = self.before + torch.arange(self.new, device=device)[new]
+        seen = (at[:, :, None] <= row[:, None]) & (at[:, :, None] >= 0)  # [batch, kv heads or 1, new, slots]
+        if self.mask is None:
+            return seen
+        if self.mask.dim() == 2:
+            allowed = self.mask[:, None, None]  # [batch, 1, 1, columns]
+        else:
+            allowed, seen = self.mask[:, :, new], at[:, :, None] >= 0
+        if columns is None:
+            return seen & allowed[..., : at.shape[2]]
+        index = at.clamp(min=0)[:, :, None].expand(-1, -1, allowed.shape[2], -1)
+        return seen & allowed.expand(-1, at.shape[1], -1, -1).gather(3, index)
+
+
+@dataclass
+class Reads:
+    """What was read and kept, in keys (a key and its value are read together), added over layers, rows and kv heads.
+
+    Attributes:
+        read: keys read while generating (single tokens and draft trees).
+        full: keys that full attention would have read there.
+        held: of the last call, keys stored.
+        seen: of the last call, keys that a full cache would store.
+        steps: forwards after the prompt.
+        counts: further counts of a method, by name.
+    """
+
+    read: float = 0.0
+    full: float = 0.0
+    steps: int = 0
+    held: dict[int, float] = field(default_factory=dict)  # by layer
+    seen: dict[int, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Add to a further count."""
+        self.counts[name] = self.counts.get(name, 0) + amount
+
+    def summary(self) -> dict[str, float]:
+        """The shares, and the further counts."""
+        found: dict[str, float] = {"kv_read": self.read, "kv_read_full": self.full}
+        found["kv_read_share"] = self.read / self.full if self.full else 1.0
+        held, seen = sum(self.held.values()), sum(self.seen.values())
+        found["kv_held_share"] = held / seen if seen else 1.0
+        return found | self.counts
+
+
+class Session:
+    """A method that is open on a model. Subclasses say what a layer stores and how it attends.
+
+    Attributes:
+        reads: what was read and kept.
+        cache: of the forward that runs, or ran last.
+
+    Args:
+        method: for messages.
+        model: a transformers model.
+
+    Raises:
+        ValueError: the model cannot be entered.
+    """
+
+    def __init__(self, method: Any, model: Any) -> None:
+        name = type(model).__name__
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError(f"{name} is an encoder-decoder model; '{method.slug}' needs a decoder-only model.")
+        if not hasattr(model, "get_decoder"):
+            raise ValueError(f"'{method.slug}' needs a model of transformers, not {name}.")
+        self.method, self.model = method, model
+        self.decoder = model.get_decoder()
+        found = [getattr(self.decoder, entry) for entry in _LAYERS if hasattr(self.decoder, entry)]
+        self.layers: list[Any] = list(found[0]) if found else []
+        self.attentions = [_attention_of(layer) for layer in self.layers]
+        if not self.layers or None in self.attentions:
+            raise ValueError(f"'{method.slug}' finds no attention layers in {name}.")
+        text = self.decoder.config
+        self.kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+        types = getattr(text, "layer_types", None)
+        window = getattr(text, "sliding_window", None)
+        kinds = types or ["sliding_attention" if window else "full_attention"] * len(self.layers)
+        self.full = [kind == "full_attention" for kind in kinds]  # layers with all tokens before them
+        if True not in self.full:
+            raise ValueError(f"every layer of {name} slides over a window, which leaves '{method.slug}' nothing to do.")
+        self.cache: Any = None
+        self.reads = Reads()
+        self._filled = 0  # columns before the forward that runs
+
+    # ---- what a method implements ----------------------------------------------------------------------------
+
+    def cache_layer(self, index: int) -> DynamicLayer:
+        """The empty cache layer that takes the place of the model's."""
+        raise NotImplementedError
+
+    def attend(self, call: Call) -> torch.Tensor:
+        """The attention's output, [batch, new, heads, head size]."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Called before every forward."""
+
+    # ---- the door --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Session]:
+        """While this is open the model's full-attention layers attend with `attend`."""
+        decoder, name = self.decoder, type(self.model).__name__
+        if any(attention in _SESSIONS for attention in self.attentions):
+            raise ValueError(f"another attention method is open on this {name}: close it first.")
+        if not decoder._can_set_attn_implementation():
+            raise ValueError(f"{name} has no attention interface, which '{self.method.slug}' needs.")
+        before = decoder.config._attn_implementation
+        if before not in ("sdpa", "eager"):
+            raise ValueError(f"'{self.method.slug}' replaces sdpa or eager attention, not {before!r} of this {name}.")
+        if getattr(decoder.config, "attn_logit_softcapping", None) or hasattr(self.attentions[0], "sinks"):
+            raise ValueError(f"{name} caps or adds to its attention products, which '{self.method.slug}' cannot do.")
+        handle = decoder.register_forward_pre_hook(self._before, with_kwargs=True)
+        try:
+            for attention in self.attentions:
+                _SESSIONS[attention] = self
+            decoder.set_attn_implementation(NAME)
+            with contextlib.ExitStack() as stack:
+                self.enter(stack)
+                yield self
+        finally:
+            decoder.set_attn_implementation(before)
+            for attention in self.attentions:
+                _SESSIONS.pop(attention, None)
+            handle.remove()
+            self.cache = None
+
+    def enter(self, stack: contextlib.ExitStack) -> None:
+        """Further hooks; what is pushed to the stack is undone when the method closes."""
+
+    def summary(self) -> dict[str, float]:
+        """What was read and kept so far, as shares and counts."""
+        return self.reads.summary()
+
+    def _before(self, decoder: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        past = options.get("past_key_values")
+        uses = options.get("use_cache")
+        if past is None and (uses if uses is not None else decoder.config.use_cache) and not decoder.training:
+            past = options["past_key_values"] = DynamicCache(config=decoder.config)
+        self.cache = past
+        if past is not None:
+            self._take_over(past)
+            first = self.full.index(True) if True in self.full else 0
+            self._filled = int(past.layers[first].get_seq_length())
+            if self._filled:
+                self.reads.steps += 1
+        self.begin()
+        return arguments, options
+
+    def _take_over(self, past: Any) -> None:
+        """Our layers in the place of the cache's own, with what these hold."""
+        while past.layer_class_to_replicate is not None and len(past.layers) < len(self.layers):
+            past.layers.append(past.layer_class_to_replicate())
+        for index, layer in enumerate(past.layers):
+            if index >= len(self.full) or not self.full[index]:
+                continue
+            ours = self.cache_layer(index)
+            if type(layer) is type(ours):
+                continue
+            if type(layer) is not DynamicLayer:
+                raise ValueError(
+                    f"'{self.method.slug}' works on transformers' dynamic cache, not on a cache of "
+                    f"{type(layer).__name__}: leave cache_implementation out."
+                )
+            if layer.is_initialized and layer.get_seq_length():
+                keys: Any = layer.keys
+                ours.update(keys, layer.values)  # type: ignore[arg-type]
+            past.layers[index] = ours
+
+    def run(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+        **rest: Any,
+    ) -> torch.Tensor:
+        """What the registered attention function does for a layer of ours."""
+        index = int(module.layer_idx)
+        if self.cache is None or not self.full[index]:
+            if mask is not None and mask.dim() == 2:
+                mask = sdpa_mask(
+                    batch_size=query.shape[0],
+                    q_length=query.shape[2],
+                    kv_length=key.shape[2],
+                    attention_mask=mask,
+                    device=query.device,
+                )
+            return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)[0]
+        tree = mask is not None and mask.dim() == 4 and bool(self._filled)
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask > torch.finfo(mask.dtype).min / 2
+        call = Call(
+            index=index,
+            cache=self.cache.layers[index],
+            query=query,
+            keys=key,
+            values=value,
+            mask=mask,
+            before=self._filled,
+            scaling=query.shape[3] ** -0.5 if scaling is None else scaling,
+            tree=tree,
+        )
+        return self.attend(call)
+
+
+def attend_to_all(call: Call, visible: torch.Tensor | None) -> torch.Tensor:
+    """Dense attention of a call over its keys, [batch, new, heads, head size]."""
+    return attention(call.query, call.keys, call.values, visible, call.scaling)
+
+
+def attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """Scaled dot-product attention with grouped heads.
+
+    Args:
+        query: [batch, heads, new, head size].
+        keys, values: [batch, kv heads, slots, head size].
+        visible: bool [batch, 1 or kv heads or heads, new, slots]; None: all. A query that sees nothing sees everything.
+        scaling: of the products.
+
+    Returns:
+        [batch, new, heads, head size].
+    """
+    batch, heads, new, size = query.shape
+    groups = heads // keys.shape[1]
+    if visible is not None:
+        visible = visible | ~visible.any(-1, keepdim=True)
+    if new == 1 and (visible is None or visible.shape[1] in (1, keys.shape[1])):
+        packed = query.reshape(batch, keys.shape[1], groups, size)  # one product per kv head, no repeated keys
+        out = F.scaled_dot_product_attention(packed, keys, values, attn_mask=visible, scale=scaling)
+        return out.reshape(batch, heads, 1, values.shape[3]).transpose(1, 2)
+    if visible is not None and groups > 1 and visible.shape[1] == keys.shape[1]:
+        visible = visible.repeat_interleave(groups, dim=1)
+    out = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible, scale=scaling, enable_gqa=groups > 1)
+    return out.transpose(1, 2)
+
+
+def causal_prompt(call: Call) -> torch.Tensor:
+    """The attention of a prompt without padding: the kernel's own causal path, no mask."""
+    out = F.scaled_dot_product_attention(
+        call.query, call.keys, call.values, is_causal=True, scale=call.scaling, enable_gqa=call.groups > 1
+    )
+    return out.transpose(1, 2)
+
+
+def _attention_of(layer: Any) -> Any:
+    for entry in _ATTENTIONS:
+        found = getattr(layer, entry, None)
+        if found is not None and hasattr(found, "layer_idx"):
+            return found
+    return None
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    return _SESSIONS[module].run(module, query, key, value, attention_mask, scaling, dropout=dropout, **kwargs), None
+
+
+def _mask(**given: Any) -> torch.Tensor | None:
+    """Only the padding: our layers make who sees whom of it themselves. Other rules come as they are."""
+    plain = given.get("mask_function", causal_mask_function) is causal_mask_function
+    if given.get("local_size") is None and plain:
+        return given.get("attention_mask")
+    return sdpa_mask(**given)
+
+
+_SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _mask)
