@@ -11,15 +11,19 @@ from szilard.information.logits import (
     top_k_mass,
     varentropy,
 )
+from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 
 __all__ = [
     "Measures",
+    "effective_rank",
     "entropy",
     "entropy_of_probabilities",
     "js_divergence",
     "kl_divergence",
+    "matrix_entropy",
     "measure",
     "perplexity",
+    "spectrum",
     "top_k_mass",
     "varentropy",
 ]
