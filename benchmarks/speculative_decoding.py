@@ -32,6 +32,7 @@ from szilard.speculative.trigram_table import TrigramTable
 
 LARGE, SMALL = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 DRAFT_LAYERS = 10  # of 30
+SHALLOW = "draft-model of 10 layers"
 TRAINED = {
     "medusa": szilard.Medusa,
     "chimera": szilard.Chimera,
@@ -131,7 +132,7 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
             methods["lud"] = szilard.Lud(adapter="zoo/smollm2-lud")
             methods["lud, verified"] = szilard.Lud(adapter="zoo/smollm2-lud", verify=True)
         draft = shallow(engine.model, DRAFT_LAYERS)  # type: ignore[attr-defined]
-        methods["draft-model of 10 layers"] = szilard.DraftModel(draft=draft, budget="fixed")
+        methods[SHALLOW] = szilard.DraftModel(draft=draft, budget="fixed")
     if arguments.methods:
         methods = {name: method for name, method in methods.items() if name in ("plain", *arguments.methods)}
     found = {name: ours(engine, method, arguments.tokens, sampled) for name, method in methods.items()}
@@ -139,9 +140,10 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         found["transformers plain"] = theirs(engine, arguments.tokens, sampled)
         lookup = {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}
         found["transformers prompt lookup"] = theirs(engine, arguments.tokens, sampled, **lookup)
-        found["transformers assisted, same 10 layers"] = theirs(
-            engine, arguments.tokens, sampled, assistant_model=draft
-        )
+        if SHALLOW in methods:
+            found["transformers assisted, same 10 layers"] = theirs(
+                engine, arguments.tokens, sampled, assistant_model=draft
+            )
     return found
 
 

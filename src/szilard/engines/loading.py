@@ -117,6 +117,7 @@ def _load_transformers(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+    from szilard.engines.fast_linear import use_fast_linears
     from szilard.engines.transformers_engine import TransformersEngine
 
     dtypes = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -154,4 +155,6 @@ def _load_transformers(
             f"the weights in {source!r} are incomplete: {missing[0]} and {len(missing) - 1} more are missing; "
             "download the model again."
         )
-    return TransformersEngine(model.to(device), tokenizer, processor=processor, name=name)
+    model.to(device)
+    use_fast_linears(model)
+    return TransformersEngine(model, tokenizer, processor=processor, name=name)
