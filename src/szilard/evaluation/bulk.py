@@ -11,6 +11,7 @@ from typing import Any
 
 from szilard.decoding.method import Method
 from szilard.engines.engine import Engine
+from szilard.evaluation.records import fault, read_text
 from szilard.evaluation.tasks import read_records
 from szilard.whole_folder import held
 
@@ -24,11 +25,13 @@ def read_prompts(file: Path) -> list[Any]:
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
     if file.suffix == ".txt":
-        found: list[Any] = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        found: list[Any] = [line for line in read_text(file).split("\n") if line.strip()]
     else:
         found = []
         for number, record in enumerate(read_records(file), start=1):
-            prompt = _prompt(record) if isinstance(record, dict) else None
+            if (wrong := fault(record)) is not None:
+                raise ValueError(f"{str(file)!r}, record {number}, {wrong}.")
+            prompt = _prompt(record)
             if not prompt:
                 raise ValueError(
                     f"{str(file)!r}, record {number}, has none of 'prompt', 'messages', 'question', 'text' and 'turns'."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from szilard.engines.engine import Engine
+from szilard.evaluation.records import fault, read_text
 from szilard.evaluation.tasks import read_records
 
 _FORMS = (
@@ -63,10 +64,12 @@ def read_texts(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
     if file.suffix == ".txt":
-        return _some(file, [{"text": part} for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()])
+        return _some(file, [{"text": part} for part in read_text(file).split("\n\n") if part.strip()])
     records = _some(file, list(read_records(file)))
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict) or not any(record.get(name) for name in ("ids", "messages", "prompt", "text")):
+        if (wrong := fault(record)) is not None:
+            raise ValueError(f"{str(file)!r}, record {number}, {wrong}.")
+        if not any(record.get(name) for name in ("ids", "messages", "prompt", "text")):
             raise ValueError(f"{str(file)!r}, record {number}, holds no text: {_FORMS}.")
     return records
 
