@@ -203,7 +203,8 @@ def export(name: str, work: Path, output: Path) -> None:
     kind: Any = LudAdapter if recipe.method == "Lud" else getattr(szilard, recipe.method).add_on
     add_on = kind.from_pretrained(source)
     size = sum(parameter.numel() for parameter in add_on.parameters())
-    storage = "float16" if 2 * size < LIMIT else "int8"
+    eight_bits = 2 * size >= LIMIT and recipe.method != "Lud"  # whose narrow matrices gain little by it
+    storage = "int8" if eight_bits else "float16"
     target.mkdir(parents=True, exist_ok=True)
     (target / "README.md").write_text(card(name, source, add_on.base, size, storage), encoding="utf-8")
     add_on.save_pretrained(target, storage=storage)
