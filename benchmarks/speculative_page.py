@@ -79,7 +79,8 @@ def _spec_bench() -> Iterator[str]:
         return
     yield (
         "### Spec-Bench\n\n```\npython benchmarks/speculative_decoding.py smollm2 --data DATA\n"
-        "python benchmarks/speculative_decoding.py qwen --data DATA --models MODELS\n```\n"
+        "python benchmarks/speculative_decoding.py qwen --data DATA --models MODELS\n```\n\n"
+        "`--per-category`, `--methods` and `--tokens` choose less; what was chosen stands in the tables.\n"
     )
     yield (
         "Tokens per pass: what a forward of the target settles per row. Read: nodes per row and forward, the root included. "
@@ -97,6 +98,7 @@ def _spec_bench() -> Iterator[str]:
 
 
 def _table(records: Sequence[Record]) -> str:
+    batch = records[0]["key"]["batch"]
     kinds = [kind for kind in CATEGORIES if any(record["category"] == kind for record in records)]
     rows = []
     plain = {record["key"]["item"]: record for record in records if record["key"]["method"] == "plain"}
@@ -108,7 +110,8 @@ def _table(records: Sequence[Record]) -> str:
         for kind in kinds:
             some = [record for record in own if record["category"] == kind]
             cells.append(f"{_per_pass(some)}, {_speed(some, plain)}" if _per_pass(some) else _speed(some, plain))
-        rows.append([method, *cells])
+        name = method if len(own) == len(plain) else f"{method} ({len(own) * batch} prompts)"
+        rows.append([name, *cells])
     return table(["method", "tokens per pass", "read", "kept 1 or more, 2, 3", "same text", "speed", *kinds], rows)
 
 

@@ -23,6 +23,7 @@ _LAZY = {
     "make_attention": "szilard.registry",
     "Method": "szilard.decoding",
     "AttentionMethod": "szilard.attention",
+    "Under": "szilard.attention",
     "DecodingState": "szilard.decoding",
     "Trace": "szilard.decoding",
     "Cost": "szilard.decoding",

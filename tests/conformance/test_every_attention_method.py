@@ -162,3 +162,30 @@ def test_the_attention_interface_is_registered_with_a_mask_function():
     from szilard.attention.session import NAME
 
     assert NAME in AttentionInterface._global_mapping and NAME in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
+
+
+def test_a_pair_of_methods_goes_wherever_a_method_goes(engine):
+    pair = szilard.Under(szilard.PromptLookup(), szilard.SnapKv(budget=6, window=2))
+    prompt = torch.arange(10, 30)
+    given = engine.generate(prompt, "prompt-lookup", attention=pair.attention, max_new_tokens=9)
+    assert engine.generate(prompt, pair, max_new_tokens=9).tokens == given.tokens
+    assert given.method == pair and given.method.slug == "prompt-lookup+snapkv"
+    inputs = prompt_batch(2)
+    with pair.attention(engine.model):
+        expected = generate(engine.model, inputs)
+    assert torch.equal(
+        expected, generate(engine.model, inputs, custom_generate=szilard.Under(szilard.Greedy(), pair.attention))
+    )
+    assert pair.changed_options() == {"snapkv.budget": 6, "snapkv.window": 2}
+
+
+def test_a_method_that_enters_the_forward_itself_is_refused_under_another():
+    with pytest.raises(ValueError, match=r"'lud'.*cannot run under 'snapkv'"):
+        szilard.Under(szilard.Lud(adapter="x"), szilard.SnapKv())
+
+
+def test_an_engine_without_attention_is_refused_before_any_work():
+    from szilard.engines.transformers_generate import check_needs
+
+    with pytest.raises(ValueError, match="needs attention"):
+        check_needs(szilard.Under(szilard.Greedy(), szilard.Knorm()), frozenset({"logits"}), "an engine")

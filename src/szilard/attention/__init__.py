@@ -6,5 +6,6 @@ run.summary()
 """
 
 from szilard.attention.method import AttentionMethod
+from szilard.attention.under import Under
 
-__all__ = ["AttentionMethod"]
+__all__ = ["AttentionMethod", "Under"]

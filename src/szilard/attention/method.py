@@ -19,7 +19,8 @@ class AttentionMethod(Options, ABC):
     """One published technique that decides what a model's layers read, keep or run.
 
     `with Method(...)(model) as run: model.generate(...)` leaves the model as it was, after exceptions, too. It composes
-    with every decoding method: `engine.generate(prompt, method=..., attention=Method(...))`.
+    with every decoding method: `engine.generate(prompt, method=..., attention=Method(...))`,
+    `szilard.Under(method, attention)`.
     """
 
     slug: ClassVar[str]

@@ -17,7 +17,7 @@ from szilard.cli.facts import facts
 from szilard.cli.loading import errors, load_engine, note
 from szilard.decoding.method import Method
 from szilard.engines.result import Result
-from szilard.registry import method_class
+from szilard.registry import attention_class, method_class
 
 # What fits a terminal of 80 columns; the page and the JSON carry the rest.
 _SHOWN = ("tokens", "latent steps", "switches", "mean entropy", "forward passes", "tokens/s", "finish")
@@ -89,19 +89,25 @@ def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
     Raises:
         ValueError: an unknown method or option, or a setting for a method that is not compared.
     """
-    slugs = [method_class(name).slug for name in names.split(",") if name.strip()]
+    slugs = [_slug(name) for name in names.split(",") if name.strip()]
     if not slugs:
         raise ValueError("--methods is empty; name some, as in --methods greedy,lead.")
     settings: dict[str, list[str]] = {slug: [] for slug in slugs}
     for assignment in assignments or ():
         owner, dot, rest = assignment.partition(".")
-        slug = method_class(owner).slug if dot and "=" in rest else ""
+        slug = _slug(owner) if dot and "=" in rest else ""
         if slug not in settings:
             raise ValueError(
                 f"--set {assignment!r}: write METHOD.NAME=VALUE with one of the compared methods ({', '.join(slugs)})."
             )
         settings[slug].append(rest)
     return [method for slug in slugs if (method := o.method_from(slug, settings[slug])) is not None]
+
+
+def _slug(name: str) -> str:
+    """As methods call themselves; of a pair, the pair's."""
+    decoding, plus, under = name.partition("+")
+    return method_class(decoding).slug + (f"+{attention_class(under).slug}" if plus else "")
 
 
 def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:

@@ -14,7 +14,6 @@ from szilard.cli.loading import errors, load_engine, note
 from szilard.cli.report import show
 from szilard.decoding.method import Method
 from szilard.options import parse_option
-from szilard.registry import make_method, method_class
 
 if TYPE_CHECKING:
     from szilard.evaluation.tasks import Task
@@ -153,8 +152,9 @@ def _methods(names: str, assignments: list[str]) -> list[tuple[str, Method]]:
         own[label].append(assignment[len(label) + 1 :])
     chosen = []
     for part, label in zip(wanted, labels, strict=True):
-        cls = method_class(part.partition(":")[0])
-        chosen.append((label, make_method(cls, dict(parse_option(cls, text) for text in own[label]))))
+        method = o.method_from(part.partition(":")[0], own[label])
+        assert method is not None
+        chosen.append((label, method))
     return chosen
 
 

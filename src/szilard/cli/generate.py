@@ -22,7 +22,6 @@ def generate_command(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; '-' or nothing reads standard input.")] = None,
     method: o.MethodOption = None,
     set_: o.SetOption = None,
-    attention: o.AttentionOption = None,
     model: o.ModelOption = None,
     image: o.ImageOption = None,
     max_new_tokens: o.TokensOption = 256,
@@ -51,15 +50,12 @@ def generate_command(
     limit: Annotated[int | None, typer.Option("--limit", help="With --prompts: only the first so many.")] = None,
 ) -> None:
     """Generate text with a method, for one prompt or for a file of them."""
-    under, assignments = o.attention_from(attention, set_)
-    chosen = o.method_from(method, assignments)
+    chosen = o.method_from(method, set_)
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
     o.check_writable(html)
     if prompts is not None or output is not None:
         if prompts is None or output is None:
             raise ValueError("--prompts FILE and --output FILE.jsonl go together.")
-        if under is not None:
-            raise ValueError("--attention goes with one prompt, not with --prompts.")
         if prompt is not None or image or html is not None or json_ or system is not None:
             raise ValueError("--prompts answers a file: no prompt, --image, --html, --json or --system beside it.")
         check_number("batch-size", batch_size, low=1, integer=True)
@@ -93,7 +89,6 @@ def generate_command(
         "seed": seed,
         "raw": raw,
         "stop": stop or None,
-        "attention": under,
         **sampling,
     }
     if json_:

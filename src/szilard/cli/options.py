@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from szilard.attention.method import AttentionMethod
+from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.options import parse_option
 from szilard.registry import attention_class, make_attention, make_method, method_class
@@ -25,18 +25,14 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, m
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16 or float64.")]
 MethodOption = Annotated[
     str | None,
-    typer.Option("--method", help="A name from `szilard methods`; default: greedy, or sampling with --sample."),
+    typer.Option(
+        "--method",
+        help="A name from `szilard methods`, or two: lead+snapkv; default: greedy, or sampling with --sample.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="A hyperparameter of the method: name=value. Repeatable.", metavar="NAME=VALUE"),
-]
-AttentionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--attention",
-        help="A cache or attention method, open meanwhile; its hyperparameters: --set NAME.option=value.",
-    ),
 ]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", "-n", help="Length limit in tokens.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]
@@ -52,23 +48,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page of the trace.")]
 
 
-def attention_from(name: str | None, assignments: list[str] | None) -> tuple[AttentionMethod | None, list[str]]:
-    """The method of `--attention NAME --set NAME.a=b`, and the assignments that are not its own.
-
-    Raises:
-        ValueError: an unknown method or option.
-    """
-    if name is None:
-        return None, list(assignments or [])
-    cls = attention_class(name)
-    start = f"{cls.slug}."
-    own = [text.removeprefix(start) for text in assignments or [] if text.startswith(start)]
-    others = [text for text in assignments or [] if not text.startswith(start)]
-    return make_attention(cls, dict(parse_option(cls, text) for text in own)), others
-
-
 def method_from(name: str | None, assignments: Sequence[str] | None) -> Method | None:
     """The method of `--method NAME --set a=b`; None for plain decoding.
+
+    `NAME+ATTENTION` is a method under a cache or attention method, whose options are written ATTENTION.a=b.
 
     Raises:
         ValueError: an unknown method or option, or a hyperparameter without a method.
@@ -77,8 +60,17 @@ def method_from(name: str | None, assignments: Sequence[str] | None) -> Method |
         if assignments:
             raise ValueError(f"--set {assignments[0]} belongs to a method; name it with --method.")
         return None
-    cls = method_class(name)
-    return make_method(cls, dict(parse_option(cls, assignment) for assignment in assignments or ()))
+    decoding, plus, under = name.partition("+")
+    if not plus:
+        cls = method_class(name)
+        return make_method(cls, dict(parse_option(cls, text) for text in assignments or ()))
+    cls, kind = method_class(decoding), attention_class(under)
+    start = f"{kind.slug}."
+    own = [text.removeprefix(start) for text in assignments or () if text.startswith(start)]
+    others = [text for text in assignments or () if not text.startswith(start)]
+    attention = make_attention(kind, dict(parse_option(kind, text) for text in own))
+    assert attention is not None
+    return Under(make_method(cls, dict(parse_option(cls, text) for text in others)), attention)
 
 
 def sampling_from(sample: bool, temperature: float | None, top_p: float | None, top_k: int | None) -> dict[str, Any]:

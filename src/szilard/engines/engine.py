@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,6 +16,8 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from szilard.attention.method import AttentionMethod
+from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
@@ -27,10 +28,6 @@ from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.options import check_number, nearest
 from szilard.registry import make_attention, make_method
-
-if TYPE_CHECKING:
-    from szilard.attention.method import AttentionMethod
-    from szilard.attention.session import Session
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
@@ -84,8 +81,8 @@ class Engine(Tokenized):
             seed: makes sampling repeatable: this run draws from a stream of its own, seeded with it.
             raw: continue the text as it is, without the model's chat template.
             trace: keep the step records.
-            attention: a cache or attention method (object, class or name) that is open on the model meanwhile, under
-                whatever method decodes; what it read and kept is added to the cost's counters.
+            attention: a cache or attention method (object, class or name) that is open on the model meanwhile: short
+                for method=szilard.Under(method, attention).
             stop: texts, or one; a row ends when it has written one of them (what the prompt says does not count). The
                 text stays in the result.
             logits_processor, stopping_criteria, streamer: transformers' objects.
@@ -103,13 +100,9 @@ class Engine(Tokenized):
         chosen = _method_with(method, options)
         if chosen.slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
-        under = make_attention(attention)
-        here = f"engine '{self.kind}' with {self.name}"
-        check_needs(chosen, self.provides, here)
-        if under is not None:
-            check_needs(under, self.provides, here)
-        if under is not None and chosen.changes_model:
-            raise ValueError(f"'{chosen.slug}' enters the model's forward itself and cannot run under '{under.slug}'.")
+        if (under := make_attention(attention)) is not None:
+            chosen = Under(chosen, under)
+        check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
@@ -118,7 +111,7 @@ class Engine(Tokenized):
             config.stop_strings = stop
         criteria = self._criteria(config, stopping_criteria)
         chosen.check(self)
-        with torch.no_grad(), self._under(under) as session:
+        with torch.no_grad():
             state = self._run(
                 chosen,
                 inputs,
@@ -129,8 +122,6 @@ class Engine(Tokenized):
                 recorder=TraceRecorder() if trace else None,
                 generator=_generator(seed, self.device),
             )
-        if session is not None:
-            state.cost.counters |= session.summary()
         results = self._results(state, chosen, inputs, raw)
         return results[0] if single else results
 
@@ -245,10 +236,6 @@ class Engine(Tokenized):
         generator: torch.Generator | None,
     ) -> DecodingState:
         """Decode and return the finished state. `method` has `decode`, or is a function that takes the open state."""
-
-    def _under(self, attention: AttentionMethod | None) -> contextlib.AbstractContextManager[Session | None]:
-        """An attention method, open on the model; engines that give "attention" implement it."""
-        return contextlib.nullcontext()
 
     # ---- shared parts ----------------------------------------------------------------------------------------
 

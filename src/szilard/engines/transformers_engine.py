@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -15,13 +14,8 @@ from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
 from szilard.engines.model_parts import weights_fingerprint
-from szilard.engines.model_use import running_on
 from szilard.engines.prompts import Prompt, as_chat
 from szilard.engines.transformers_generate import decode, open_state, provided_by, visual_names
-
-if TYPE_CHECKING:
-    from szilard.attention.method import AttentionMethod
-    from szilard.attention.session import Session
 
 
 class TransformersEngine(Engine):
@@ -90,14 +84,6 @@ class TransformersEngine(Engine):
             return super()._chat_ids(chat)
         inputs = self._template(self.processor, [chat])
         return list(inputs["input_ids"][0])
-
-    @contextlib.contextmanager
-    def _under(self, attention: AttentionMethod | None) -> Iterator[Session | None]:
-        if attention is None:
-            yield None
-            return
-        with running_on(self.model, alone=True), attention(self.model) as session:
-            yield session
 
     def _run(
         self,

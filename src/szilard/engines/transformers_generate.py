@@ -19,7 +19,6 @@ from szilard.engines.model_use import running_on
 from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
 
 if TYPE_CHECKING:
-    from szilard.attention.method import AttentionMethod
     from szilard.decoding.method import Method
 
 
@@ -133,7 +132,7 @@ def provided_by(model: Any) -> frozenset[str]:
     return frozenset(offers)
 
 
-def check_needs(method: Method | AttentionMethod, provided: frozenset[str], engine: str) -> None:
+def check_needs(method: Method, provided: frozenset[str], engine: str) -> None:
     """Refuse a method whose needs the engine lacks, naming both.
 
     Raises:
