@@ -136,6 +136,11 @@ class Eviction(AttentionMethod):
             )
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever evicted: the budget is the share 1.0, and not the number of one slot."""
+        return isinstance(self.budget, float) and self.budget == 1.0
+
+    @property
     def protected(self) -> int:
         """Slots that always stay, whatever the budget."""
         return self.sinks + self.recent
@@ -170,7 +175,7 @@ class EvictionSession(Session):
     method: Eviction
 
     def cache_layer(self, index: int) -> EvictingLayer:
-        return EvictingLayer(rewindable=self.method.phase == "prefill" or self.method.budget == 1.0)
+        return EvictingLayer(rewindable=self.method.phase == "prefill" or self.method.keeps_all)
 
     def attend(self, call: Call) -> torch.Tensor:
         layer: EvictingLayer = call.cache
@@ -185,7 +190,7 @@ class EvictionSession(Session):
         if layer.generating:
             self.reads.read += rows * layer.stored
             self.reads.full += rows * layer.seen
-        if not call.tree and method.budget != 1.0:
+        if not call.tree and not method.keeps_all:
             slots = Slots(call, self)
             method.watch(slots)
             if not layer.generating or method.phase == "both":
