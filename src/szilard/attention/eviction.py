@@ -162,7 +162,7 @@ class Eviction(AttentionMethod):
 
     def budgets(self, prompt: int, layers: int) -> list[int]:
         """Slots per head of every layer for a prompt of so many tokens."""
-        kept = self.budget if isinstance(self.budget, int) else math.ceil(self.budget * prompt)
+        kept = self.budget if isinstance(self.budget, int) else math.ceil(round(self.budget * prompt, 6))
         return [max(kept, min(self.protected + 1, prompt))] * layers
 
     def session(self, model: Any) -> EvictionSession:
