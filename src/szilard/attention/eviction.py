@@ -73,6 +73,16 @@ class Slots:
         return there & mask.gather(1, index).view_as(self.columns)
 
     @cached_property
+    def came(self) -> torch.Tensor:
+        """Real tokens of every row so far, evicted ones included, int64 [batch]."""
+        mask = self.call.mask
+        if mask is None:
+            return torch.full((self.keys.shape[0],), self.layer.seen, device=self.keys.device)
+        if mask.dim() == 4:
+            mask = mask[:, 0, -1]
+        return mask[:, : self.layer.seen].sum(1)
+
+    @cached_property
     def order(self) -> torch.Tensor:
         """The number of real tokens before every slot, as far as they are stored, [batch, kv heads, slots]."""
         return self.real.cumsum(-1) - self.real.long()
@@ -204,7 +214,7 @@ class EvictionSession(Session):
         order, real = slots.order, slots.real
         count = real.sum(-1, keepdim=True)  # [batch, kv heads, 1]
         if not layer.generating:
-            layer.budget = self._budget(slots.index, count[:, 0, 0])
+            layer.budget = self._budget(slots.index, slots.came)
         budget, own = layer.budget
         if layer.stored <= budget if own is None else bool((count[:, 0, 0] <= own).all()):
             return
