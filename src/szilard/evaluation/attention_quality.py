@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from szilard.attention.method import AttentionMethod
-from szilard.evaluation.long_context import TASKS, Item, make_items
+from szilard.evaluation.long_context import QUESTIONS, TASKS, Item, make_items
 from szilard.options import check_choice, check_number
-
-QUESTIONS = ("inside", "after")
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,13 @@ def answers(
     """The answers to a batch of items, read together with left padding.
 
     The prompt is read at once, and all that follows token by token, as while generating: that is when methods read
-    sparsely and evict. The last token of a question always belongs to what follows, since the prompt's own last logits
-    are those of full attention under methods that evict after use.
+    sparsely and evict.
 
     Args:
         model: a decoder-only model of transformers.
         items: what is asked.
         attention: the method; None: the model as it is.
-        question: "inside": the prompt that a method compresses ends with the question (all but its last token);
-            "after": the context alone is the prompt.
+        question: "inside" the prompt or "after" it, see `Item.parts`.
 
     Returns:
         An answer per item, and `summary()` of the method (shares of keys and values read and held; 1 without one).
@@ -69,10 +65,9 @@ def answers(
     check_choice("question", question, QUESTIONS)
     if not items:
         raise ValueError("there are no items to answer.")
-    split = [len(item.question) - 1 if question == "inside" else 0 for item in items]
-    prompts = [[*item.context, *item.question[:at]] for item, at in zip(items, split, strict=True)]
-    tails = [[*item.question[at:], *item.answer] for item, at in zip(items, split, strict=True)]
-    _check_room(model, max(len(prompt) + len(tail) for prompt, tail in zip(prompts, tails, strict=True)))
+    parts = [item.parts(question) for item in items]
+    prompts, tails = [prompt for prompt, _ in parts], [tail for _, tail in parts]
+    _check_room(model, max(len(prompt) + len(tail) for prompt, tail in parts))
     device = model.device
     longest, width = max(map(len, prompts)), max(map(len, tails)) - 1
     ids = torch.zeros(len(items), longest, dtype=torch.long)
@@ -138,7 +133,7 @@ def measure(
         text: running text that the contexts are made of.
         attention: the method; None: the model as it is.
         tasks: among "needle", "pairs", "continuation".
-        questions: among "inside" and "after" (see `answers`); a continuation has no question and is measured once.
+        questions: among "inside" and "after" (see `Item.parts`); a continuation has no question and is measured once.
         length: tokens of a context.
         count: items of a task.
         batch_size: items that are read together.

@@ -17,6 +17,7 @@ from typing import Any
 from szilard.options import check_choice, check_number
 
 TASKS = ("needle", "pairs", "continuation")
+QUESTIONS = ("inside", "after")
 NEEDLE, NEEDLE_QUESTION = " The secret number is{value}.", " What is the secret number? The secret number is"
 PAIR, PAIR_QUESTION = " {key}:{value}.", " What is {key}? {key}:"
 DIGITS = 7
@@ -49,6 +50,18 @@ class Item:
     question: tuple[int, ...]
     answer: tuple[int, ...]
     depth: float | None = None
+
+    def parts(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The prompt, and what follows it token by token (the answer last).
+
+        Args:
+            question: "inside": the prompt ends with the question, all but its last token, which is always decoded: a
+                prompt's own last logits are those of full attention under methods that evict after use. "after": the
+                context alone is the prompt.
+        """
+        check_choice("question", question, QUESTIONS)
+        asked = len(self.question) - 1 if question == "inside" else 0
+        return self.context + self.question[:asked], self.question[asked:] + self.answer
 
 
 def needles(
@@ -121,9 +134,7 @@ def pairs(
             source.encode(PAIR.format(key=key, value=f" {value}")) for key, value in zip(keys, values, strict=True)
         ]
         context, places = source.context(rng, stated, sorted(rng.random() for _ in range(pairs)))
-        asked = at % pairs if count < pairs else rng.randrange(pairs)
-        if count < pairs:  # few questions: asked for from the beginning to the end
-            asked = round(at * (pairs - 1) / max(1, count - 1))
+        asked = round(at * (pairs - 1) / max(1, count - 1))  # from the beginning to the end
         question = PAIR_QUESTION.format(key=keys[asked])
         items.append(source.item("pairs", context, question, f" {values[asked]}", places[asked] / length))
     return items
@@ -209,10 +220,10 @@ class _Source:
         breaks = [0, *(at + 1 for at, token in enumerate(filler) if self._ends(token))]
         context, places, done = list(self.begin), [], 0
         for statement, depth in zip(statements, depths, strict=True):
-            wanted = round(depth * size)
-            place = max(done, max(at for at in breaks if at <= wanted))
-            if len(statements) > 1:
-                place = max(done, wanted)  # many lie closer together than sentences end
+            place = round(depth * size)
+            if len(statements) == 1:  # many lie closer together than sentences end
+                place = max(at for at in breaks if at <= place)
+            place = max(done, place)
             context += filler[done:place]
             places.append(len(context))
             context += statement
