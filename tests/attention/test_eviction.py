@@ -153,8 +153,8 @@ def test_every_head_keeps_exactly_its_budget(slug, budget, kept):
     more = 0 if method.phase == "both" else 3
     assert [layer.stored for layer in past.layers] == [slots + more for slots in per_layer]
     for layer in past.layers:
-        assert layer.keys.shape[:3] == layer.columns.shape == (1, 2, layer.stored)
-        assert all(len(set(head.tolist())) == layer.stored for head in layer.columns[0])
+        assert layer.keys.shape[:3] == layer.all_columns().shape == (1, 2, layer.stored)
+        assert all(len(set(head.tolist())) == layer.stored for head in layer.all_columns()[0])
 
 
 def test_a_share_is_rounded_up_and_never_beyond_itself():
