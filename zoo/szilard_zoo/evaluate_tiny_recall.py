@@ -69,7 +69,7 @@ metrics of every 20 steps are in `metrics.jsonl` ("right": share of the answers'
 
 ## Measured
 
-{items} items each, in a text that it was not trained on (WikiText-2, test part); a pair per 32 tokens, of which one is asked
+{items} items each, in a text that it was not trained on (WikiText-2, test part); a pair per 32 tokens, one is asked
 for; the needle at depths from the beginning to the end. Nats: per token of the text itself, in tokens of this
 vocabulary.
 
