@@ -44,7 +44,8 @@ def fed(model, method, ids, mask, sizes):
     logits, held, past = [], [], None
     with method(model), torch.no_grad():
         for start, end in pairwise([0, *torch.tensor(sizes).cumsum(0).tolist()]):
-            held.append([] if past is None else [layer.all_columns().clone() for layer in past.layers])
+            ours = [] if past is None else [layer for layer in past.layers if isinstance(layer, EvictingLayer)]
+            held.append([layer.all_columns().clone() for layer in ours])
             out = model(
                 ids[:, start:end],
                 attention_mask=mask[:, :end],
@@ -174,7 +175,11 @@ def test_a_share_is_one_of_the_whole_prompt_when_it_comes_in_chunks(slug):
     ids, mask = full_text(1, tokens=19)
     method = make(slug, budget=0.5)
     _, _, past = fed(tiny_model("llama"), method, ids, mask, (6, 6, 7))
-    assert [layer.stored for layer in past.layers] == method.budgets(19, 3)
+    kept = [layer.stored for layer in past.layers]
+    if slug == "pyramidkv":  # the lower layers of a longer prompt would keep more than shorter ones left them
+        assert all(slots <= most for slots, most in zip(kept, method.budgets(19, 3), strict=True))
+    else:
+        assert kept == method.budgets(19, 3)
 
 
 def test_streaming_keeps_exactly_the_sinks_and_the_newest():

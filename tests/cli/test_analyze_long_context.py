@@ -10,7 +10,8 @@ from szilard.cli.main import main
 
 
 @pytest.fixture
-def run(capsys, model_folder, tmp_path):
+def run(capsys, monkeypatch, model_folder, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{10 + at % 80}" for at in range(200)), encoding="utf-8")
 

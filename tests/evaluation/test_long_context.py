@@ -162,7 +162,6 @@ def test_who_knows_the_text_answers_everything_and_wrong_answers_are_seen(tokeni
         None,
         szilard.SnapKv(budget=20, window=4),
         szilard.H2o(budget=20),
-        szilard.Quest(budget=16, page=4, dense_layers=1),
         szilard.TidalDecode(budget=12, dense_layers=0, reselect_layers=()),
     ],
     ids=str,
