@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptive_page as adaptive
+import attention_page as attention
 import speculative_page as speculative
 from markdown_table import table
 from results_store import Store
@@ -53,7 +54,7 @@ chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anc
 
 def main() -> None:
     sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
-    sections += [*adaptive.sections(), *speculative.sections(), *speed()]
+    sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *speed()]
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")
 

@@ -73,6 +73,16 @@ class Slots:
         return there & mask.gather(1, index).view_as(self.columns)
 
     @cached_property
+    def came(self) -> torch.Tensor:
+        """Real tokens of every row so far, evicted ones included, int64 [batch]."""
+        mask = self.call.mask
+        if mask is None:
+            return torch.full((self.keys.shape[0],), self.layer.seen, device=self.keys.device)
+        if mask.dim() == 4:
+            mask = mask[:, 0, -1]
+        return mask[:, : self.layer.seen].sum(1)
+
+    @cached_property
     def order(self) -> torch.Tensor:
         """The number of real tokens before every slot, as far as they are stored, [batch, kv heads, slots]."""
         return self.real.cumsum(-1) - self.real.long()
@@ -136,6 +146,11 @@ class Eviction(AttentionMethod):
             )
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever evicted: the budget is the share 1.0, and not the number of one slot."""
+        return isinstance(self.budget, float) and self.budget == 1.0
+
+    @property
     def protected(self) -> int:
         """Slots that always stay, whatever the budget."""
         return self.sinks + self.recent
@@ -157,7 +172,7 @@ class Eviction(AttentionMethod):
 
     def budgets(self, prompt: int, layers: int) -> list[int]:
         """Slots per head of every layer for a prompt of so many tokens."""
-        kept = self.budget if isinstance(self.budget, int) else math.ceil(self.budget * prompt)
+        kept = self.budget if isinstance(self.budget, int) else math.ceil(round(self.budget * prompt, 6))
         return [max(kept, min(self.protected + 1, prompt))] * layers
 
     def session(self, model: Any) -> EvictionSession:
@@ -170,7 +185,7 @@ class EvictionSession(Session):
     method: Eviction
 
     def cache_layer(self, index: int) -> EvictingLayer:
-        return EvictingLayer(rewindable=self.method.phase == "prefill" or self.method.budget == 1.0)
+        return EvictingLayer(rewindable=self.method.phase == "prefill" or self.method.keeps_all)
 
     def attend(self, call: Call) -> torch.Tensor:
         layer: EvictingLayer = call.cache
@@ -185,7 +200,7 @@ class EvictionSession(Session):
         if layer.generating:
             self.reads.read += rows * layer.stored
             self.reads.full += rows * layer.seen
-        if not call.tree and method.budget != 1.0:
+        if not call.tree and not method.keeps_all:
             slots = Slots(call, self)
             method.watch(slots)
             if not layer.generating or method.phase == "both":
@@ -199,7 +214,7 @@ class EvictionSession(Session):
         order, real = slots.order, slots.real
         count = real.sum(-1, keepdim=True)  # [batch, kv heads, 1]
         if not layer.generating:
-            layer.budget = self._budget(slots.index, count[:, 0, 0])
+            layer.budget = self._budget(slots.index, slots.came)
         budget, own = layer.budget
         if layer.stored <= budget if own is None else bool((count[:, 0, 0] <= own).all()):
             return

@@ -55,7 +55,8 @@ class ExpectedAttention(Eviction):
         call = slots.call
         query = unrotated(call.query.float(), *session.rotation)  # [batch, heads, new, size]
         real = slots.real[:, :1, -call.new :]
-        used = real & (real.cumsum(-1) > min(self.skip, call.new - 1))
+        skip = (real.sum(-1, keepdim=True) - 1).clamp(max=self.skip)  # a short row keeps its last query
+        used = real & (real.cumsum(-1) > skip)
         weight = used[..., None] / used.sum(-1)[..., None, None].clamp(min=1)
         mean = (query * weight).sum(2)  # [batch, heads, size]
         off = (query - mean[:, :, None]) * weight.sqrt()

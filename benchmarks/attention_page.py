@@ -1,0 +1,142 @@
+"""The reproduction page's sections on cache and attention methods, from `results/*.jsonl`.
+
+Figures come from there; the claims and the readings are written by hand. The picture goes to docs/pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_picture import picture
+from markdown_table import table
+from results_store import Store
+
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+Record = dict[str, Any]
+
+CLAIM = """## Cache and attention
+
+**Claims.** TidalDecode (Yang et al., ICLR 2025, arXiv 2410.05076): the needle is found at 10K tokens in 92 to 99 % with 64 to 128
+tokens read (LongChat-7B; Quest 99, StreamingLLM, H2O and TOVA 1 to 8), 2.1 times as fast as full attention at 100K on an A100.
+UNComp (Xiong et al., EMNLP 2025, arXiv 2410.03090): 4.7 % of the cache for 1.4 points of LongBench; heads of high matrix entropy need
+more of it. Of the methods they are compared with: SnapKV (arXiv 2404.14469), PyramidKV (2406.02069), H2O (2306.14048), TOVA (2401.06104),
+StreamingLLM (2309.17453), Quest (2406.10774), KeyDiff (2504.15364), expected attention (2510.00636).
+"""
+READINGS: dict[str, str] = {}  # by store, or by store and model
+QUALITY = (
+    ("needle", "inside", "needle, inside"),
+    ("needle", "after", "needle, after"),
+    ("pairs", "inside", "pairs, inside"),
+    ("pairs", "after", "pairs, after"),
+    ("continuation", "", "nats"),
+)
+OTHERS = {  # further stores, each with its heading and command; shown as they are
+    "tidal-latency": ("TidalDecode: latency", "python benchmarks/tidal_latency.py"),
+    "uncomp-quality": ("UNComp: heads by matrix entropy", "python benchmarks/uncomp_quality.py"),
+    "entropy-prune": ("EntropyPrune: pictures in fewer tokens", "python benchmarks/entropy_prune.py"),
+    "first": ("FiRST: layers that are skipped", "python benchmarks/first_layers.py"),
+}
+
+
+def sections() -> Iterator[str]:
+    """The markdown of what has results."""
+    parts = [*_quality(), *(part for store in OTHERS for part in _other(store))]
+    if parts:
+        yield CLAIM
+        yield from parts
+
+
+def _quality() -> Iterator[str]:
+    records = list(Store("attention-quality"))
+    if not records:
+        return
+    yield (
+        "### Quality at equal budgets\n\n```\npython benchmarks/attention_quality.py --data DATA\n"
+        "python benchmarks/attention_quality.py --data DATA --model smollm2\n```\n\n"
+        "Contexts of running text (WikiText-2, test part). Needle: a number of seven digits stands in the text, at depths from its "
+        "beginning to its end. Pairs: `key: word` pairs stand all over it, one is asked for. The question is "
+        "read before the compression (inside the prompt) or after it, token by token. % of the answers' tokens that "
+        "are the likeliest ones, each given the right ones before it; then the answers that are right as a whole. Nats: per token of "
+        "the text as it goes on, decoded under the method. Held: keys in the cache at the end; read: keys read per "
+        "decoded token; both of a full cache, mean over tasks. `random` keeps slots by chance.\n"
+    )
+    for model in dict.fromkeys(record["key"]["model"] for record in records):
+        own = [record for record in records if record["key"]["model"] == model]
+        yield f"#### {model}: {_size(own)}\n"
+        if model == "tiny-recall":
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            (PICTURES / "attention-quality.svg").write_text(picture(own), encoding="utf-8")
+            yield "![Quality against the share of keys read](pictures/attention-quality.svg)\n"
+        yield _table(own)
+        reading = READINGS.get(f"attention-quality, {model}")
+        if reading:
+            yield f"**Reading.** {reading}\n"
+
+
+def _size(records: Sequence[Record]) -> str:
+    """Tokens, items, and what chance does to an answer that is right in half of them."""
+    key = records[0]["key"]
+    return f"{key['length']} tokens, {key['items']} items a column (standard error: at most {50 / key['items'] ** 0.5:.0f} points)"
+
+
+def _table(records: Sequence[Record]) -> str:
+    rows = []
+    found = {(r["key"]["budget"], r["key"]["method"], r["key"]["task"], r["key"]["question"]): r for r in records}
+    for budget, method in dict.fromkeys((r["key"]["budget"], r["key"]["method"]) for r in records):
+        cells = ["full" if method == "plain" else str(budget), method]
+        for task, question, _ in QUALITY:
+            record = found.get((budget, method, task, question))
+            cells.append("" if record is None else _cell(record))
+        own = [r for (at, who, _, _), r in found.items() if (at, who) == (budget, method)]
+        for name in ("kv_held_share", "kv_read_share"):
+            cells.append(f"{100 * sum(record[name] for record in own) / len(own):.1f} %")
+        rows.append(cells)
+    rows.sort(key=lambda cells: -1 if cells[0] == "full" else int(cells[0]))
+    return table(["budget", "method", *(title for _, _, title in QUALITY), "held", "read"], rows)
+
+
+def _cell(record: Record) -> str:
+    if record["key"]["task"] == "continuation":
+        return f"{record['nats']:.3f}"
+    share = f"{100 * record['right'] / record['tokens']:.0f} %"
+    return (
+        share if record["tokens"] == record["items"] else f"{share}, {record['exact']}"
+    )  # answers of one token: the same
+
+
+def _other(name: str) -> Iterator[str]:
+    """A store whose records are rows as they are: what differs of their keys, then every number."""
+    records = list(Store(name))
+    if not records:
+        return
+    heading, command = OTHERS[name]
+    keys = list(dict.fromkeys(entry for record in records for entry in record["key"]))
+    varies = [entry for entry in keys if len({str(record["key"].get(entry)) for record in records}) > 1]
+    fixed = [f"{entry} {records[0]['key'][entry]}" for entry in keys if entry not in varies]
+    columns = list(
+        dict.fromkeys(
+            entry
+            for record in records
+            for entry, value in record.items()
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        )
+    )
+    yield f"### {heading}\n\n```\n{command}\n```\n\n{', '.join(fixed)}\n"
+    rows = [
+        [
+            *(_shown(record["key"].get(entry)) for entry in varies),
+            *(_shown(record.get(column)) for column in columns),
+        ]
+        for record in records
+    ]
+    yield table([*(entry.replace("_", " ") for entry in (*varies, *columns))], rows)
+    if name in READINGS:
+        yield f"**Reading.** {READINGS[name]}\n"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
