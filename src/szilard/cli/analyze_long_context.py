@@ -91,7 +91,6 @@ def _chosen(names: str, assignments: list[str] | None) -> dict[str, AttentionMet
             chosen[name] = None
             continue
         method, rest = o.attention_from(name, rest)
-        assert method is not None
         chosen[method.slug] = method
     if not chosen:
         raise ValueError("there are no methods to measure: name some, as in --methods none,snapkv.")

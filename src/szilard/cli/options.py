@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from szilard.attention.method import AttentionMethod
 from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.options import parse_option
@@ -64,13 +65,23 @@ def method_from(name: str | None, assignments: Sequence[str] | None) -> Method |
     if not plus:
         cls = method_class(name)
         return make_method(cls, dict(parse_option(cls, text) for text in assignments or ()))
-    cls, kind = method_class(decoding), attention_class(under)
-    start = f"{kind.slug}."
-    own = [text.removeprefix(start) for text in assignments or () if text.startswith(start)]
-    others = [text for text in assignments or () if not text.startswith(start)]
-    attention = make_attention(kind, dict(parse_option(kind, text) for text in own))
-    assert attention is not None
+    cls = method_class(decoding)
+    attention, others = attention_from(under, assignments)
     return Under(make_method(cls, dict(parse_option(cls, text) for text in others)), attention)
+
+
+def attention_from(name: str, assignments: Sequence[str] | None) -> tuple[AttentionMethod, list[str]]:
+    """The cache or attention method of a name and `NAME.a=b`, and the assignments that are not its own.
+
+    Raises:
+        ValueError: an unknown method or option.
+    """
+    cls = attention_class(name)
+    start = f"{cls.slug}."
+    own = [text.removeprefix(start) for text in assignments or () if text.startswith(start)]
+    made = make_attention(cls, dict(parse_option(cls, text) for text in own))
+    assert made is not None
+    return made, [text for text in assignments or () if not text.startswith(start)]
 
 
 def sampling_from(sample: bool, temperature: float | None, top_p: float | None, top_k: int | None) -> dict[str, Any]:
