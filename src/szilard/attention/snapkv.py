@@ -61,10 +61,16 @@ class SnapKv(Eviction):
 def observed(slots: Slots, window: int, kernel: int, pool: str) -> torch.Tensor:
     """Pooled attention of the last `window` tokens, float32 [batch, kv heads, slots]."""
     first = max(0, slots.call.new - window)
-    mass = slots.probabilities(slice(first, None)).sum(3).mean(2)
-    mass = mass.masked_fill(~slots.real, 0.0)
+    return pooled(slots, slots.probabilities(slice(first, None)).sum(3).mean(2), window, kernel, pool)
+
+
+def pooled(slots: Slots, mass: torch.Tensor, window: int, kernel: int, pool: str) -> torch.Tensor:
+    """What fell on every slot, and on its neighbours, [batch, kv heads, slots]; the last `window` slots, which stay
+    anyway, lend their neighbours nothing."""
+    newest = slots.order >= slots.real.sum(-1, keepdim=True) - window
+    mass = mass.masked_fill(newest | ~slots.real, 0.0)
     if kernel == 1:
         return mass
     if pool == "max":
         return F.max_pool1d(mass, kernel, stride=1, padding=kernel // 2)
-    return F.avg_pool1d(mass, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
+    return F.avg_pool1d(mass, kernel, stride=1, padding=kernel // 2)  # beyond the ends there is nothing, as in padding
