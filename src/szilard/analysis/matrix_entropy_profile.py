@@ -8,7 +8,8 @@ per head, and by EntropyPrune (Wang et al. 2026, arXiv 2602.17196) with the head
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,8 +48,7 @@ def entropy_profile(
     """
 
     def measure(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        flat = states.transpose(1, 2).flatten(2)  # [batch, n, heads x head size]
-        return matrix_entropy(flat, top=top, mask=mask, normalize=normalize).mean(0)
+        return _of_layer(states, mask, top, normalize)
 
     return torch.stack(_measured(model, inputs, what, top, span, measure))
 
@@ -76,9 +76,91 @@ def head_entropy_profile(
     """
 
     def measure(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return matrix_entropy(states, top=top, mask=mask[:, None], normalize=normalize).mean(0)
+        return _of_heads(states, mask, top, normalize)
 
     return torch.stack(_measured(model, inputs, what, top, span, measure))
+
+
+@dataclass(frozen=True)
+class EntropyReport:
+    """Matrix entropy over layers and heads, the mean over texts.
+
+    Attributes:
+        layers: of every layer, its heads side by side, [layers].
+        heads: of every layer and head, [layers][heads]; one head for hidden states.
+        what: "query", "key", "value" or "hidden".
+        top: how many eigenvalues count; None: all.
+        unit: "nats", or "share": of log(number of dimensions).
+        texts: how many.
+        model: the model's name.
+    """
+
+    layers: tuple[float, ...]
+    heads: tuple[tuple[float, ...], ...]
+    what: str
+    top: int | None
+    unit: str
+    texts: int
+    model: str
+
+
+def entropy_report(
+    model: Any,
+    texts: Iterable[Sequence[int]],
+    *,
+    what: str = "query",
+    top: int | None = None,
+    nats: bool = False,
+    name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> EntropyReport:
+    """Both profiles, averaged over texts, from one forward per text.
+
+    Args:
+        model: a decoder-only model of transformers.
+        texts: token ids.
+        what, top: as in `entropy_profile`.
+        nats: entropies in nats instead of shares of log(number of dimensions).
+        name: of the model.
+        progress: called with the number of texts done.
+
+    Raises:
+        ValueError: no text, or as in `entropy_profile`.
+    """
+
+    def measure(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        layer = _of_layer(states, mask, top, not nats)
+        return torch.cat([layer[None], _of_heads(states, mask, top, not nats)])
+
+    found = []
+    for number, ids in enumerate(texts, start=1):
+        inputs = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+        found.append(torch.stack(_measured(model, inputs, what, top, None, measure)))  # [layers, 1 + heads]
+        if progress is not None:
+            progress(number)
+    if not found:
+        raise ValueError("matrix entropy is measured on texts: there are none.")
+    mean = torch.stack(found).mean(0)
+    return EntropyReport(
+        layers=tuple(mean[:, 0].tolist()),
+        heads=tuple(tuple(layer) for layer in mean[:, 1:].tolist()),
+        what=what,
+        top=top,
+        unit="nats" if nats else "share",
+        texts=len(found),
+        model=name,
+    )
+
+
+def _of_layer(states: torch.Tensor, mask: torch.Tensor, top: int | None, normalize: bool) -> torch.Tensor:
+    """[batch, heads, n, size] and [batch, n] to a number."""
+    flat = states.transpose(1, 2).flatten(2)  # [batch, n, heads x head size]
+    return matrix_entropy(flat, top=top, mask=mask, normalize=normalize).mean(0)
+
+
+def _of_heads(states: torch.Tensor, mask: torch.Tensor, top: int | None, normalize: bool) -> torch.Tensor:
+    """[batch, heads, n, size] and [batch, n] to [heads]."""
+    return matrix_entropy(states, top=top, mask=mask[:, None], normalize=normalize).mean(0)
 
 
 def _measured(

@@ -12,6 +12,7 @@ import sys
 import typer
 
 from szilard.cli import (
+    analyze_matrix_entropy,
     chat,
     compare,
     doctor,
@@ -26,6 +27,7 @@ from szilard.cli import (
     train_aded,
     train_caad,
     train_heads,
+    train_uncomp,
 )
 
 app = typer.Typer(
@@ -51,7 +53,11 @@ train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
+train.command("uncomp")(train_uncomp.uncomp)
 app.add_typer(train, name="train")
+analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
+analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
+app.add_typer(analyze, name="analyze")
 
 
 @app.callback(invoke_without_command=True)
