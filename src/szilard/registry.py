@@ -45,6 +45,7 @@ _ATTENTION = {
     "knorm": ("szilard.attention.key_scores", "Knorm"),
     "keydiff": ("szilard.attention.key_scores", "KeyDiff"),
     "expected-attention": ("szilard.attention.expected_attention", "ExpectedAttention"),
+    "uncomp": ("szilard.attention.uncomp.method", "UnComp"),
     "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
 }
 _ALL = _METHODS | _ATTENTION

@@ -21,6 +21,7 @@ SMALL = {  # settings that act on prompts of a few tokens
     "streaming-llm": {"budget": 6, "sinks": 2},
     "h2o": {"budget": 6},
     "tova": {"budget": 6},
+    "uncomp": {"groups": "random", "budgets": (4, 8), "window": 2, "kernel": 3},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")

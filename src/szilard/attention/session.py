@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -136,6 +136,8 @@ class Session:
         ValueError: the model cannot be entered.
     """
 
+    only_watches: ClassVar[bool] = False  # whether layers that slide over a window are as good as others
+
     def __init__(self, method: Any, model: Any) -> None:
         name = type(model).__name__
         if getattr(model.config, "is_encoder_decoder", False):
@@ -155,7 +157,7 @@ class Session:
         window = getattr(text, "sliding_window", None)
         kinds = types or ["sliding_attention" if window else "full_attention"] * len(self.layers)
         self.full = [kind == "full_attention" for kind in kinds]  # layers with all tokens before them
-        if True not in self.full:
+        if True not in self.full and not self.only_watches:
             raise ValueError(f"every layer of {name} slides over a window, which leaves '{method.slug}' nothing to do.")
         self.cache: Any = None
         self.reads = Reads()

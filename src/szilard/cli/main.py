@@ -13,6 +13,7 @@ import typer
 
 from szilard.cli import (
     analyze_long_context,
+    analyze_matrix_entropy,
     chat,
     compare,
     doctor,
@@ -27,6 +28,7 @@ from szilard.cli import (
     train_aded,
     train_caad,
     train_heads,
+    train_uncomp,
 )
 
 app = typer.Typer(
@@ -52,9 +54,11 @@ train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
+train.command("uncomp")(train_uncomp.uncomp)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("long-context")(analyze_long_context.long_context)
+analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
 app.add_typer(analyze, name="analyze")
 
 

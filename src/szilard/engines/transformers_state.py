@@ -239,8 +239,8 @@ class TransformersState(DecodingState):
         width = path.shape[1]
         moved = path != torch.arange(width, device=self.device)
         if bool((moved & (torch.arange(width, device=self.device) < counts[:, None])).any()):
-            layers: list[Any] = self.cache.layers
-            for layer in layers:
+            stored_in: list[Any] = [part for layer in self.cache.layers for part in getattr(layer, "parts", [layer])]
+            for layer in stored_in:  # a layer of several parts keeps the heads apart
                 if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
                     continue
                 index = path.clamp(min=0).to(layer.keys.device)[:, None, :, None]
