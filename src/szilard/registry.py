@@ -46,6 +46,7 @@ _ATTENTION = {
     "keydiff": ("szilard.attention.key_scores", "KeyDiff"),
     "expected-attention": ("szilard.attention.expected_attention", "ExpectedAttention"),
     "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
+    "entropy-prune": ("szilard.attention.entropy_prune", "EntropyPrune"),
 }
 _ALL = _METHODS | _ATTENTION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

@@ -21,6 +21,7 @@ SMALL = {  # settings that act on prompts of a few tokens
     "streaming-llm": {"budget": 6, "sinks": 2},
     "h2o": {"budget": 6},
     "tova": {"budget": 6},
+    "entropy-prune": {"layer": 1, "keep": 1, "span": (1, 3)},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")
