@@ -12,6 +12,7 @@ import sys
 import typer
 
 from szilard.cli import (
+    analyze_visual_entropy,
     chat,
     compare,
     doctor,
@@ -52,6 +53,9 @@ train.command("caad")(train_caad.caad)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 app.add_typer(train, name="train")
+analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
+analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
+app.add_typer(analyze, name="analyze")
 
 
 @app.callback(invoke_without_command=True)

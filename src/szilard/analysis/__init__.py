@@ -1,0 +1,1 @@
+"""What can be read off a model without decoding: profiles over layers and heads."""
