@@ -165,7 +165,7 @@ class EntropyPruneSession(PromptSpanSession):
         if score == "random":
             assert self.real is not None
             text = b"" if self.ids is None else self.ids[row][self.real[row]].cpu().numpy().tobytes()
-            dice = torch.Generator().manual_seed(self.method.seed * 2**32 + zlib.crc32(text))
+            dice = torch.Generator().manual_seed(zlib.crc32(text, self.method.seed))
             return torch.rand(len(visual), generator=dice, dtype=torch.float64).to(visual.device)
         states = call.query if self.method.states == "query" else call.keys[:, :, -call.new :]
         chosen = states[row : row + 1].index_select(2, visual)  # [1, heads, tokens, head size]
