@@ -69,9 +69,9 @@ def visual_entropy(
         before = value
     console = Console()
     console.print(table)
-    change = profile.entropy[profile.layer] - profile.entropy[profile.layer - 1]
+    fall = profile.entropy[profile.layer] - profile.entropy[profile.layer - 1]
     console.print(
-        f"\ncollapse layer: K = {profile.layer} ({change:+.3f} nats from layer {profile.layer - 1} to {profile.layer}; "
+        f"\ncollapse layer: K = {profile.layer} ({fall:+.3f} nats from layer {profile.layer - 1} to {profile.layer}; "
         f"{profile.pictures} pictures, {profile.tokens:.0f} visual tokens each, {states} states)",
         highlight=False,
     )
