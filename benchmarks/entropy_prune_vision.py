@@ -70,7 +70,7 @@ def accuracy(store: Store, count: int, layers: list[int]) -> None:
             "accuracy": sum(every) / len(every),
             "by_kind": {kind: sum(own) / len(own) for kind, own in right.items()},
             "visual_flops_reduction": 1 - counters["prunable_flops"] / full if full else 0.0,
-            "tokens_kept": counters["prunable_tokens_kept"] / count,
+            "tokens_kept": counters["prunable_tokens_kept"] / count if full else None,
         }
         store.add(key, values)
         print(key, {name: value for name, value in values.items() if name != "by_kind"}, flush=True)

@@ -102,7 +102,9 @@ class EntropyPruneSession(PromptSpanSession):
             self._place(layer, columns, call)
         out = self.dense(call, columns)
         rows = call.query.shape[0] * call.keys.shape[1]
-        if call.before and self.places is None:
+        if call.before and (call.new == 1 or call.tree):
+            layer.generating = True
+        if layer.generating:
             self.reads.read += rows * layer.stored
             self.reads.full += rows * layer.seen
         self.reads.held[call.index], self.reads.seen[call.index] = rows * layer.stored, rows * layer.seen
