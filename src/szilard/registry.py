@@ -47,6 +47,7 @@ _ATTENTION = {
     "expected-attention": ("szilard.attention.expected_attention", "ExpectedAttention"),
     "uncomp": ("szilard.attention.uncomp.method", "UnComp"),
     "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
+    "entropy-prune": ("szilard.attention.entropy_prune", "EntropyPrune"),
 }
 _ALL = _METHODS | _ATTENTION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

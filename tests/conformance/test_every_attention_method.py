@@ -22,6 +22,7 @@ SMALL = {  # settings that act on prompts of a few tokens
     "h2o": {"budget": 6},
     "tova": {"budget": 6},
     "uncomp": {"groups": "random", "budgets": (4, 8), "window": 2, "kernel": 3},
+    "entropy-prune": {"layer": 1, "keep": 1, "span": (1, 3)},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")

@@ -14,6 +14,7 @@ import typer
 from szilard.cli import (
     analyze_long_context,
     analyze_matrix_entropy,
+    analyze_visual_entropy,
     chat,
     compare,
     doctor,
@@ -59,6 +60,7 @@ app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("long-context")(analyze_long_context.long_context)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
+analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
 app.add_typer(analyze, name="analyze")
 
 

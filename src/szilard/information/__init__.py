@@ -12,6 +12,7 @@ from szilard.information.logits import (
     varentropy,
 )
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
+from szilard.information.token_entropy import token_matrix_entropy
 
 __all__ = [
     "Measures",
@@ -24,6 +25,7 @@ __all__ = [
     "measure",
     "perplexity",
     "spectrum",
+    "token_matrix_entropy",
     "top_k_mass",
     "varentropy",
 ]
