@@ -26,6 +26,7 @@ from szilard.cli import (
     train_aded,
     train_caad,
     train_heads,
+    train_tidal_decode,
 )
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ train = typer.Typer(help="Fit the small part that a method needs for a model.", 
 train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
+train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 app.add_typer(train, name="train")
