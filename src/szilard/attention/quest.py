@@ -164,7 +164,7 @@ class PageBounds:
         Returns:
             Least and greatest, float32 or better, [batch, kv heads, pages, size].
         """
-        batch, heads, stored, size = keys.shape
+        heads, stored, size = keys.shape[1:]
         page, pages = self.page, -(-stored // self.page)
         known = min(before, self._known)
         first = max(0, known - (0 if shift is None else page - 1)) // page  # page that may have changed, in any row

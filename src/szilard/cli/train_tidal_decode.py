@@ -77,6 +77,6 @@ def tidal_decode(
     found = ", ".join(map(str, plan["settings"]["reselect_layers"]))
     note(
         f"layers that select anew: {found}. Log-probability of the hidden numbers at a budget of {budget}: "
-        f"{plan['score']:.3f} nats per token; {plan['full']:.3f} with full attention, {plan['without']:.3f} with no such "
-        f"layer. Written to {output}"
+        f"{plan['score']:.3f} nats per token; {plan['full']:.3f} with full attention, {plan['without']:.3f} with no "
+        f"such layer. Written to {output}"
     )
