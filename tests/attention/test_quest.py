@@ -90,7 +90,7 @@ def exact_bounds(keys, page):
 
 def test_bounds_follow_steps_blocks_and_rewinds():
     torch.manual_seed(2)
-    keys, bounds = torch.randn(2, 3, 400, 4), PageBounds(4, 0)
+    keys, bounds = torch.randn(2, 3, 400, 4), PageBounds(4)
     before = 0
     for stored in (10, 11, 12, 13, 40, 38, 39, 390, 391):
         if stored < before:  # a rewind; other tokens come
@@ -105,7 +105,7 @@ def test_bounds_follow_steps_blocks_and_rewinds():
 
 def test_bounds_of_a_draft_tree_are_looked_at_again():
     torch.manual_seed(2)
-    keys, bounds = torch.randn(1, 2, 40, 4), PageBounds(4, 0)
+    keys, bounds = torch.randn(1, 2, 40, 4), PageBounds(4)
     bounds.update(keys[:, :, :10], 0, None, None, settled=True)
     bounds.update(keys[:, :, :16], 10, None, None, settled=False)
     keys[:, :, 10:13] = keys[:, :, [11, 13, 15]]  # the accepted nodes move together
@@ -115,7 +115,7 @@ def test_bounds_of_a_draft_tree_are_looked_at_again():
 
 
 def test_a_step_looks_at_the_last_page_only():
-    keys, bounds = torch.randn(1, 2, 33, 4), PageBounds(4, 0)
+    keys, bounds = torch.randn(1, 2, 33, 4), PageBounds(4)
     bounds.update(keys[:, :, :32], 0, None, None, settled=True)
     keys[:, :, :32] = torch.nan  # would be seen
     assert not any(bound.isnan().any() for bound in bounds.update(keys, 32, None, None, settled=True))

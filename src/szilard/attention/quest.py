@@ -62,9 +62,16 @@ class _Session(SparseSession):
     def __init__(self, method: Quest, model: Any) -> None:
         super().__init__(method, model)
         self._shift: torch.Tensor | None = None
+        self._mark = object()  # of this session: what others did to a cache is not known
+        self._bounds: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def begin(self) -> None:
         self._shift = None  # the next forward may have another mask
+
+    def attend(self, call: Call) -> torch.Tensor:
+        if self.method.budget is not None and call.index >= self.method.dense_layers:
+            self._bounds = self.bounds(call)  # also where all is read: no key goes by unseen
+        return super().attend(call)
 
     def select(self, call: Call) -> torch.Tensor | None:
         method, stored = self.method, call.keys.shape[2]
@@ -72,13 +79,14 @@ class _Session(SparseSession):
             return None
         page, device = method.page, call.query.device
         shift = self.shift(call)
-        least, most = self._bounds(call, shift)  # [batch, kv heads, pages, size]
-        query = call.query.unflatten(1, (call.keys.shape[1], -1))  # [batch, kv heads, group, new, size]
-        query = query.to(least.dtype)
+        assert self._bounds is not None
+        least, most = self._bounds  # [batch, kv heads, pages, size]
+        batch, heads, new, size = call.query.shape
+        query = call.query.reshape(batch, call.keys.shape[1], call.groups * new, size).to(least.dtype)
         # max(q min, q max) = q+ max + q- min, as two products
-        scores = query.clamp(min=0) @ most[:, :, None].transpose(-1, -2)
-        scores += query.clamp(max=0) @ least[:, :, None].transpose(-1, -2)
-        scores = scores.flatten(1, 2)  # [batch, heads, new, pages]
+        scores = query.clamp(min=0) @ most.transpose(-1, -2)
+        scores += query.clamp(max=0) @ least.transpose(-1, -2)
+        scores = scores.view(batch, heads, new, -1)  # [batch, heads, new, pages]
         pages = scores.shape[-1]
         visible = call.visible()  # [batch, 1, new, stored]
         start = torch.arange(pages, device=device) * page
@@ -120,14 +128,15 @@ class _Session(SparseSession):
         ).flatten(3)
         return inside.unflatten(3, slots.shape[-2:]).any(-1)
 
-    def _bounds(self, call: Call, shift: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def bounds(self, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
         """Least and greatest value of every channel of every page, [batch, kv heads, pages, size]; kept with the cache
         layer and brought up to date from the first page on that a token came to."""
+        made_for = self._mark, call.cache.moves
         known = getattr(call.cache, "pages", None)
-        if known is None or known.moves != call.cache.moves:
-            known = call.cache.pages = PageBounds(self.method.page, call.cache.moves)
+        if known is None or known.made_for != made_for:
+            known = call.cache.pages = PageBounds(self.method.page, made_for)
         mask = None if call.mask is None or call.mask.dim() == 4 else call.mask
-        return known.update(call.keys, call.before, shift, mask, settled=not call.tree)
+        return known.update(call.keys, call.before, self.shift(call), mask, settled=not call.tree)
 
 
 class PageBounds:
@@ -135,11 +144,11 @@ class PageBounds:
 
     Args:
         page: keys of a page.
-        moves: of the layer, when this was made.
+        made_for: by which the owner knows whether this still holds.
     """
 
-    def __init__(self, page: int, moves: int) -> None:
-        self.page, self.moves = page, moves
+    def __init__(self, page: int, made_for: Any = None) -> None:
+        self.page, self.made_for = page, made_for
         self._known = 0  # first slots of which the pages are up to date and will not change
         self._room: tuple[torch.Tensor, torch.Tensor] | None = None
 
