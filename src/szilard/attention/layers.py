@@ -43,9 +43,9 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
-        ours = self._ours
+        untouched = self.untouched
         super().crop(tokens_to_remove)
-        if ours:
+        if untouched:
             self._views = self.keys, self.values
 
     def reset(self) -> None:
@@ -53,12 +53,12 @@ class GrowingLayer(DynamicLayer):
         self._room = self._views = None
 
     @property
-    def _ours(self) -> bool:
-        """Whether what is stored is still the beginning of our buffer."""
+    def untouched(self) -> bool:
+        """Whether what is stored is still the beginning of our buffer: added to and cropped, nothing else."""
         return self._views is not None and self.keys is self._views[0] and self.values is self._views[1]
 
     def _fits(self, slots: int) -> bool:
-        return self._room is not None and self._ours and slots <= self._room[0].shape[2]
+        return self._room is not None and self.untouched and slots <= self._room[0].shape[2]
 
     def _move(self, keys: torch.Tensor, values: torch.Tensor, old: int, slots: int) -> None:
         """Into a larger buffer."""

@@ -350,10 +350,12 @@ def _attend(
 
 
 def _mask(**given: Any) -> torch.Tensor | None:
-    """Only the padding: our layers make who sees whom of it themselves. Other rules come as they are."""
+    """Only the padding, None where there is none: our layers make who sees whom of it themselves. Other rules come as
+    they are."""
     plain = given.get("mask_function", causal_mask_function) is causal_mask_function
     if given.get("local_size") is None and plain:
-        return given.get("attention_mask")
+        mask = given.get("attention_mask")
+        return None if mask is not None and mask.dim() == 2 and bool(mask.all()) else mask
     return sdpa_mask(**given)
 
 

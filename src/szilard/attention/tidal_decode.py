@@ -16,10 +16,12 @@ per step and kv head: (l0 + 1 + |R|) n + (L - l0 - 1 - |R|) k.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from szilard.attention.cache_correction import Uncorrected
 from szilard.attention.method import AttentionMethod
 from szilard.attention.session import Call
 from szilard.attention.sparse import SparseSession
@@ -41,10 +43,11 @@ class TidalDecode(AttentionMethod):
             is among the best).
         sinks: first tokens of a row that are always read (ours; 0 in the paper).
         recent: last tokens that are always read (ours; 0 in the paper).
-        min_length: shorter texts are read densely.
-        correct_every: tokens after which those generated sparsely are run again with full attention, so that the
-            keys and values in the cache are those of full attention; None: never. A draft tree or a fork in between
-            begins the count anew.
+        min_length: texts of up to so many tokens are read densely.
+        correct_every: C, tokens after which those generated sparsely are run again as one block with full attention, so
+            that the keys and values in the cache are those of full attention; None: never (as in the paper's
+            experiments). For models without sliding layers. What else happens to the cache in between (a draft tree, a
+            rewind, a fork, a beam step) begins the count anew, and what was generated before it stays as it is.
     """
 
     slug: ClassVar[str] = "tidal-decode"
@@ -85,6 +88,21 @@ class TidalDecode(AttentionMethod):
     def neutral(cls) -> TidalDecode:
         return cls(budget=None, reselect_layers=())
 
+    @classmethod
+    def from_file(cls, path: str | Path, **changes: Any) -> TidalDecode:
+        """The settings that `szilard train tidal-decode` found for a model.
+
+        Args:
+            path: the plan that it wrote.
+            changes: fields that are to be different, such as the budget.
+
+        Raises:
+            ValueError: no such file, or another kind of file.
+        """
+        from szilard.attention.tidal_calibration import read_plan
+
+        return cls(**read_plan(Path(path))["settings"] | changes)
+
     def session(self, model: Any) -> TidalSession:
         return TidalSession(self, model)
 
@@ -113,13 +131,61 @@ class TidalSession(SparseSession):
         wanted = (method.dense_layers, *method.reselect_layers)
         self.selects = sorted({next((one for one in full if one >= layer), count) for layer in wanted})
         self.selection: torch.Tensor | None = None
+        if method.correct_every is not None and not all(self.full):
+            raise ValueError(
+                f"{type(model).__name__} has layers that forget tokens, which cannot be run again: leave "
+                "correct_every out."
+            )
+        self._since = Uncorrected()
+        self._correcting = False
 
     def begin(self) -> None:
         self.selection = None  # of the last forward: it lacks the newest token
 
+    # ---- cache correction ------------------------------------------------------------------------------------
+
+    def _before(self, decoder: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        every = self.method.correct_every
+        past, mask = options.get("past_key_values"), options.get("attention_mask")
+        if every is None or self._correcting or past is None or not past.get_seq_length():
+            return super()._before(decoder, arguments, options)
+        plain = mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2)  # no draft tree
+        goes_on = plain and self._since.follows(past, past.layers[0])
+        if goes_on and self.selection is not None:
+            self._since.sparse = True
+        due = goes_on and self._since.sparse and self._since.tokens >= every
+        if due:
+            self._run_again(past, mask)
+        if due or not goes_on or not self._since.sparse:
+            self._since.start(past, past.get_seq_length())
+        if plain:
+            self._since.add(options | ({"input_ids": arguments[0]} if arguments else {}))
+        return super()._before(decoder, arguments, options)
+
+    def _run_again(self, past: Any, mask: torch.Tensor | None) -> None:
+        """What was read sparsely, once more and as one block with full attention, at its own positions."""
+        tokens, length = self._since.tokens, past.get_seq_length()
+        block = self._since.block(self.decoder.get_input_embeddings())
+        past.crop(-tokens)
+        steps, full = self.reads.steps, self.reads.full  # full attention would not have come here
+        self._correcting = True
+        try:
+            with torch.no_grad():
+                seen = None if mask is None else mask[:, :length]
+                self.decoder(**block, attention_mask=seen, past_key_values=past, use_cache=True)
+        finally:
+            self._correcting = False
+        self.reads.steps, self.reads.full = steps, full
+        self.reads.count("corrections")
+        self.reads.count("corrected_tokens", tokens)
+
+    # ---- selection -------------------------------------------------------------------------------------------
+
     def select(self, call: Call) -> torch.Tensor | None:
         method, stored = self.method, call.keys.shape[2]
-        if method.budget is None or stored <= max(method.budget, method.min_length) or call.index < self.selects[0]:
+        if self._correcting or method.budget is None:
+            return None
+        if stored <= max(method.budget, method.min_length) or call.index < self.selects[0]:
             return None
         if call.index in self.selects:
             self.selection = self.best(call)
@@ -140,15 +206,21 @@ class TidalSession(SparseSession):
         if method.per == "query":
             scores = products.flatten(1, 2)  # [batch, heads, new, stored]
         else:
-            shares = (products * call.scaling).softmax(-1)
+            precision = torch.promote_types(products.dtype, torch.float32)
+            shares = (products * call.scaling).softmax(-1, dtype=precision)
             scores = shares.mean(2) if method.per == "kv" else shares.mean((1, 2))[:, None]
             if visible is not None:
                 scores = scores.masked_fill(~visible, -torch.inf)
         self._raise_what_is_always_read(scores, visible)
-        chosen = scores.topk(min(method.budget, stored), dim=-1, sorted=False)
         if visible is None:
-            return chosen.indices
-        return torch.where(chosen.values > -torch.inf, chosen.indices, -1)
+            return scores.topk(min(method.budget, stored), dim=-1, sorted=False).indices
+        dense = method.min_length > method.budget  # tokens that see so little may be among longer rows
+        chosen = scores.topk(min(max(method.budget, method.min_length), stored), dim=-1, sorted=dense)
+        there = chosen.values > -torch.inf
+        if dense:
+            enough = visible.sum(-1, keepdim=True) <= method.min_length
+            there &= enough | (torch.arange(there.shape[-1], device=there.device) < method.budget)
+        return torch.where(there, chosen.indices, -1)
 
     def _raise_what_is_always_read(self, scores: torch.Tensor, visible: torch.Tensor | None) -> None:
         """Sinks and the newest tokens, counted among those that a new token sees."""

@@ -30,6 +30,7 @@ from szilard.cli import (
     train_caad,
     train_heads,
     train_uncomp,
+    train_tidal_decode,
 )
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ train = typer.Typer(help="Fit the small part that a method needs for a model.", 
 train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
+train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 train.command("uncomp")(train_uncomp.uncomp)
