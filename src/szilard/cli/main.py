@@ -29,8 +29,8 @@ from szilard.cli import (
     train_aded,
     train_caad,
     train_heads,
-    train_uncomp,
     train_tidal_decode,
+    train_uncomp,
 )
 
 app = typer.Typer(
