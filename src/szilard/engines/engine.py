@@ -30,7 +30,7 @@ from szilard.registry import make_attention, make_method
 
 if TYPE_CHECKING:
     from szilard.attention.method import AttentionMethod
-    from szilard.attention.session import Session
+    from szilard.attention.session import OpenMethod
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
@@ -246,7 +246,7 @@ class Engine(Tokenized):
     ) -> DecodingState:
         """Decode and return the finished state. `method` has `decode`, or is a function that takes the open state."""
 
-    def _under(self, attention: AttentionMethod | None) -> contextlib.AbstractContextManager[Session | None]:
+    def _under(self, attention: AttentionMethod | None) -> contextlib.AbstractContextManager[OpenMethod | None]:
         """An attention method, open on the model; engines that give "attention" implement it."""
         return contextlib.nullcontext()
 

@@ -21,7 +21,7 @@ from szilard.engines.transformers_generate import decode, open_state, provided_b
 
 if TYPE_CHECKING:
     from szilard.attention.method import AttentionMethod
-    from szilard.attention.session import Session
+    from szilard.attention.session import OpenMethod
 
 
 class TransformersEngine(Engine):
@@ -92,7 +92,7 @@ class TransformersEngine(Engine):
         return list(inputs["input_ids"][0])
 
     @contextlib.contextmanager
-    def _under(self, attention: AttentionMethod | None) -> Iterator[Session | None]:
+    def _under(self, attention: AttentionMethod | None) -> Iterator[OpenMethod | None]:
         if attention is None:
             yield None
             return
