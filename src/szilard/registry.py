@@ -46,6 +46,8 @@ _ATTENTION = {
     "keydiff": ("szilard.attention.key_scores", "KeyDiff"),
     "expected-attention": ("szilard.attention.expected_attention", "ExpectedAttention"),
     "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
+    "first": ("szilard.attention.first.method", "First"),
+    "layer-skip": ("szilard.attention.layer_skip", "LayerSkip"),
 }
 _ALL = _METHODS | _ATTENTION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

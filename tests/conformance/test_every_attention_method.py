@@ -10,6 +10,7 @@ import torch
 from transformers import AttentionInterface, T5Config, T5ForConditionalGeneration
 
 import szilard
+from tests.attention.routers import deciding_routers
 from tests.conftest import PAD, prompt_batch, tiny_model
 
 SLUGS = tuple(slug for slug, entry in szilard.methods().items() if not entry.decodes)
@@ -21,6 +22,8 @@ SMALL = {  # settings that act on prompts of a few tokens
     "streaming-llm": {"budget": 6, "sinks": 2},
     "h2o": {"budget": 6},
     "tova": {"budget": 6},
+    "first": {"routers": deciding_routers(), "rate": 0.34, "protect": (0,)},
+    "layer-skip": {"layers": (1,)},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")
