@@ -52,7 +52,7 @@ def test_the_loss_pulls_at_every_router_and_would_not_in_the_printed_form():
 
 def test_pressure_pulls_every_layer_down():
     routers = deciding_routers().double()
-    objective = objective_of(routers, alpha=5.0, regulariser=0.0, binarise="off")
+    objective = objective_of(routers, alpha=20.0, regulariser=0.0, binarise="off")
     before = float(objective(**batch())["kept"])
     optimiser = torch.optim.SGD([routers.bias], lr=0.3)
     for _ in range(5):

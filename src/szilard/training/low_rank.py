@@ -43,6 +43,7 @@ def remove(model: Any) -> None:
         if hasattr(module, "lora_A"):
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, module.base_layer)
+    vars(model.get_decoder()).pop("peft_config", None)
     model.requires_grad_(False)
 
 
