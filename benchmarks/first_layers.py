@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 from results_store import Store
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import szilard
 from szilard.attention.first.config import FirstConfig
@@ -55,6 +57,14 @@ def examples(rows: int, generator: torch.Generator, task: str | None = None) -> 
     return {"ids": ids, "answer": written, "valid": torch.ones_like(written)}
 
 
+def words() -> PreTrainedTokenizerFast:
+    """A word per token, which is all that an engine needs to know."""
+    names = [*map(str, range(SYMBOLS)), *TASKS, "="]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="="))
+    )
+
+
 def fitted(steps: int, generator: torch.Generator) -> LlamaForCausalLM:
     """A small model of both tasks."""
     shape: dict[str, Any] = {"vocab_size": SYMBOLS + 3, "hidden_size": 64, "intermediate_size": 128}
@@ -78,7 +88,7 @@ def tasks(arguments: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     model = fitted(arguments.model_steps, generator)
-    target = Target(TransformersEngine(model, name="two tasks"))
+    target = Target(TransformersEngine(model, words(), name="two tasks"))
     held = {task: examples(256, generator, task) for task in TASKS}
     for skipped in arguments.skipped:
         config = FirstConfig(target_rate=skipped / LAYERS, learning_rate=0.02, alpha=0.1, alpha_step=0.02)
