@@ -48,6 +48,8 @@ _ATTENTION = {
     "uncomp": ("szilard.attention.uncomp.method", "UnComp"),
     "random-eviction": ("szilard.attention.key_scores", "RandomEviction"),
     "entropy-prune": ("szilard.attention.entropy_prune", "EntropyPrune"),
+    "first": ("szilard.attention.first.method", "First"),
+    "layer-skip": ("szilard.attention.layer_skip", "LayerSkip"),
 }
 _ALL = _METHODS | _ATTENTION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

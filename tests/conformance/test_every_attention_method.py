@@ -10,6 +10,7 @@ import torch
 from transformers import AttentionInterface, T5Config, T5ForConditionalGeneration
 
 import szilard
+from tests.attention.routers import deciding_routers
 from tests.conftest import PAD, prompt_batch, tiny_model
 
 SLUGS = tuple(slug for slug, entry in szilard.methods().items() if not entry.decodes)
@@ -23,6 +24,8 @@ SMALL = {  # settings that act on prompts of a few tokens
     "tova": {"budget": 6},
     "uncomp": {"groups": "random", "budgets": (4, 8), "window": 2, "kernel": 3},
     "entropy-prune": {"layer": 1, "keep": 1, "span": (1, 3)},
+    "first": {"routers": deciding_routers(), "rate": 0.34, "protect": (0,)},
+    "layer-skip": {"layers": (1,)},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from szilard.options import Options
 
 if TYPE_CHECKING:
-    from szilard.attention.session import Session
+    from szilard.attention.session import OpenMethod
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AttentionMethod(Options, ABC):
         """The setting in which the model computes what it computes without the method."""
 
     @abstractmethod
-    def session(self, model: Any) -> Session:
+    def session(self, model: Any) -> OpenMethod:
         """What acts on the model while the method is open.
 
         Raises:
@@ -42,7 +42,7 @@ class AttentionMethod(Options, ABC):
         """
 
     @contextlib.contextmanager
-    def __call__(self, model: Any) -> Iterator[Session]:
+    def __call__(self, model: Any) -> Iterator[OpenMethod]:
         """Open the method on a transformers model.
 
         Args:

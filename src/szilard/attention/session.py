@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NAME = "szilard"  # of our attention function in transformers' registry
 _LAYERS = ("layers", "h", "blocks")
@@ -121,8 +124,8 @@ class Reads:
         return found | self.counts
 
 
-class Session:
-    """A method that is open on a model. Subclasses say what a layer stores and how it attends.
+class OpenMethod:
+    """A method that is open on a model: its layers found, its forwards watched. Subclasses say what is done there.
 
     Attributes:
         reads: what was read and kept.
@@ -135,8 +138,6 @@ class Session:
     Raises:
         ValueError: the model cannot be entered.
     """
-
-    only_watches: ClassVar[bool] = False  # whether layers that slide over a window are as good as others
 
     def __init__(self, method: Any, model: Any) -> None:
         name = type(model).__name__
@@ -157,54 +158,37 @@ class Session:
         window = getattr(text, "sliding_window", None)
         kinds = types or ["sliding_attention" if window else "full_attention"] * len(self.layers)
         self.full = [kind == "full_attention" for kind in kinds]  # layers with all tokens before them
-        if True not in self.full and not self.only_watches:
-            raise ValueError(f"every layer of {name} slides over a window, which leaves '{method.slug}' nothing to do.")
         self.cache: Any = None
         self.reads = Reads()
         self._filled = 0  # columns before the forward that runs
 
-    # ---- what a method implements ----------------------------------------------------------------------------
-
-    def cache_layer(self, index: int) -> DynamicLayer:
-        """The empty cache layer that takes the place of the model's."""
-        raise NotImplementedError
-
-    def attend(self, call: Call) -> torch.Tensor:
-        """The attention's output, [batch, new, heads, head size]."""
-        raise NotImplementedError
-
     def begin(self) -> None:
         """Called before every forward."""
 
-    # ---- the door --------------------------------------------------------------------------------------------
-
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Session]:
-        """While this is open the model's full-attention layers attend with `attend`."""
-        decoder, name = self.decoder, type(self.model).__name__
+    def opened(self) -> Iterator[Self]:
+        """The method acts on the model while this is open."""
         if any(attention in _SESSIONS for attention in self.attentions):
-            raise ValueError(f"another attention method is open on this {name}: close it first.")
-        if not decoder._can_set_attn_implementation():
-            raise ValueError(f"{name} has no attention interface, which '{self.method.slug}' needs.")
-        before = decoder.config._attn_implementation
-        if before not in ("sdpa", "eager"):
-            raise ValueError(f"'{self.method.slug}' replaces sdpa or eager attention, not {before!r} of this {name}.")
-        if getattr(decoder.config, "attn_logit_softcapping", None) or hasattr(self.attentions[0], "sinks"):
-            raise ValueError(f"{name} caps or adds to its attention products, which '{self.method.slug}' cannot do.")
-        handle = decoder.register_forward_pre_hook(self._before, with_kwargs=True)
-        try:
+            raise ValueError(f"another attention method is open on this {type(self.model).__name__}: close it first.")
+        with contextlib.ExitStack() as stack:
+            self.prepare(stack)
+            handle = self.decoder.register_forward_pre_hook(self._before, with_kwargs=True)
+            stack.callback(handle.remove)
             for attention in self.attentions:
                 _SESSIONS[attention] = self
-            decoder.set_attn_implementation(NAME)
-            with contextlib.ExitStack() as stack:
+                stack.callback(_SESSIONS.pop, attention, None)
+            try:
                 self.enter(stack)
                 yield self
-        finally:
-            decoder.set_attn_implementation(before)
-            for attention in self.attentions:
-                _SESSIONS.pop(attention, None)
-            handle.remove()
-            self.cache = None
+            finally:
+                self.cache = None
+
+    def prepare(self, stack: contextlib.ExitStack) -> None:
+        """What a kind of method does to the model before it opens; it refuses models that it does not fit.
+
+        Args:
+            stack: what is pushed to it is undone when the method closes.
+        """
 
     def enter(self, stack: contextlib.ExitStack) -> None:
         """Further hooks; what is pushed to the stack is undone when the method closes."""
@@ -220,6 +204,8 @@ class Session:
             past = options["past_key_values"] = DynamicCache(config=decoder.config)
         self.cache = past
         if past is not None:
+            while past.layer_class_to_replicate is not None and len(past.layers) < len(self.layers):
+                past.layers.append(past.layer_class_to_replicate())
             self._take_over(past)
             first = self.full.index(True) if True in self.full else 0
             self._filled = int(past.layers[first].get_seq_length())
@@ -229,9 +215,55 @@ class Session:
         return arguments, options
 
     def _take_over(self, past: Any) -> None:
-        """Our layers in the place of the cache's own, with what these hold."""
-        while past.layer_class_to_replicate is not None and len(past.layers) < len(self.layers):
-            past.layers.append(past.layer_class_to_replicate())
+        """Cache layers of ours in the place of the cache's own, with what these hold."""
+
+    def _foreign(self, layer: Any) -> ValueError:
+        """What is said of a cache layer that ours cannot take the place of."""
+        return ValueError(
+            f"'{self.method.slug}' works on transformers' dynamic cache, not on a cache of {type(layer).__name__}: "
+            "leave cache_implementation out."
+        )
+
+
+class Session(OpenMethod):
+    """A method that replaces the attention function. Subclasses say what a layer stores and how it attends."""
+
+    only_watches: ClassVar[bool] = False  # whether layers that slide over a window are as good as others
+
+    def __init__(self, method: Any, model: Any) -> None:
+        super().__init__(method, model)
+        if True not in self.full and not self.only_watches:
+            raise ValueError(
+                f"every layer of {type(model).__name__} slides over a window, which leaves '{method.slug}' nothing to "
+                "do."
+            )
+
+    # ---- what a method implements ----------------------------------------------------------------------------
+
+    def cache_layer(self, index: int) -> DynamicLayer:
+        """The empty cache layer that takes the place of the model's."""
+        raise NotImplementedError
+
+    def attend(self, call: Call) -> torch.Tensor:
+        """The attention's output, [batch, new, heads, head size]."""
+        raise NotImplementedError
+
+    # ---- the door --------------------------------------------------------------------------------------------
+
+    def prepare(self, stack: contextlib.ExitStack) -> None:
+        """The model's full-attention layers attend with `attend`."""
+        decoder, name = self.decoder, type(self.model).__name__
+        if not decoder._can_set_attn_implementation():
+            raise ValueError(f"{name} has no attention interface, which '{self.method.slug}' needs.")
+        before = decoder.config._attn_implementation
+        if before not in ("sdpa", "eager"):
+            raise ValueError(f"'{self.method.slug}' replaces sdpa or eager attention, not {before!r} of this {name}.")
+        if getattr(decoder.config, "attn_logit_softcapping", None) or hasattr(self.attentions[0], "sinks"):
+            raise ValueError(f"{name} caps or adds to its attention products, which '{self.method.slug}' cannot do.")
+        stack.callback(decoder.set_attn_implementation, before)
+        decoder.set_attn_implementation(NAME)
+
+    def _take_over(self, past: Any) -> None:
         for index, layer in enumerate(past.layers):
             if index >= len(self.full) or not self.full[index]:
                 continue
@@ -239,10 +271,7 @@ class Session:
             if type(layer) is type(ours):
                 continue
             if type(layer) is not DynamicLayer:
-                raise ValueError(
-                    f"'{self.method.slug}' works on transformers' dynamic cache, not on a cache of "
-                    f"{type(layer).__name__}: leave cache_implementation out."
-                )
+                raise self._foreign(layer)
             if layer.is_initialized and layer.get_seq_length():
                 keys: Any = layer.keys
                 ours.update(keys, layer.values)  # type: ignore[arg-type]
@@ -359,6 +388,6 @@ def _mask(**given: Any) -> torch.Tensor | None:
     return sdpa_mask(**given)
 
 
-_SESSIONS: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+_SESSIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, _mask)

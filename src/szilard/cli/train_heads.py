@@ -16,18 +16,26 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
 from szilard.speculative import draft_config
+from szilard.training.config import CorpusConfig
 
-# slug: (settings, module and class of the objective, what is trained)
+# slug: (settings, module, in it the class of the objective or a training of the method's own, what is trained)
 _TRAINER = "szilard.speculative.draft_training"
-HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
+HEADS: dict[str, tuple[type[CorpusConfig], str, str, str]] = {
     "chimera": (
         draft_config.ChimeraConfig,
         "szilard.speculative.chimera.training",
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
+    ),
+    "first": (
+        FirstConfig,
+        "szilard.attention.first.training",
+        "train_first",
+        "FiRST's routers, which choose the layers that a prompt's answer needs (--lora: and bridge the gaps)",
     ),
     "flash": (
         draft_config.FlashConfig,
@@ -44,7 +52,7 @@ HEADS: dict[str, tuple[type[draft_config.DraftConfig], str, str, str]] = {
     "lud": (
         draft_config.LudConfig,
         "szilard.speculative.lud.training",
-        "",
+        "train_lud",
         "a model to write lexical units, several tokens at once",
     ),
     "medusa": (
@@ -110,11 +118,8 @@ def command(slug: str) -> Callable[..., None]:
                 if done >= total:
                     bar.stop()  # the training shows its own
 
-            part = import_module(module)
-            if objective:
-                fit = partial(import_module(_TRAINER).train_heads, getattr(part, objective))
-            else:  # the method has a training of its own
-                fit = part.train_lud
+            part = getattr(import_module(module), objective)
+            fit = partial(import_module(_TRAINER).train_heads, part) if isinstance(part, type) else part
             metrics = fit(
                 engine,
                 data,
@@ -137,7 +142,7 @@ def command(slug: str) -> Callable[..., None]:
     return run
 
 
-def _add_flags(run: Callable[..., None], cls: type[draft_config.DraftConfig]) -> None:
+def _add_flags(run: Callable[..., None], cls: type[CorpusConfig]) -> None:
     """Give a command a flag for every field of a config; what is not given stays None."""
     hints = typing.get_type_hints(cls)
     own = [entry for entry in inspect.signature(run, eval_str=True).parameters.values() if entry.name != "settings"]

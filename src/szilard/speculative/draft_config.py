@@ -5,24 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from szilard.options import check_choice, check_number
-from szilard.training.config import TrainingConfig, setting
+from szilard.training.config import CorpusConfig, setting
 
 
 @dataclass(frozen=True)
-class DraftConfig(TrainingConfig):
+class DraftConfig(CorpusConfig):
     """Settings that the training of every drafting head shares."""
 
-    max_length: int = setting(1024, "Longer texts are cut, in tokens.")
-    window: int = setting(256, "Texts are trained on in stretches of so many tokens.")
     positions: int = setting(256, "Positions per batch from which tokens are drafted; bounds memory.")
-    held_out: float = setting(0.05, "Share of the texts kept for measuring.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("max_length", self.max_length, low=8, integer=True)
-        check_number("window", self.window, low=8, integer=True)
         check_number("positions", self.positions, low=1, integer=True)
-        check_number("held_out", self.held_out, low=0, high=0.9)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,21 @@ class TrainingConfig:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
+@dataclass(frozen=True)
+class CorpusConfig(TrainingConfig):
+    """Settings of trainings on texts."""
+
+    max_length: int = setting(1024, "Longer texts are cut, in tokens.")
+    window: int = setting(256, "Texts are trained on in stretches of so many tokens.")
+    held_out: float = setting(0.05, "Share of the texts kept for measuring.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("max_length", self.max_length, low=8, integer=True)
+        check_number("window", self.window, low=8, integer=True)
+        check_number("held_out", self.held_out, low=0, high=0.9)
+
+
 def read_config(cls: type[Config], file: Path | None, given: Mapping[str, Any]) -> Config:
     """A config from a YAML file and, before it, what was given on the command line.
 

@@ -72,8 +72,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     last = last_checkpoint(checkpoints)
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    per_epoch = max(1, math.ceil(count / (config.batch_size * config.gradient_accumulation * processes)))
-    steps = config.steps or max(1, round(config.epochs * per_epoch))
+    steps = planned_steps(count, config)
     if last is not None and int(last.name.rpartition("-")[2]) >= steps:  # Trainer would take one step more
         objective.load_state_dict(load_file(last / "model.safetensors"))
         _check_finite(objective)
@@ -125,6 +124,13 @@ def fit(
         objective.load_state_dict(trainer.accelerator.get_state_dict(trainer.model_wrapped) or objective.state_dict())
     _check_finite(objective)
     return read_metrics(folder / "metrics.jsonl")
+
+
+def planned_steps(examples: int, config: TrainingConfig) -> int:
+    """Optimiser steps of a training on so many examples."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    per_epoch = max(1, math.ceil(examples / (config.batch_size * config.gradient_accumulation * processes)))
+    return config.steps or max(1, round(config.epochs * per_epoch))
 
 
 def _check_finite(objective: nn.Module) -> None:

@@ -27,17 +27,13 @@ from szilard.engines.engine import Engine
 from szilard.speculative.draft_config import LudConfig
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.units import lexical_units
+from szilard.training import low_rank
 from szilard.training.course import Course
 from szilard.training.hidden_states import HiddenStates, Stretches, Windows
 from szilard.training.loop import Batch, uses_fsdp
 from szilard.training.target import Target
 
 _IGNORED = -100  # a slot without a label
-_NO_LAYER = "none of the model's linear layers has a usual name; tune every weight with lora=False."
-_LINEAR = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("c_attn", "c_proj", "c_fc"),
-)
 
 
 class LudObjective(nn.Module):
@@ -59,7 +55,9 @@ class LudObjective(nn.Module):
         self.names: list[str] = []
         self.before: dict[str, torch.Tensor] = {}
         if config.lora:
-            self._low_rank()
+            changes = low_rank.inject(target.model, config.rank)
+            self.names += changes
+            self.tuned.extend(changes.values())
         elif target.model.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"tuning every weight in {target.model.dtype} loses small steps: load it with float32.")
         else:
@@ -69,46 +67,19 @@ class LudObjective(nn.Module):
                 self.names.append(name)
                 self.tuned.append(parameter)
 
-    def _low_rank(self) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        model = self.target.model
-        inner = model.get_decoder()  # the text's layers: a vision tower stays as it is
-        found = [name for name, module in inner.named_modules() if name.rpartition(".")[2] in _LINEAR]
-        if not found:
-            raise ValueError(_NO_LAYER)
-        rank = self.settings.rank
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=found), inner)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()  # peft takes the model's dtype, in which small steps vanish
-                self.names.append(name)
-                self.tuned.append(parameter)
-
     def restore(self) -> None:
         """Give the model its own layers and weights back."""
         model = self.target.model
         for name, weight in self.before.items():
             model.get_parameter(name).data = weight
-        for name, module in list(model.named_modules()):
-            if hasattr(module, "lora_A"):
-                parent, _, own = name.rpartition(".")
-                setattr(model.get_submodule(parent), own, module.base_layer)
-        model.requires_grad_(False)
+        low_rank.remove(model)
 
     def adapter(self) -> LudAdapter:
         """What was tuned, as an add-on."""
         transposed: list[str] = []
         if self.settings.lora:
-            pairs: dict[str, dict[str, torch.Tensor]] = {}
-            for name, parameter in zip(self.names, self.tuned, strict=True):
-                module, _, rest = name.partition(".lora_")
-                pairs.setdefault(module, {})[rest[0]] = parameter
-            shapes = {}
-            for module, pair in pairs.items():
-                shapes[f"{module}.weight"] = [pair["B"].shape[0], pair["A"].shape[1], pair["A"].shape[0]]
-                if getattr(self.target.model.get_submodule(module), "fan_in_fan_out", False):
-                    transposed.append(f"{module}.weight")
+            changes = dict(zip(self.names, self.tuned, strict=True))
+            shapes, transposed = low_rank.described(self.target.model, changes)
         else:
             shapes = {name: list(parameter.shape) for name, parameter in zip(self.names, self.tuned, strict=True)}
         made = LudAdapter(
@@ -123,9 +94,9 @@ class LudObjective(nn.Module):
             made.placeholder.copy_(self.placeholder)
             if self.settings.lora:
                 for index, name in enumerate(made.shapes):
-                    pair = pairs[name.removesuffix(".weight")]
-                    made.down[index].copy_(pair["A"])
-                    made.up[index].copy_(pair["B"])
+                    module = name.removesuffix(".weight")
+                    made.down[index].copy_(changes[f"{module}.lora_A.default.weight"])
+                    made.up[index].copy_(changes[f"{module}.lora_B.default.weight"])
             else:
                 tuned = dict(zip(self.names, self.tuned, strict=True))
                 for whole, name in zip(made.whole, made.shapes, strict=True):
