@@ -16,7 +16,7 @@ from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
 from szilard.options import check_choice, check_number
 
-_BAR = 24  # cells of a bar
+_BAR = 14  # cells of a bar
 
 
 def matrix_entropy(

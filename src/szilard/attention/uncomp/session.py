@@ -162,11 +162,10 @@ class UnCompSession(Session):
         layer.retain(best.sort(-1).values)
 
     def _remember(self, slots: Slots) -> None:
-        """The new tokens' rows of probabilities join W; padding has none."""
+        """The new tokens' rows of probabilities join W. Those of padding may be among them as long as a row is shorter
+        than the window, but nothing leaves before it is longer than its budget."""
         window, call = self.method.window, slots.call
-        fresh = slice(max(0, call.new - window), None)
-        real = slots.real[..., -call.new :][..., fresh]  # [batch, kv heads, rows]
-        rows = (slots.probabilities(fresh).mean(2) * real[..., None]).transpose(2, 3)
+        rows = slots.probabilities(slice(max(0, call.new - window), None)).mean(2).transpose(2, 3)
         before = slots.layer.marks.get(_ROWS)
         if before is None:
             before = rows.new_zeros(*rows.shape[:3], window)
