@@ -11,6 +11,7 @@ from typing import Any
 
 from attention_picture import picture
 from markdown_table import table
+from record_tables import tables
 from results_store import Store
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
@@ -32,11 +33,16 @@ QUALITY = (
     ("pairs", "after", "pairs, after"),
     ("continuation", "", "nats"),
 )
-OTHERS = {  # further stores, each with its heading and command; shown as they are
-    "tidal-latency": ("TidalDecode: latency", "python benchmarks/tidal_latency.py"),
-    "uncomp-quality": ("UNComp: heads by matrix entropy", "python benchmarks/uncomp_quality.py"),
-    "entropy-prune": ("EntropyPrune: pictures in fewer tokens", "python benchmarks/entropy_prune.py"),
-    "first": ("FiRST: layers that are skipped", "python benchmarks/first_layers.py"),
+OTHERS = {  # further stores: heading, commands, and what in their keys numbers repetitions
+    "tidal-latency": ("TidalDecode: time per token", "python benchmarks/tidal_latency.py --save", ()),
+    "uncomp-quality": ("UNComp: budgets by head", "python benchmarks/uncomp_quality.py --data DATA", ("number",)),
+    "entropy-prune": ("EntropyPrune: pictures in fewer tokens", "python benchmarks/entropy_prune_vision.py", ("seed",)),
+    "first": (
+        "FiRST: layers that are skipped",
+        "python benchmarks/first_layers.py tasks\npython benchmarks/first_layers.py text --data FILE\n"
+        "python benchmarks/first_layers.py speed",
+        (),
+    ),
 }
 
 
@@ -107,36 +113,12 @@ def _cell(record: Record) -> str:
 
 
 def _other(name: str) -> Iterator[str]:
-    """A store whose records are rows as they are: what differs of their keys, then every number."""
+    """A store whose records are shown as they are."""
     records = list(Store(name))
     if not records:
         return
-    heading, command = OTHERS[name]
-    keys = list(dict.fromkeys(entry for record in records for entry in record["key"]))
-    varies = [entry for entry in keys if len({str(record["key"].get(entry)) for record in records}) > 1]
-    fixed = [f"{entry} {records[0]['key'][entry]}" for entry in keys if entry not in varies]
-    columns = list(
-        dict.fromkeys(
-            entry
-            for record in records
-            for entry, value in record.items()
-            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        )
-    )
-    yield f"### {heading}\n\n```\n{command}\n```\n\n{', '.join(fixed)}\n"
-    rows = [
-        [
-            *(_shown(record["key"].get(entry)) for entry in varies),
-            *(_shown(record.get(column)) for column in columns),
-        ]
-        for record in records
-    ]
-    yield table([*(entry.replace("_", " ") for entry in (*varies, *columns))], rows)
+    heading, commands, over = OTHERS[name]
+    yield f"### {heading}\n\n```\n{commands}\n```\n"
+    yield from tables(records, over=over)
     if name in READINGS:
         yield f"**Reading.** {READINGS[name]}\n"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
