@@ -15,7 +15,7 @@ import copy
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ Answer = dict[str, Any]
 Contestant = Callable[[list[str]], Answer]
 
 
-def batches(data: Path, per_category: int, size: int) -> Iterator[tuple[str, str, list[str]]]:
+def batches(
+    data: Path, per_category: int, size: int, categories: Sequence[str] = CATEGORIES
+) -> Iterator[tuple[str, str, list[str]]]:
     """(category, name, prompts) of every batch: the first prompts of each category."""
     items = make_task("spec-bench").items(data / "spec_bench.jsonl")
-    for category in CATEGORIES:
+    for category in categories:
         own = [item for item in items if item.id.startswith(f"{category}/")][:per_category]
         for start in range(0, len(own) - size + 1, size):
             some = own[start : start + size]
@@ -154,6 +156,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help=f"folder with {LARGE} and {SMALL}")
     parser.add_argument("--methods", nargs="+", help="only these, and plain decoding")
     parser.add_argument("--per-category", type=int, default=10)
+    parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--temperatures", nargs="+", choices=("0", "1"), default=["0", "1"])
@@ -170,7 +173,7 @@ def main() -> None:
     for size in arguments.batches:
         for temperature in arguments.temperatures:
             rivals = contestants(engine, arguments, size, sampled=temperature == "1")
-            work = list(batches(arguments.data, arguments.per_category, size))
+            work = list(batches(arguments.data, arguments.per_category, size, arguments.categories))
             next(iter(rivals.values()))(work[0][2])  # warms up
             for category, name, prompts in track(work, description=f"batch {size}, T={temperature}"):
                 for label, rival in rivals.items():
