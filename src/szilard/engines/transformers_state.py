@@ -173,7 +173,8 @@ class TransformersState(DecodingState):
             raise ValueError("feed takes either tokens or embeddings or a tree.")
         if tree is not None:
             tokens, rewindable = tree.tokens, True
-            tree_inputs = self._tree_inputs(tree)
+            # a root alone sees what any next token sees: no mask of its own
+            tree_inputs = self._tree_inputs(tree) if tree.tokens.shape[1] > 1 else {}
         if embeddings is not None:
             embeddings = embeddings[:, None] if embeddings.dim() == 2 else embeddings
             ids = self._buffer.new_zeros(embeddings.shape[:2])  # only its shape matters below
