@@ -25,7 +25,7 @@ from results_store import Store
 from transformers import DynamicCache
 
 import szilard
-from szilard.attention.layers import GrowingLayer
+from szilard.engines.growing_layer import GrowingLayer
 
 CONTESTANTS: dict[str, Any] = {
     "transformers": None,

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 import szilard
-from szilard.attention.layers import GrowingLayer
 from szilard.attention.session import Session, attend_to_all
 from szilard.attention.uncomp.plan import (
     UnCompPlan,
@@ -21,6 +20,7 @@ from szilard.attention.uncomp.plan import (
     plan_from,
 )
 from szilard.cli.main import main
+from szilard.engines.growing_layer import GrowingLayer
 from szilard.speculative.tree import DraftTree
 from tests.conftest import PAD, VOCAB, prompt_batch, tiny_model
 from tests.speculative.state import open_state

@@ -1,4 +1,4 @@
-"""Cache layers that methods store in: one that grows in place, one that forgets slots."""
+"""A cache layer that forgets slots."""
 
 from __future__ import annotations
 
@@ -6,77 +6,6 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicLayer
-
-
-class GrowingLayer(DynamicLayer):
-    """Stores every token, in a buffer with room to grow: a step copies one token and not the whole cache.
-
-    `keys` and `values` are views of the buffer, [batch, kv heads, slots, head size]. Whoever puts other tensors in
-    their place, or copies the layer, makes it take a new buffer at the next step.
-
-    Attributes:
-        moves: how often it took a new buffer; what was computed of the slots before holds only while this stays.
-    """
-
-    keys: Any
-    values: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moves = 0
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._views: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        old, new = self.get_seq_length(), key_states.shape[-2]
-        if not self._fits(old + new):
-            self._move(key_states, value_states, old, old + new)
-        assert self._room is not None
-        for buffer, states in zip(self._room, (key_states, value_states), strict=True):
-            buffer[:, :, old : old + new] = states
-        self.keys, self.values = (buffer[:, :, : old + new] for buffer in self._room)
-        self._views = self.keys, self.values
-        return self.keys, self.values
-
-    def crop(self, tokens_to_remove: int) -> None:
-        untouched = self.untouched
-        super().crop(tokens_to_remove)
-        if untouched:
-            self._views = self.keys, self.values
-
-    def reset(self) -> None:
-        super().reset()
-        self._room = self._views = None
-
-    @property
-    def untouched(self) -> bool:
-        """Whether what is stored is still the beginning of our buffer: added to and cropped, nothing else."""
-        return self._views is not None and self.keys is self._views[0] and self.values is self._views[1]
-
-    def _fits(self, slots: int) -> bool:
-        return self._room is not None and self.untouched and slots <= self._room[0].shape[2]
-
-    def _move(self, keys: torch.Tensor, values: torch.Tensor, old: int, slots: int) -> None:
-        """Into a larger buffer."""
-        room = slots + max(256, slots // 8)
-        buffers = []
-        for stored, states in ((self.keys, keys), (self.values, values)):
-            buffer = states.new_empty(*states.shape[:2], room, states.shape[3])
-            if old:
-                buffer[:, :, :old] = stored
-            buffers.append(buffer)
-        self._room = buffers[0], buffers[1]
-        self.moves += 1
-
-    def __copy__(self) -> GrowingLayer:
-        self._room = self._views = None  # neither may write into what the other reads
-        twin = type(self)()
-        twin.__dict__.update(self.__dict__)
-        return twin
 
 
 class EvictingLayer(DynamicLayer):

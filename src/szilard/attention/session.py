@@ -20,6 +20,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from szilard.engines.growing_layer import GrowingLayer
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -270,7 +272,7 @@ class Session(OpenMethod):
             ours = self.cache_layer(index)
             if type(layer) is type(ours):
                 continue
-            if type(layer) is not DynamicLayer:
+            if type(layer) not in (DynamicLayer, GrowingLayer):
                 raise self._foreign(layer)
             if layer.is_initialized and layer.get_seq_length():
                 keys: Any = layer.keys

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from szilard.engines.growing_layer import GrowingLayer
+
 
 class SkippableLayer(DynamicLayer):
     """What a layer stores, and for which rows it is run. All of it moves with the cache: forks, selections, joins.
@@ -138,7 +140,7 @@ def skippable(layer: Any) -> SkippableLayer | None:
     if isinstance(layer, SkippableLayer):
         return layer
     ours: SkippableLayer
-    if type(layer) is DynamicLayer:
+    if type(layer) in (DynamicLayer, GrowingLayer):
         ours = SkippableLayer()
     elif type(layer) is DynamicSlidingWindowLayer:
         ours = SkippableSlidingLayer(layer.sliding_window)

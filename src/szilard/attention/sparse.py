@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from szilard.attention import gather_attention
-from szilard.attention.layers import GrowingLayer
 from szilard.attention.session import Call, Session, attend_to_all, attention, causal_prompt
+from szilard.engines.growing_layer import GrowingLayer
 
 
 class SparseSession(Session):

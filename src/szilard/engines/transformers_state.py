@@ -14,6 +14,7 @@ import torch
 from transformers import Cache
 
 from szilard.decoding.state import DecodingState
+from szilard.engines.growing_layer import grow_in_place
 from szilard.engines.mixing import mix_rows
 from szilard.engines.model_parts import model_size, unembed
 
@@ -140,6 +141,7 @@ class TransformersState(DecodingState):
             update = self.model._update_model_kwargs_for_generation
             self.model_kwargs = update({}, self.model_kwargs, False, then.shape[1])
         past = self.model_kwargs.get("past_key_values")
+        grow_in_place(past)
         known = int(past.get_seq_length()) if past is not None else 0  # a conversation that goes on
         mask = self.model_kwargs.get("attention_mask")
         wanted = {"output_hidden_states": True} if hidden_states else {}
@@ -171,7 +173,8 @@ class TransformersState(DecodingState):
             raise ValueError("feed takes either tokens or embeddings or a tree.")
         if tree is not None:
             tokens, rewindable = tree.tokens, True
-            tree_inputs = self._tree_inputs(tree)
+            # a root alone sees what any next token sees: no mask of its own
+            tree_inputs = self._tree_inputs(tree) if tree.tokens.shape[1] > 1 else {}
         if embeddings is not None:
             embeddings = embeddings[:, None] if embeddings.dim() == 2 else embeddings
             ids = self._buffer.new_zeros(embeddings.shape[:2])  # only its shape matters below
@@ -432,7 +435,7 @@ def _stack_right_aligned(a: torch.Tensor, b: torch.Tensor, *, axis: int, rows: i
 
 
 def _copy_cache(cache: Cache) -> Cache:
-    """A cache that can grow on its own. Dynamic layers grow by concatenation, so their tensors may be shared."""
+    """A cache that can grow on its own. Layers that are copied grow into new tensors, so theirs may be shared."""
     if cache.is_compileable:
         return copy.deepcopy(cache)
     twin = copy.copy(cache)

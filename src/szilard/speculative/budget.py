@@ -22,7 +22,8 @@ _MEMORY = 0.97  # of each observation one step later
 _PRIOR, _MEASURED = 1.0, 4.0  # observations that a guess, and a measured chance, are worth at the start
 _MOST = 64
 _CHEAP = 0.02  # of a forward: a drafter that takes no longer has nothing to rest from
-_TRIES = 4  # steps with drafts before each decision to rest
+_TRIES = 4  # steps with drafts before the first decision to rest
+_TRIES_AGAIN = 2  # and after each rest
 _SHORTEST, _LONGEST = 4, 64  # steps of rest
 
 
@@ -107,7 +108,7 @@ class NodeBudget:
             self.rested = False
         else:
             self.rested = self._best(self._offered, rows)[1] * plain <= 1.0
-            self._left, self._tries = (self._pause - 1, 0) if self.rested else (0, self._tries)
+            self._left, self._tries = (self._pause - 1, _TRIES - _TRIES_AGAIN) if self.rested else (0, self._tries)
             self._pause = min(2 * self._pause, _LONGEST) if self.rested else _SHORTEST
         return self.rested
 
