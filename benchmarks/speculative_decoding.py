@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,11 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         ),
         "aded, mcts, fixed": szilard.Aded(TrigramTable.empty(engine.vocab_size), budget="fixed"),
     }
+    if arguments.answers is not None:
+        lines = arguments.answers.read_text(encoding="utf-8").splitlines()
+        texts = [row["prompt_ids"] + row["ids"] for row in map(json.loads, lines)]
+        table = TrigramTable.from_ids(texts, engine.vocab_size)
+        methods["aded, counted on answers"] = szilard.Aded(table, search="best_first", observe_prompt=True)
     if engine.kind == "llama.cpp":
         small = szilard.load(SMALL, engine="llama.cpp")
         methods["draft-model"] = szilard.DraftModel(draft=small)
@@ -154,6 +160,7 @@ def main() -> None:
     parser.add_argument("model", choices=("smollm2", "qwen"))
     parser.add_argument("--data", type=Path, required=True, help="folder with spec_bench.jsonl")
     parser.add_argument("--models", type=Path, help=f"folder with {LARGE} and {SMALL}")
+    parser.add_argument("--answers", type=Path, help="build/drafters/answers.jsonl: a table for ADED is counted on it")
     parser.add_argument("--methods", nargs="+", help="only these, and plain decoding")
     parser.add_argument("--per-category", type=int, default=10)
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
@@ -162,6 +169,7 @@ def main() -> None:
     parser.add_argument("--temperatures", nargs="+", choices=("0", "1"), default=["0", "1"])
     arguments = parser.parse_args()
     arguments.data = arguments.data.resolve()
+    arguments.answers = arguments.answers and arguments.answers.resolve()
     if arguments.model == "qwen":
         if arguments.models is None:
             parser.error("qwen needs --models")

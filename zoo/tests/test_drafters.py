@@ -21,7 +21,7 @@ def method_of(name: str):
     slug = json.loads((szilard_zoo.path(name) / "config.json").read_text())["add_on"]
     if slug == "lud":
         return szilard.Lud(adapter=f"zoo/{name}", verify=True)
-    return getattr(szilard, CLASSES[slug])(drafter=f"zoo/{name}")
+    return getattr(szilard, CLASSES[slug])(drafter=f"zoo/{name}", budget="fixed")
 
 
 @pytest.mark.parametrize("name", ADD_ONS)
