@@ -71,10 +71,10 @@ def sections() -> Iterator[str]:
 
 
 def _spec_bench() -> Iterator[str]:
-    groups: dict[tuple[str, int, int], list[Record]] = defaultdict(list)
+    groups: dict[tuple[str, int, int, int], list[Record]] = defaultdict(list)
     for record in Store("speculative"):
         key = record["key"]
-        groups[key["model"], key["batch"], key["temperature"]].append(record)
+        groups[key["model"], key["batch"], key["temperature"], key["tokens"]].append(record)
     if not groups:
         return
     yield (
@@ -87,12 +87,11 @@ def _spec_bench() -> Iterator[str]:
         "Speed: tokens/s over those of plain decoding on the same prompt (or batch), median over prompts; all contestants "
         "answer a prompt before the next one comes. By kind: tokens per pass, and speed.\n"
     )
-    for (model, batch, temperature), records in groups.items():
+    for (model, batch, temperature, new), records in groups.items():
         prompts = len({record["key"]["item"] for record in records}) * batch
-        new = records[0]["key"]["tokens"]
         yield f"#### {model}, batch {batch}, T = {temperature}: {prompts} prompts, {new} new tokens\n"
         yield _table(records)
-        name = f"{model}, {batch}, {temperature}"
+        name = f"{model}, {batch}, {temperature}, {new}"
         if name in READINGS:
             yield f"**Reading.** {READINGS[name]}\n"
 

@@ -117,7 +117,7 @@ class Aded(Method):
             table = TrigramTable.empty(state.vocab_size)
         _check_vocabulary(table, state.vocab_size, state.model_name)
         _check_spelling(table, state.encode, state.model_name)
-        budget = NodeBudget.of(state) if self.budget == "auto" else None
+        budget = NodeBudget.of(state, _CHANCES) if self.budget == "auto" else None
         speculative_decode(state, _Adaptive(self, table), budget=budget)
 
     def _table(self) -> TrigramTable | None:
@@ -125,6 +125,11 @@ class Aded(Method):
             header = Path(self.table) / HEADER
             return _opened(self.table, header.stat().st_mtime_ns if header.is_file() else 0)
         return self.table
+
+
+# How often the best nodes were accepted, best first, when answers of SmolLM2-135M-Instruct were replayed: of a table
+# counted on 900 others 0.45, 0.23, 0.15, 0.11, 0.08, ..., of an empty one that learns 0.51, 0.30, 0.25, 0.17, 0.09, ...
+_CHANCES = [0.45 / (place + 1) for place in range(64)]
 
 
 class _Adaptive(Drafter):
