@@ -94,3 +94,22 @@ def test_a_draft_model_drafts_no_more_than_is_worth_it(engine, tmp_path, monkeyp
         assert out.tokens == plain.tokens
         counters = out.cost.counters
         assert counters["nodes_verified"] <= nodes * counters["target_forwards"]
+
+
+def test_drafts_that_could_not_pay_if_all_were_accepted_are_known_beforehand():
+    dear = NodeBudget(StepProfile("m", (1, 2, 64), (1.0, 1.9, 60.0)))
+    assert dear.pays_at_best(4, 1)  # two tokens in the time of 1.9
+    dear.per_node = 0.2
+    assert not dear.pays_at_best(4, 1)
+    assert not dear.pays_at_best(0, 1)
+
+
+def test_a_draft_model_that_cannot_pay_never_reads_the_prompt(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("SZILARD_CACHE", str(tmp_path))
+    state = engine.state("w8 w9", max_new_tokens=4)
+    StepProfile("tiny", (1, 64), (1.0, 64.0)).save(state)  # every token costs a whole forward
+    method = szilard.DraftModel(draft=engine, draft_tokens=5)
+    result = engine.generate("w8 w9 w10", method, max_new_tokens=12)
+    assert result.tokens == engine.generate("w8 w9 w10", max_new_tokens=12).tokens
+    counters = result.cost.counters
+    assert counters.get("draft_forwards", 0) == 0 and counters["accepted"] == 0

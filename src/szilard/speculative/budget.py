@@ -72,6 +72,13 @@ class NodeBudget:
         """How many of `count` drafted nodes to verify in each of `rows` rows."""
         return self._best(count, rows)[0]
 
+    def pays_at_best(self, count: int, rows: int) -> bool:
+        """Whether up to `count` drafted nodes were worth their time if every one of them were accepted."""
+        each, plain = self.per_node or 0.0, self.profile(rows)
+        return any(
+            (1 + place) * plain > self._seconds(place, rows) + place * each for place in range(1, min(count, _MOST) + 1)
+        )
+
     def _best(self, count: int, rows: int) -> tuple[int, float]:
         """The best number of nodes, and the tokens per second and row that it writes."""
         each = self.per_node or 0.0

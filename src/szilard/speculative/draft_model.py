@@ -99,10 +99,14 @@ class _SmallModel(Drafter):
             from szilard.engines.pair import companion
 
             self.small = companion(self.method.draft, state, role="draft")
-            self.small.prefill()
             draft = step_profile.find(self.small)
             if self.budget is not None:
                 self.budget.per_node = 0.0 if draft is None else draft(state.batch_size)
+                if not self.budget.pays_at_best(self.method.draft_tokens, state.batch_size):
+                    self.close()  # it need not even read the prompt
+                    self.small = None
+                    return
+            self.small.prefill()
             self.logits = self._read(state.tokens[:, -1:])
 
     def propose(self, state: DecodingState) -> DraftTree:
