@@ -10,10 +10,10 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PhiConfig, PhiForCausalLM
 
 import szilard
-from szilard.attention import expected_attention
+from szilard.attention import eviction, expected_attention
 from szilard.attention.eviction import Eviction, Slots
 from szilard.attention.layers import EvictingLayer
-from szilard.attention.session import attention
+from szilard.attention.session import Call, attention
 from tests.conformance.test_every_attention_method import NEEDS_ROTATION, SMALL
 from tests.conftest import PAD, prompt_batch, tiny_model
 
@@ -444,3 +444,42 @@ def test_a_layer_that_was_reset_is_empty():
     layer = layer_of(2, 9, 4)
     layer.reset()
     assert (layer.seen, layer.stored, layer.columns, layer.marks) == (0, 0, None, {})
+
+
+@pytest.mark.parametrize("rows, masks", [(1, False), (4, True)])
+def test_a_single_token_needs_no_mask_unless_rows_are_padded(rows, masks, monkeypatch):
+    seen = []
+    attend = eviction.attend_to_all
+    monkeypatch.setattr(eviction, "attend_to_all", lambda call, visible: seen.append(visible) or attend(call, visible))
+    fed(tiny_model("llama"), make("streaming-llm"), *full_text(rows), (11, 1, 1, 1))
+    steps = seen[-9:]  # three steps of three layers
+    assert [visible is not None for visible in steps] == [masks] * 9
+
+
+def test_layers_know_whether_they_have_holes():
+    layer, other = layer_of(2, 9, 4), layer_of(1, 9, 4)
+    assert not layer.holes
+    layer.stack(other)
+    assert not layer.holes
+    layer.stack(layer_of(1, 9, 3))
+    assert layer.holes
+    rolled = layer_of(2, 9, 4)
+    rolled.roll_right(torch.tensor([0, 1]))
+    assert rolled.holes
+    rolled.reset()
+    assert not rolled.holes
+
+
+def test_stacked_rows_remember_what_both_remember():
+    mine, other = layer_of(1, 9, 4), layer_of(1, 9, 3)
+    mine.marks["rows"] = torch.ones(1, 2, 4)
+    mine.stack(other)
+    assert list(mine.marks) == ["mass"]
+
+
+def test_a_mask_for_all_rows_is_read_at_the_columns_of_each():
+    keys = torch.zeros(2, 2, 3, 4)
+    mask = torch.tensor([True, False, True, True, True]).view(1, 1, 1, 5)
+    call = Call(0, EvictingLayer(), keys[:, :, :1], keys, keys, mask, 4, 1.0, tree=True)
+    columns = torch.tensor([[0, 1, 4], [1, 2, 4]])[:, None].expand(-1, 2, -1)
+    assert call.visible(columns)[:, 0, 0].tolist() == [[True, False, True], [False, True, True]]

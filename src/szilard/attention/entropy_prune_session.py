@@ -59,6 +59,7 @@ class EntropyPruneSession(PromptSpanSession):
         self.kept_visual: list[torch.Tensor] = []
         self.scores: list[torch.Tensor] = []
         self._at: torch.Tensor | None = None  # which tokens of this forward stay, [batch, kept], -1 for none
+        self._uneven = False  # whether some are none
         self._whole: torch.Tensor | None = None  # hidden states of all of them, before layer K
         self._gathered: dict[int, tuple[Any, Any]] = {}
 
@@ -119,6 +120,7 @@ class EntropyPruneSession(PromptSpanSession):
         old = layer.all_columns()[..., : layer.stored - columns.shape[1]]
         fresh = columns[:, None].expand(-1, call.keys.shape[1], -1)
         layer.columns = torch.cat([old, fresh], dim=2)
+        layer.holes = layer.holes or self._uneven
         layer.seen = before + new
         # the text behind the last place from which a token left may be taken back
         left = torch.ones_like(self.places).scatter(1, self._at.clamp(min=0), False)
@@ -150,6 +152,7 @@ class EntropyPruneSession(PromptSpanSession):
             self.kept.append((real[row].cumsum(0) - 1)[stays[row]])
         if bool((places & ~stays).any()):
             self._at = _right_aligned(stays)
+            self._uneven = bool((self._at < 0).any())
 
     def _best(self, call: Call, row: int, visual: torch.Tensor, keep: int) -> torch.Tensor:
         """Which of a row's visual tokens stay, ascending int64 [keep]."""

@@ -237,6 +237,7 @@ class EvictionSession(Session):
         if own is not None:
             assert layer.columns is not None
             layer.columns = torch.where(rank < own[:, None, None], layer.columns, -1)
+            layer.holes = True
 
     def _budget(self, index: int, lengths: torch.Tensor) -> tuple[int, torch.Tensor | None]:
         """Slots of a layer, and where rows have different ones those of each, [batch]."""

@@ -67,16 +67,13 @@ class Call:
         """Who may see whom, bool [batch, 1 or kv heads, new, slots]; None: every new token sees every slot.
 
         Args:
-            columns: of every slot, [batch, kv heads, slots]; None: slot = column.
+            columns: of every slot of an `EvictingLayer`, [batch, kv heads, slots]; None: slot = column.
             new: which of the new tokens.
         """
         device = self.query.device
-        if columns is None:
-            if self.mask is None and self.new == 1:
-                return None
-            at = torch.arange(self.keys.shape[2], device=device)[None, None]
-        else:
-            at = columns
+        if self.mask is None and self.new == 1 and (columns is None or not self.cache.holes):
+            return None  # what is stored is older than the only new token
+        at = torch.arange(self.keys.shape[2], device=device)[None, None] if columns is None else columns
         row = self.before + torch.arange(self.new, device=device)[new]
         seen = (at[:, :, None] <= row[:, None]) & (at[:, :, None] >= 0)  # [batch, kv heads or 1, new, slots]
         if self.mask is None:
@@ -88,7 +85,7 @@ class Call:
         if columns is None:
             return seen & allowed[..., : at.shape[2]]
         index = at.clamp(min=0)[:, :, None].expand(-1, -1, allowed.shape[2], -1)
-        return seen & allowed.expand(-1, at.shape[1], -1, -1).gather(3, index)
+        return seen & allowed.expand(*at.shape[:2], -1, -1).gather(3, index)
 
 
 @dataclass
@@ -139,6 +136,8 @@ class OpenMethod:
         ValueError: the model cannot be entered.
     """
 
+    only_watches: ClassVar[bool] = False  # whether layers that slide, or share a cache, are as good as others
+
     def __init__(self, method: Any, model: Any) -> None:
         name = type(model).__name__
         if getattr(model.config, "is_encoder_decoder", False):
@@ -153,6 +152,11 @@ class OpenMethod:
         if not self.layers or None in self.attentions:
             raise ValueError(f"'{method.slug}' finds no attention layers in {name}.")
         text = self.decoder.config
+        if getattr(text, "num_kv_shared_layers", None) and not self.only_watches:
+            raise ValueError(
+                f"{text.num_kv_shared_layers} layers of {name} read the caches of others, which '{method.slug}' cannot "
+                "take apart: choose another model."
+            )
         self.kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
         types = getattr(text, "layer_types", None)
         window = getattr(text, "sliding_window", None)
@@ -227,8 +231,6 @@ class OpenMethod:
 
 class Session(OpenMethod):
     """A method that replaces the attention function. Subclasses say what a layer stores and how it attends."""
-
-    only_watches: ClassVar[bool] = False  # whether layers that slide over a window are as good as others
 
     def __init__(self, method: Any, model: Any) -> None:
         super().__init__(method, model)
