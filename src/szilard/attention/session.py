@@ -41,6 +41,7 @@ class Call:
         before: columns that were there before the new tokens came.
         scaling: of the products.
         tree: whether the new tokens are a draft tree, or otherwise bring a mask of their own.
+        shared: what the layers of a forward work out once.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Call:
     before: int
     scaling: float
     tree: bool
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def new(self) -> int:
@@ -70,9 +72,18 @@ class Call:
             columns: of every slot of an `EvictingLayer`, [batch, kv heads, slots]; None: slot = column.
             new: which of the new tokens.
         """
-        device = self.query.device
         if self.mask is None and self.new == 1 and (columns is None or not self.cache.holes):
             return None  # what is stored is older than the only new token
+        if columns is not None or new != slice(None):
+            return self._visible(columns, new)
+        mask, shape, found = self.shared.get("visible", (None, None, None))
+        if mask is not self.mask or shape != (self.new, self.keys.shape[2]):
+            found = self._visible(columns, new)
+            self.shared["visible"] = self.mask, (self.new, self.keys.shape[2]), found
+        return found
+
+    def _visible(self, columns: torch.Tensor | None, new: slice) -> torch.Tensor:
+        device = self.query.device
         at = torch.arange(self.keys.shape[2], device=device)[None, None] if columns is None else columns
         row = self.before + torch.arange(self.new, device=device)[new]
         seen = (at[:, :, None] <= row[:, None]) & (at[:, :, None] >= 0)  # [batch, kv heads or 1, new, slots]
@@ -165,6 +176,7 @@ class OpenMethod:
         self.cache: Any = None
         self.reads = Reads()
         self._filled = 0  # columns before the forward that runs
+        self._shared: dict[str, Any] = {}  # of that forward
 
     def begin(self) -> None:
         """Called before every forward."""
@@ -185,7 +197,7 @@ class OpenMethod:
                 self.enter(stack)
                 yield self
             finally:
-                self.cache = None
+                self.cache, self._shared = None, {}
 
     def prepare(self, stack: contextlib.ExitStack) -> None:
         """What a kind of method does to the model before it opens; it refuses models that it does not fit.
@@ -206,7 +218,7 @@ class OpenMethod:
         uses = options.get("use_cache")
         if past is None and (uses if uses is not None else decoder.config.use_cache) and not decoder.training:
             past = options["past_key_values"] = DynamicCache(config=decoder.config)
-        self.cache = past
+        self.cache, self._shared = past, {}
         if past is not None:
             while past.layer_class_to_replicate is not None and len(past.layers) < len(self.layers):
                 past.layers.append(past.layer_class_to_replicate())
@@ -314,6 +326,7 @@ class Session(OpenMethod):
             before=self._filled,
             scaling=query.shape[3] ** -0.5 if scaling is None else scaling,
             tree=tree,
+            shared=self._shared,
         )
         return self.attend(call)
 

@@ -47,7 +47,8 @@ class SparseSession(Session):
         return attend_to_chosen(call, self._chosen)
 
     def keys_read(self, call: Call, slots: torch.Tensor) -> float:
-        """Keys that are loaded for these slots, over rows and kv heads: a set for each of the new tokens."""
+        """Keys that are loaded for these slots, over rows and kv heads: a set for each of the new tokens. Places that a
+        row shorter than the budget leaves empty are counted, as padding is where all is read."""
         per_kv_head = max(1, slots.shape[1] // call.keys.shape[1])  # sets of the query heads of a group
         sets = call.query.shape[0] * call.keys.shape[1] * per_kv_head * slots.shape[2]
         return sets * slots.shape[3]

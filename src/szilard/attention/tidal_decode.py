@@ -10,7 +10,7 @@ While generating, layer l of L does one of three things (l0 = `dense_layers`, R 
     else                 o_h = softmax(q_h K[T_h]^T / sqrt(d)) V[T_h], with the latest selection
 
 The whole cache stays; the prompt is read densely. A selection lasts for one forward, one set per new token. Keys read
-per step and kv head: (l0 + 1 + |R|) n + (L - l0 - 1 - |R|) k.
+per step and kv head: (l0 + 1 + |R|) n + (L - l0 - 1 - |R|) k; with a selection per query head, k for each of a group's.
 """
 
 from __future__ import annotations
