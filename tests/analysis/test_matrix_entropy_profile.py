@@ -120,3 +120,11 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page(tmp_path, model_fo
     assert "what must be one of" in capsys.readouterr().err
     assert main(["analyze", "matrix-entropy", "--data", str(tmp_path / "no.txt"), "--model", "nowhere"]) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_only_the_last_logits_are_computed(llama):
+    lengths = []
+    handle = llama.lm_head.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    entropy_profile(llama, prompt_batch(2))
+    handle.remove()
+    assert lengths == [1]

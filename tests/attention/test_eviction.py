@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PhiConfig, PhiForCausalLM
 
 import szilard
-from szilard.attention.eviction import Eviction
+from szilard.attention import eviction, expected_attention
+from szilard.attention.eviction import Eviction, Slots
 from szilard.attention.layers import EvictingLayer
-from szilard.attention.session import attention
+from szilard.attention.session import Call, attention
 from tests.conformance.test_every_attention_method import NEEDS_ROTATION, SMALL
 from tests.conftest import PAD, prompt_batch, tiny_model
 
@@ -279,6 +280,63 @@ def test_a_prompt_in_chunks_is_compressed_after_each(slug):
     assert [layer.stored for layer in past.layers] == [slots + more for slots in method.budgets(11, 3)]
 
 
+@pytest.mark.parametrize("budget", [6, 0.5])
+@pytest.mark.parametrize("slug", ["h2o", "tova", "streaming-llm", "knorm"])
+def test_a_cache_that_was_filled_before_shrinks_to_the_budget(slug, budget):
+    model = tiny_model("llama")
+    ids, mask = full_text(1)
+    _, _, past = fed(model, make(slug, budget=1.0), ids, mask, (11,))
+    plain = DynamicCache(config=model.config)
+    for index, layer in enumerate(past.layers):
+        plain.update(layer.keys, layer.values, index)
+    with make(slug, budget=budget, phase="both")(model), torch.no_grad():
+        model(ids[:, 11:12], past_key_values=plain)
+    assert [layer.stored for layer in plain.layers] == [6] * 3  # of 12 tokens
+
+
+@pytest.mark.parametrize("phase, times", [("prefill", 1), ("both", 4)])
+def test_attention_is_added_up_only_as_long_as_something_can_leave(phase, times, monkeypatch):
+    model, calls = tiny_model("llama"), []
+    mass = Slots.attention_mass
+    monkeypatch.setattr(Slots, "attention_mass", lambda slots: calls.append(slots.index) or mass(slots))
+    fed(model, make("h2o", phase=phase), *full_text(1), (11, 1, 1, 1))
+    assert len(calls) == times * model.config.num_hidden_layers
+
+
+def test_expected_attention_looks_ahead_from_the_whole_text_and_not_from_its_last_chunk(monkeypatch):
+    model, seen = tiny_model("llama"), []
+    average = expected_attention._Session.average_rotation
+    monkeypatch.setattr(
+        expected_attention._Session,
+        "average_rotation",
+        lambda session, lengths, *rest: seen.append(lengths.tolist()) or average(session, lengths, *rest),
+    )
+    ids, mask = full_text(2)
+    fed(model, make("expected-attention"), ids, mask, (8, 3))
+    before, after = mask[:, :8].sum(1).tolist(), mask[:, :11].sum(1).tolist()
+    assert seen == [before] * 3 + [after] * 3
+
+
+def test_expected_attention_leaves_channels_that_are_not_rotated_as_they_are():
+    torch.manual_seed(0)
+    size, turned = 8, 4
+    query, angle = torch.randn(1, 2, 3, size), torch.randn(1, 3, turned // 2)
+    cos, sin = torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
+    first, second = query[..., : turned // 2], query[..., turned // 2 : turned]
+    rotated = query[..., :turned] * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    back = expected_attention.unrotated(torch.cat([rotated, query[..., turned:]], -1), cos, sin)
+    assert (back - query).abs().max() < 1e-6
+
+
+def test_expected_attention_runs_on_models_that_rotate_some_channels_only():
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = PhiForCausalLM(PhiConfig(vocab_size=97, pad_token_id=PAD, eos_token_id=1, **settings)).double().eval()
+    ids, mask = full_text(2)
+    _, _, past = fed(model, make("expected-attention"), ids, mask, (11, 1))
+    assert [layer.stored for layer in past.layers] == [7, 7]
+
+
 @pytest.mark.parametrize("slug", EVICTING)
 def test_sliding_layers_are_left_alone(slug):
     model = tiny_model("gemma3")
@@ -386,3 +444,42 @@ def test_a_layer_that_was_reset_is_empty():
     layer = layer_of(2, 9, 4)
     layer.reset()
     assert (layer.seen, layer.stored, layer.columns, layer.marks) == (0, 0, None, {})
+
+
+@pytest.mark.parametrize("rows, masks", [(1, False), (4, True)])
+def test_a_single_token_needs_no_mask_unless_rows_are_padded(rows, masks, monkeypatch):
+    seen = []
+    attend = eviction.attend_to_all
+    monkeypatch.setattr(eviction, "attend_to_all", lambda call, visible: seen.append(visible) or attend(call, visible))
+    fed(tiny_model("llama"), make("streaming-llm"), *full_text(rows), (11, 1, 1, 1))
+    steps = seen[-9:]  # three steps of three layers
+    assert [visible is not None for visible in steps] == [masks] * 9
+
+
+def test_layers_know_whether_they_have_holes():
+    layer, other = layer_of(2, 9, 4), layer_of(1, 9, 4)
+    assert not layer.holes
+    layer.stack(other)
+    assert not layer.holes
+    layer.stack(layer_of(1, 9, 3))
+    assert layer.holes
+    rolled = layer_of(2, 9, 4)
+    rolled.roll_right(torch.tensor([0, 1]))
+    assert rolled.holes
+    rolled.reset()
+    assert not rolled.holes
+
+
+def test_stacked_rows_remember_what_both_remember():
+    mine, other = layer_of(1, 9, 4), layer_of(1, 9, 3)
+    mine.marks["rows"] = torch.ones(1, 2, 4)
+    mine.stack(other)
+    assert list(mine.marks) == ["mass"]
+
+
+def test_a_mask_for_all_rows_is_read_at_the_columns_of_each():
+    keys = torch.zeros(2, 2, 3, 4)
+    mask = torch.tensor([True, False, True, True, True]).view(1, 1, 1, 5)
+    call = Call(0, EvictingLayer(), keys[:, :, :1], keys, keys, mask, 4, 1.0, tree=True)
+    columns = torch.tensor([[0, 1, 4], [1, 2, 4]])[:, None].expand(-1, 2, -1)
+    assert call.visible(columns)[:, 0, 0].tolist() == [[True, False, True], [False, True, True]]

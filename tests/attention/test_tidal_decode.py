@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 import szilard
+from szilard.attention import sparse, tidal_decode
 from szilard.attention.session import attention
 from szilard.attention.tidal_calibration import calibrate, needle_prompts, read_plan
 from szilard.cli.main import main
@@ -104,6 +105,30 @@ def test_a_block_of_tokens_gives_what_they_give_one_at_a_time(deep, setting):
     single = logits_of(deep, method, ids)[0]
     for steps in ([9], [4, 5], [1, 6, 2]):
         assert torch.allclose(logits_of(deep, method, ids, steps=steps)[0], single, atol=1e-9)
+
+
+def test_who_sees_whom_is_worked_out_once_for_all_dense_layers(deep, monkeypatch):
+    seen, batch = [], prompt_batch(4)
+    attend = sparse.attend_to_all
+    monkeypatch.setattr(sparse, "attend_to_all", lambda call, visible: seen.append(visible) or attend(call, visible))
+    with tidal(budget=4)(deep):
+        deep.generate(**batch, max_new_tokens=3, do_sample=False, suppress_tokens=[PAD])
+    prompt, steps = seen[:LAYERS], seen[LAYERS:]
+    assert all(visible is prompt[0] for visible in prompt) and prompt[0].shape == (4, 1, 11, 11)
+    assert [len({id(visible) for visible in steps[at : at + 3]}) for at in (0, 3)] == [1, 1]  # layers 0, 1 and 3
+    assert steps[0].shape[-1] == 12 and steps[3].shape[-1] == 13
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
+def test_a_long_block_is_worked_off_in_parts(deep, setting, monkeypatch):
+    ids, method, copied = words(30), tidal(**setting), []
+    whole = logits_of(deep, method, ids, steps=[19])[0]
+    rows = sparse._rows
+    monkeypatch.setattr(sparse, "_SLOTS_AT_ONCE", 200)
+    monkeypatch.setattr(tidal_decode, "_PRODUCTS_AT_ONCE", 500)
+    monkeypatch.setattr(sparse, "_rows", lambda stored, one: copied.append(one.slots.shape) or rows(stored, one))
+    assert torch.allclose(logits_of(deep, method, ids, steps=[19])[0], whole, atol=1e-9)
+    assert max(4 * new * k for _, _, new, k in copied) <= 4 * 200 and any(new > 1 for _, _, new, _ in copied)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from functools import cache
 
 import pytest
 import torch
-from transformers import AttentionInterface, T5Config, T5ForConditionalGeneration
+from transformers import AttentionInterface, Gemma3nForCausalLM, Gemma3nTextConfig, T5Config, T5ForConditionalGeneration
 
 import szilard
 from tests.attention.routers import deciding_routers
@@ -164,6 +165,36 @@ def test_two_methods_cannot_be_open_on_one_model(llama):
         szilard.Knorm()(llama),
     ):
         pass
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_layers_that_read_the_caches_of_others_are_refused_before_anything_runs(slug):
+    model = _sharing_model()
+    with (
+        pytest.raises(ValueError, match="2 layers of Gemma3nForCausalLM read the caches of others"),
+        szilard.make_attention(slug, SMALL.get(slug))(model),
+    ):
+        pass
+
+
+@cache
+def _sharing_model():
+    config = Gemma3nTextConfig(
+        vocab_size=32,
+        vocab_size_per_layer_input=32,
+        hidden_size=16,
+        hidden_size_per_layer_input=4,
+        intermediate_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_kv_shared_layers=2,
+        laurel_rank=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        activation_sparsity_pattern=[0.0] * 4,
+    )
+    return Gemma3nForCausalLM(config)
 
 
 def test_the_attention_interface_is_registered_with_a_mask_function():

@@ -8,6 +8,7 @@ per head, and by EntropyPrune (Wang et al. 2026, arXiv 2602.17196) with the head
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -191,6 +192,8 @@ def _measured(
         found[index] = measure(states.detach(), mask.to(states.device)).cpu()
 
     watching = _hidden(model, note) if what == "hidden" else _Watch(model, what, note).opened()
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        given["logits_to_keep"] = 1  # nobody looks at them
     with torch.no_grad(), watching:
         model(**given, use_cache=False)
     return [found[index] for index in sorted(found)]

@@ -17,11 +17,13 @@ def pieces(texts: Iterable[Sequence[int]], length: int, *, limit: int | None = N
     given = 0
     for ids in texts:
         held += ids
-        while len(held) >= length:
+        start = 0
+        while len(held) - start >= length:
             if given == limit:
                 return
-            yield held[:length]
+            yield held[start : start + length]
             given += 1
-            held = held[length:]
+            start += length
+        held = held[start:]
     if not given and held:
         yield held

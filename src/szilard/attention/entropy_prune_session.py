@@ -19,6 +19,7 @@ from szilard.attention.layers import EvictingLayer
 from szilard.attention.prompt_span import PromptSpanSession
 from szilard.attention.session import Call
 from szilard.attention.token_budget import layer_flops
+from szilard.attention.token_subset import TokenSubset, taken
 from szilard.information.token_entropy import token_matrix_entropy
 
 
@@ -59,8 +60,9 @@ class EntropyPruneSession(PromptSpanSession):
         self.kept_visual: list[torch.Tensor] = []
         self.scores: list[torch.Tensor] = []
         self._at: torch.Tensor | None = None  # which tokens of this forward stay, [batch, kept], -1 for none
+        self._uneven = False  # whether some are none
         self._whole: torch.Tensor | None = None  # hidden states of all of them, before layer K
-        self._gathered: dict[int, tuple[Any, Any]] = {}
+        self._subset: TokenSubset | None = None
 
     def _check(self, model: Any, name: str) -> None:
         method, text = self.method, self.decoder.config
@@ -89,8 +91,7 @@ class EntropyPruneSession(PromptSpanSession):
         stack.callback(self.layers[-1].register_forward_hook(self._restore).remove)
 
     def begin(self) -> None:
-        self._at = self._whole = None
-        self._gathered = {}
+        self._at = self._whole = self._subset = None
 
     # ---- attention -------------------------------------------------------------------------------------------
 
@@ -119,6 +120,7 @@ class EntropyPruneSession(PromptSpanSession):
         old = layer.all_columns()[..., : layer.stored - columns.shape[1]]
         fresh = columns[:, None].expand(-1, call.keys.shape[1], -1)
         layer.columns = torch.cat([old, fresh], dim=2)
+        layer.holes = layer.holes or self._uneven
         layer.seen = before + new
         # the text behind the last place from which a token left may be taken back
         left = torch.ones_like(self.places).scatter(1, self._at.clamp(min=0), False)
@@ -150,6 +152,7 @@ class EntropyPruneSession(PromptSpanSession):
             self.kept.append((real[row].cumsum(0) - 1)[stays[row]])
         if bool((places & ~stays).any()):
             self._at = _right_aligned(stays)
+            self._uneven = bool((self._at < 0).any())
 
     def _best(self, call: Call, row: int, visual: torch.Tensor, keep: int) -> torch.Tensor:
         """Which of a row's visual tokens stay, ascending int64 [keep]."""
@@ -193,27 +196,16 @@ class EntropyPruneSession(PromptSpanSession):
         at = self._at
         if at is None:
             return None
-        options = dict(options)
         if self._whole is None:
             hidden = arguments[0] if arguments else options["hidden_states"]
-            self._whole, short = hidden, _taken(hidden, at, 1)
+            self._whole, short = hidden, taken(hidden, at, 1)
             if arguments:
                 arguments = (short, *arguments[1:])
             else:
-                options["hidden_states"] = short
-        if isinstance(options.get("position_ids"), torch.Tensor):
-            options["position_ids"] = self._once(options["position_ids"], at, 0)
-        rotations = options.get("position_embeddings")
-        if isinstance(rotations, (tuple, list)):
-            options["position_embeddings"] = tuple(self._once(table, at, 1) for table in rotations)
-        return arguments, options
-
-    def _once(self, tensor: torch.Tensor, at: torch.Tensor, trailing: int) -> torch.Tensor:
-        """`_taken`, once in a forward: all layers get the same tensors."""
-        known = self._gathered.get(id(tensor))
-        if known is None:
-            known = self._gathered[id(tensor)] = tensor, _taken(tensor, at, trailing)
-        return known[1]
+                options = options | {"hidden_states": short}
+        if self._subset is None:
+            self._subset = TokenSubset(at)
+        return arguments, self._subset.options(options)
 
     def _restore(self, layer: Any, arguments: tuple[Any, ...], output: Any) -> Any:
         """After the last layer: every token in its place again."""
@@ -223,7 +215,7 @@ class EntropyPruneSession(PromptSpanSession):
         rows, slots = (self._at >= 0).nonzero(as_tuple=True)
         whole = self._whole.clone()
         whole[rows, self._at[rows, slots]] = short[rows, slots]
-        self._whole, self._gathered = None, {}
+        self._whole = self._subset = None
         return whole if isinstance(output, torch.Tensor) else (whole, *output[1:])
 
     def summary(self) -> dict[str, float]:
@@ -241,13 +233,3 @@ def _right_aligned(stays: torch.Tensor) -> torch.Tensor:
     rows, places = stays.nonzero(as_tuple=True)
     at[rows, stays.cumsum(1)[rows, places] - 1 + (width - counts)[rows]] = places
     return at
-
-
-def _taken(tensor: torch.Tensor, at: torch.Tensor, trailing: int) -> torch.Tensor:
-    """The tokens `at` of a tensor [..., batch or 1, tokens, and `trailing` further axes]."""
-    batch, kept = at.shape
-    axis = tensor.dim() - 1 - trailing
-    lead, rest = tensor.shape[: axis - 1], tensor.shape[axis + 1 :]
-    whole = tensor.expand(*lead, batch, *tensor.shape[axis:])
-    index = at.clamp(min=0).reshape(*[1] * len(lead), batch, kept, *[1] * trailing)
-    return whole.gather(axis, index.expand(*lead, batch, kept, *rest))

@@ -168,7 +168,7 @@ class Eviction(AttentionMethod):
         """What every slot is worth, float32 [batch, kv heads or 1, slots]; more is kept."""
 
     def watch(self, slots: Slots) -> None:
-        """Called after every call that is no draft tree, before anything is evicted: to update `slots.layer.marks`."""
+        """Called before anything may be evicted, after every such call: to update `slots.layer.marks`."""
 
     def budgets(self, prompt: int, layers: int) -> list[int]:
         """Slots per head of every layer for a prompt of so many tokens."""
@@ -200,11 +200,11 @@ class EvictionSession(Session):
         if layer.generating:
             self.reads.read += rows * layer.stored
             self.reads.full += rows * layer.seen
-        if not call.tree and not method.keeps_all:
+        may_evict = not layer.generating or method.phase == "both"
+        if may_evict and not call.tree and not method.keeps_all:
             slots = Slots(call, self)
             method.watch(slots)
-            if not layer.generating or method.phase == "both":
-                self._evict(slots)
+            self._evict(slots)
         self.reads.held[call.index], self.reads.seen[call.index] = rows * layer.stored, rows * layer.seen
         return out
 
@@ -213,10 +213,13 @@ class EvictionSession(Session):
         method, layer = self.method, slots.layer
         order, real = slots.order, slots.real
         count = real.sum(-1, keepdim=True)  # [batch, kv heads, 1]
-        if not layer.generating:
+        if not layer.generating or not layer.budget[0]:  # none yet: the cache was filled before the method was open
             layer.budget = self._budget(slots.index, slots.came)
         budget, own = layer.budget
-        if layer.stored <= budget if own is None else bool((count[:, 0, 0] <= own).all()):
+        if own is None and layer.stored <= budget:
+            return
+        # while generating the shares of all rows are full: asking would wait for the device at every step
+        if own is not None and not layer.generating and bool((count[:, 0, 0] <= own).all()):
             return
         scores = method.score(slots).float().expand(layer.keys.shape[:3])
         newest = budget if own is None else own[:, None, None]
@@ -234,6 +237,7 @@ class EvictionSession(Session):
         if own is not None:
             assert layer.columns is not None
             layer.columns = torch.where(rank < own[:, None, None], layer.columns, -1)
+            layer.holes = True
 
     def _budget(self, index: int, lengths: torch.Tensor) -> tuple[int, torch.Tensor | None]:
         """Slots of a layer, and where rows have different ones those of each, [batch]."""

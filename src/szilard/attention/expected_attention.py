@@ -55,13 +55,15 @@ class ExpectedAttention(Eviction):
         call = slots.call
         query = unrotated(call.query.float(), *session.rotation)  # [batch, heads, new, size]
         real = slots.real[:, :1, -call.new :]
-        skip = (real.sum(-1, keepdim=True) - 1).clamp(max=self.skip)  # a short row keeps its last query
+        own = real.sum(-1, keepdim=True)  # of these tokens, [batch, 1, 1]
+        early = self.skip - (slots.came[:, None, None] - own)  # first tokens of the text that are among them
+        skip = torch.minimum(early.clamp(min=0), own - 1)  # a short row keeps its last query
         used = real & (real.cumsum(-1) > skip)
         weight = used[..., None] / used.sum(-1)[..., None, None].clamp(min=1)
         mean = (query * weight).sum(2)  # [batch, heads, size]
         off = (query - mean[:, :, None]) * weight.sqrt()
         covariance = off.transpose(-1, -2) @ off  # [batch, heads, size, size]
-        turn = session.average_rotation(real.sum(-1)[:, 0], self.horizon)  # [batch, size, size]
+        turn = session.average_rotation(slots.came, self.horizon, query.shape[3])  # [batch, size, size]
         mean = (turn[:, None] @ mean[..., None])[..., 0]
         covariance = turn[:, None] @ covariance @ turn[:, None].transpose(-1, -2)
         keys = slots.keys.float().repeat_interleave(call.groups, dim=1)  # [batch, heads, slots, size]
@@ -92,8 +94,9 @@ class _Session(EvictionSession):
         found = options.get("position_embeddings")
         self.rotation = found if found is not None else arguments[1]
 
-    def average_rotation(self, lengths: torch.Tensor, horizon: int) -> torch.Tensor:
-        """The mean rotation of the `horizon` positions after each row's text, float32 [batch, size, size]."""
+    def average_rotation(self, lengths: torch.Tensor, horizon: int, size: int) -> torch.Tensor:
+        """The mean rotation of the `horizon` positions after each row's text, float32 [batch, size, size]; channels
+        that the model does not rotate stay as they are."""
         positions = lengths[:, None] + torch.arange(horizon, device=lengths.device)
         kind: dict[str, Any] = {}
         cos, sin = self.rotation
@@ -101,17 +104,21 @@ class _Session(EvictionSession):
         types = getattr(self.decoder.config, "layer_types", None)
         if "layer_type" in inspect.signature(self.rotary.forward).parameters:
             kind["layer_type"] = (types or ["full_attention"])[self.full.index(True) if types else 0]
-        cos, sin = (part.float().mean(1) for part in self.rotary(probe, positions, **kind))  # [batch, size]
-        size = cos.shape[-1]
-        half = torch.zeros(size, size, device=cos.device)
-        index = torch.arange(size // 2, device=cos.device)
-        half[index, index + size // 2], half[index + size // 2, index] = -1.0, 1.0
-        return torch.diag_embed(cos) + sin[..., None] * half
+        cos, sin = (part.float().mean(1) for part in self.rotary(probe, positions, **kind))  # [batch, turned]
+        turned = cos.shape[-1]
+        half = torch.zeros(turned, turned, device=cos.device)
+        index = torch.arange(turned // 2, device=cos.device)
+        half[index, index + turned // 2], half[index + turned // 2, index] = -1.0, 1.0
+        whole = torch.eye(size, device=cos.device).repeat(len(lengths), 1, 1)
+        whole[:, :turned, :turned] = torch.diag_embed(cos) + sin[..., None] * half
+        return whole
 
 
 def unrotated(query: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Queries before their rotation: [batch, heads, new, size], with cosines and sines [batch, new, size]."""
+    """Queries before their rotation: [batch, heads, new, size], with cosines and sines [batch, new, turned]: the first
+    `turned` channels were rotated."""
     cos, sin = cos[:, None].float(), sin[:, None].float()
-    first, second = query.chunk(2, dim=-1)
+    rotated, rest = query.tensor_split([cos.shape[-1]], dim=-1)
+    first, second = rotated.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
-    return (query * cos - turned * sin) / (cos.square() + sin.square())
+    return torch.cat([(rotated * cos - turned * sin) / (cos.square() + sin.square()), rest], dim=-1)

@@ -14,6 +14,7 @@ class EvictingLayer(DynamicLayer):
     Attributes:
         seen: tokens that came, padding included; `get_seq_length` gives this, so that positions go on rightly.
         columns: of every slot, int64 [batch, kv heads, stored], -1 for a slot that holds nothing; None: slot = column.
+        holes: whether a slot may hold nothing.
         marks: what a method remembers of its slots, by name: [batch, kv heads, stored, ...].
         generating: whether single tokens came after the prompt.
         budget: slots that a method leaves here, and where rows have different ones those of each, int64 [batch].
@@ -27,6 +28,7 @@ class EvictingLayer(DynamicLayer):
         self.is_croppable = rewindable
         self.seen = 0
         self.columns: torch.Tensor | None = None
+        self.holes = False
         self.marks: dict[str, torch.Tensor] = {}
         self.generating = False
         self.budget: tuple[int, torch.Tensor | None] = (0, None)
@@ -107,6 +109,7 @@ class EvictingLayer(DynamicLayer):
         assert self.columns is not None
         moved = torch.where(self.columns >= 0, self.columns + shift[:, None, None], -1)
         self.columns = torch.where(source[:, None] >= 0, moved, -1)
+        self.holes = True
 
     def stack(self, other: EvictingLayer) -> None:
         """The rows of both, right-aligned; the shorter one is filled with empty slots on its left."""
@@ -119,12 +122,14 @@ class EvictingLayer(DynamicLayer):
         self.budget = most, None if bool((rows == most).all()) else rows
         seen = max(self.seen, other.seen)
         width = max(self.stored, other.stored)
+        self.holes = self.holes or other.holes or self.stored != other.stored
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for layer in (self, other):
             columns = layer.all_columns()
             columns = torch.where(columns >= 0, columns + (seen - layer.seen), -1)
             gap = width - layer.stored
             parts.append((_widened(layer.keys, gap, 0.0), _widened(layer.values, gap, 0.0), _widened(columns, gap, -1)))
+        self.marks = {name: mark for name, mark in self.marks.items() if name in other.marks}
         for name in self.marks:
             both = [_widened(layer.marks[name], width - layer.stored, 0) for layer in (self, other)]
             self.marks[name] = torch.cat(both)
@@ -153,7 +158,9 @@ class EvictingLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.seen, self._fresh, self.columns, self.marks, self.generating = 0, 0, None, {}, False
+        self.seen, self._fresh, self.columns, self.marks = 0, 0, None, {}
+        self.holes = self.generating = False
+        self.budget = 0, None
 
     def __copy__(self) -> EvictingLayer:
         twin = type(self).__new__(type(self))

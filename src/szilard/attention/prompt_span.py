@@ -172,7 +172,7 @@ class PromptSpanSession(Session):
     def visible(self, call: Call, at: torch.Tensor | None = None) -> torch.Tensor | None:
         """Who may see whom, bool [batch, 1, new, slots]; None: every new token sees every slot."""
         layer, window, mask = call.cache, self.windows[call.index], call.mask
-        if layer.columns is None and mask is None and window is None and call.new == 1:
+        if at is None and mask is None and window is None and call.new == 1 and not layer.holes:
             return None
         batch, device = call.query.shape[0], call.query.device
         slots = layer.all_columns()[:, :1]  # [batch, 1, slots]: alike in all heads

@@ -43,6 +43,7 @@ class Call:
         before: columns that were there before the new tokens came.
         scaling: of the products.
         tree: whether the new tokens are a draft tree, or otherwise bring a mask of their own.
+        shared: what the layers of a forward work out once.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Call:
     before: int
     scaling: float
     tree: bool
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def new(self) -> int:
@@ -69,16 +71,22 @@ class Call:
         """Who may see whom, bool [batch, 1 or kv heads, new, slots]; None: every new token sees every slot.
 
         Args:
-            columns: of every slot, [batch, kv heads, slots]; None: slot = column.
+            columns: of every slot of an `EvictingLayer`, [batch, kv heads, slots]; None: slot = column.
             new: which of the new tokens.
         """
+        if self.mask is None and self.new == 1 and (columns is None or not self.cache.holes):
+            return None  # what is stored is older than the only new token
+        if columns is not None or new != slice(None):
+            return self._visible(columns, new)
+        mask, shape, found = self.shared.get("visible", (None, None, None))
+        if mask is not self.mask or shape != (self.new, self.keys.shape[2]):
+            found = self._visible(columns, new)
+            self.shared["visible"] = self.mask, (self.new, self.keys.shape[2]), found
+        return found
+
+    def _visible(self, columns: torch.Tensor | None, new: slice) -> torch.Tensor:
         device = self.query.device
-        if columns is None:
-            if self.mask is None and self.new == 1:
-                return None
-            at = torch.arange(self.keys.shape[2], device=device)[None, None]
-        else:
-            at = columns
+        at = torch.arange(self.keys.shape[2], device=device)[None, None] if columns is None else columns
         row = self.before + torch.arange(self.new, device=device)[new]
         seen = (at[:, :, None] <= row[:, None]) & (at[:, :, None] >= 0)  # [batch, kv heads or 1, new, slots]
         if self.mask is None:
@@ -90,7 +98,7 @@ class Call:
         if columns is None:
             return seen & allowed[..., : at.shape[2]]
         index = at.clamp(min=0)[:, :, None].expand(-1, -1, allowed.shape[2], -1)
-        return seen & allowed.expand(-1, at.shape[1], -1, -1).gather(3, index)
+        return seen & allowed.expand(*at.shape[:2], -1, -1).gather(3, index)
 
 
 @dataclass
@@ -141,6 +149,8 @@ class OpenMethod:
         ValueError: the model cannot be entered.
     """
 
+    only_watches: ClassVar[bool] = False  # whether layers that slide, or share a cache, are as good as others
+
     def __init__(self, method: Any, model: Any) -> None:
         name = type(model).__name__
         if getattr(model.config, "is_encoder_decoder", False):
@@ -155,6 +165,11 @@ class OpenMethod:
         if not self.layers or None in self.attentions:
             raise ValueError(f"'{method.slug}' finds no attention layers in {name}.")
         text = self.decoder.config
+        if getattr(text, "num_kv_shared_layers", None) and not self.only_watches:
+            raise ValueError(
+                f"{text.num_kv_shared_layers} layers of {name} read the caches of others, which '{method.slug}' cannot "
+                "take apart: choose another model."
+            )
         self.kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
         types = getattr(text, "layer_types", None)
         window = getattr(text, "sliding_window", None)
@@ -163,6 +178,7 @@ class OpenMethod:
         self.cache: Any = None
         self.reads = Reads()
         self._filled = 0  # columns before the forward that runs
+        self._shared: dict[str, Any] = {}  # of that forward
 
     def begin(self) -> None:
         """Called before every forward."""
@@ -183,7 +199,7 @@ class OpenMethod:
                 self.enter(stack)
                 yield self
             finally:
-                self.cache = None
+                self.cache, self._shared = None, {}
 
     def prepare(self, stack: contextlib.ExitStack) -> None:
         """What a kind of method does to the model before it opens; it refuses models that it does not fit.
@@ -204,7 +220,7 @@ class OpenMethod:
         uses = options.get("use_cache")
         if past is None and (uses if uses is not None else decoder.config.use_cache) and not decoder.training:
             past = options["past_key_values"] = DynamicCache(config=decoder.config)
-        self.cache = past
+        self.cache, self._shared = past, {}
         if past is not None:
             while past.layer_class_to_replicate is not None and len(past.layers) < len(self.layers):
                 past.layers.append(past.layer_class_to_replicate())
@@ -229,8 +245,6 @@ class OpenMethod:
 
 class Session(OpenMethod):
     """A method that replaces the attention function. Subclasses say what a layer stores and how it attends."""
-
-    only_watches: ClassVar[bool] = False  # whether layers that slide over a window are as good as others
 
     def __init__(self, method: Any, model: Any) -> None:
         super().__init__(method, model)
@@ -314,6 +328,7 @@ class Session(OpenMethod):
             before=self._filled,
             scaling=query.shape[3] ** -0.5 if scaling is None else scaling,
             tree=tree,
+            shared=self._shared,
         )
         return self.attend(call)
 

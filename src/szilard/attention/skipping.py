@@ -35,7 +35,7 @@ class SkippingSession(OpenMethod):
         self.layer_calls = [0] * len(self.layers)
         self._prompt = True  # whether the forward that runs reads a prompt, or a part of one
         self._real: torch.Tensor | None = None  # its tokens that are no padding, bool [batch, new]; None: all
-        self._keeps: list[tuple[bool, ...] | None] = []  # who runs each layer of this forward
+        self._rows: dict[tuple[tuple[bool, ...], torch.device], torch.Tensor] = {}  # decisions, on the layers' devices
 
     # ---- what a method implements ----------------------------------------------------------------------------
 
@@ -92,6 +92,8 @@ class SkippingSession(OpenMethod):
         state = self._states[0]
         self._prompt = not filled or not (state.generating or new == 1 or own_mask)
         self._real = _real(mask, filled, new) if self._prompt else None
+        if self._prompt:
+            self._rows.clear()
         if not self._prompt and not state.generating:
             if state.keep is None:
                 self.unseen(batch, filled)
@@ -136,8 +138,10 @@ class SkippingSession(OpenMethod):
         if not any(keep):
             state.leave(hidden)
             return hidden
-        rows = torch.tensor(keep, device=hidden.device)[:, None, None]
-        return torch.where(rows, run(), hidden)
+        key = keep, hidden.device
+        if key not in self._rows:
+            self._rows[key] = torch.tensor(keep, device=hidden.device)[:, None, None]
+        return torch.where(self._rows[key], run(), hidden)
 
     def _tell(self) -> None:
         keeps = [state.keep for state in self._states]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from szilard.attention import gather_attention
 from szilard.attention.session import Call, Session, attend_to_all, attention, causal_prompt
 from szilard.engines.growing_layer import GrowingLayer
+
+_SLOTS_AT_ONCE = 1 << 18  # slots that are copied at a time, over rows, sets and new tokens
 
 
 class SparseSession(Session):
@@ -43,7 +47,8 @@ class SparseSession(Session):
         return attend_to_chosen(call, self._chosen)
 
     def keys_read(self, call: Call, slots: torch.Tensor) -> float:
-        """Keys that are loaded for these slots, over rows and kv heads: a set for each of the new tokens."""
+        """Keys that are loaded for these slots, over rows and kv heads: a set for each of the new tokens. Places that a
+        row shorter than the budget leaves empty are counted, as padding is where all is read."""
         per_kv_head = max(1, slots.shape[1] // call.keys.shape[1])  # sets of the query heads of a group
         sets = call.query.shape[0] * call.keys.shape[1] * per_kv_head * slots.shape[2]
         return sets * slots.shape[3]
@@ -101,7 +106,14 @@ def attend_to_chosen(call: Call, chosen: Chosen | torch.Tensor) -> torch.Tensor:
         return gather_attention.attend(call.query, call.keys, call.values, chosen.slots, call.scaling)
     batch, heads, new, size = call.query.shape
     kv_heads, k = call.keys.shape[1], chosen.slots.shape[3]
-    sets, there = chosen.sets(kv_heads), chosen.there
+    sets = chosen.sets(kv_heads)
+    if new > 1 and batch * sets * new * k > _SLOTS_AT_ONCE:  # a long block: its tokens copy their own slots each
+        at_once = max(1, _SLOTS_AT_ONCE // (batch * sets * k))
+        parts = [slice(start, start + at_once) for start in range(0, new, at_once)]
+        return torch.cat(
+            [attend_to_chosen(replace(call, query=call.query[:, :, at]), chosen.slots[:, :, at]) for at in parts], dim=1
+        )
+    there = chosen.there
     # every (row, set, new token) is a small attention of its own: [batch x new, sets, k, size]
     keys, values = (
         _rows(stored, chosen).view(batch * new, sets, k, stored.shape[3]) for stored in (call.keys, call.values)

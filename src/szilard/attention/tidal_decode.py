@@ -10,7 +10,7 @@ While generating, layer l of L does one of three things (l0 = `dense_layers`, R 
     else                 o_h = softmax(q_h K[T_h]^T / sqrt(d)) V[T_h], with the latest selection
 
 The whole cache stays; the prompt is read densely. A selection lasts for one forward, one set per new token. Keys read
-per step and kv head: (l0 + 1 + |R|) n + (L - l0 - 1 - |R|) k.
+per step and kv head: (l0 + 1 + |R|) n + (L - l0 - 1 - |R|) k; with a selection per query head, k for each of a group's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from szilard.attention.method import AttentionMethod
 from szilard.attention.session import Call
 from szilard.attention.sparse import SparseSession
 from szilard.options import check_bool, check_choice, check_ids, check_number
+
+_PRODUCTS_AT_ONCE = 1 << 24  # products of queries and keys that are held at a time, over rows, heads and new tokens
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,22 @@ class TidalSession(SparseSession):
 
     def best(self, call: Call) -> torch.Tensor:
         """The slots with the greatest products, int64 [batch, sets, new, k]; padding and later tokens are -1."""
+        batch, heads, new, _ = call.query.shape
+        at_once = max(1, _PRODUCTS_AT_ONCE // (batch * heads * call.keys.shape[2]))
+        if new <= at_once:
+            return self._best(call, slice(0, new))
+        return torch.cat([self._best(call, slice(at, min(at + at_once, new))) for at in range(0, new, at_once)], dim=2)
+
+    def _best(self, call: Call, rows: slice) -> torch.Tensor:
+        """The same for some of the new tokens."""
         method = self.method
         assert method.budget is not None
-        batch, _, new, size = call.query.shape
+        query = call.query[:, :, rows]
+        batch, _, new, size = query.shape
         kv_heads, stored = call.keys.shape[1], call.keys.shape[2]
-        query = call.query.reshape(batch, kv_heads, call.groups * new, size)
+        query = query.reshape(batch, kv_heads, call.groups * new, size)
         products = (query @ call.keys.transpose(-1, -2)).view(batch, kv_heads, call.groups, new, stored)
-        visible = call.visible()
+        visible = call.visible(new=rows)
         if visible is not None:
             products = products.masked_fill(~visible[:, :, None], -torch.inf)
         if method.per == "query":

@@ -15,6 +15,7 @@ import torch
 
 from szilard.attention.eviction import Slots
 from szilard.attention.session import Call, Session
+from szilard.attention.token_subset import TokenSubset, taken
 from szilard.attention.uncomp.plan import kept_tokens
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -59,6 +60,7 @@ class HiddenStages:
         self.length = 0
         self._real: torch.Tensor | None = None  # tokens of every row, [batch]
         self._next: torch.Tensor | None = None  # which of those alive live on, [batch, kept]
+        self._subset: TokenSubset | None = None  # those alive, as the layers of a stage get them
         self._states: torch.Tensor | None = None  # of all tokens, as they left, [batch, length, hidden]
 
     def enter(self, stack: contextlib.ExitStack) -> None:
@@ -123,26 +125,17 @@ class HiddenStages:
             else:
                 self._store(hidden)
                 self.columns = self.columns.gather(1, self._next)
-            hidden = hidden.gather(1, self._next[..., None].expand(-1, -1, hidden.shape[2]))
+            hidden, self._subset = taken(hidden, self._next, 1), TokenSubset(self.columns)
             self._next = None
-        if self.columns is None:
+        if self._subset is None:
             return None
-        options = dict(options)
-        positions = options.get("position_ids")
-        if positions is not None:
-            options["position_ids"] = positions.expand(len(hidden), -1).gather(1, self.columns)
-        turned = options.get("position_embeddings")
-        if turned is not None:
-            index = self.columns[..., None]
-            options["position_embeddings"] = tuple(
-                part.expand(len(hidden), -1, -1).gather(1, index.expand(-1, -1, part.shape[2])) for part in turned
-            )
-        return (hidden, *rest), options
+        return (hidden, *rest), self._subset.options(options)
 
     def _leave(self, module: Any, arguments: tuple[Any, ...]) -> Any:
         if self.columns is None:
             return None
         self._store(arguments[0])
+        self._subset = None
         assert self._states is not None
         return (self._states, *arguments[1:])
 
