@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+EVICTED = (
+    "slots were evicted from this cache, and the model alone does not know which: go on with it under the open method, "
+    "or read the text anew with a new cache."
+)
+
 
 class GrowingLayer(DynamicLayer):
     """Stores every token, in a buffer with room to grow: a step copies one token and not the whole cache.
@@ -88,6 +93,7 @@ class EvictingLayer(DynamicLayer):
         marks: what a method remembers of its slots, by name: [batch, kv heads, stored, ...].
         generating: whether single tokens came after the prompt.
         budget: slots that a method leaves here, and where rows have different ones those of each, int64 [batch].
+        entered: whether an open method sees to the forward that comes next.
     """
 
     keys: Any
@@ -101,6 +107,7 @@ class EvictingLayer(DynamicLayer):
         self.marks: dict[str, torch.Tensor] = {}
         self.generating = False
         self.budget: tuple[int, torch.Tensor | None] = (0, None)
+        self.entered = False
         self._fresh = 0  # slots that came since the last eviction: a crop may take these
 
     @property
@@ -111,8 +118,11 @@ class EvictingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = super().update(key_states, value_states)
+        entered, self.entered = self.entered, False
         new = key_states.shape[-2]
+        if self.columns is not None and new > 1 and not entered:
+            raise ValueError(EVICTED)
+        keys, values = super().update(key_states, value_states)
         if self.columns is not None:
             fresh = torch.arange(self.seen, self.seen + new, device=self.columns.device)
             self.columns = torch.cat([self.columns, fresh.expand(*self.columns.shape[:2], new)], dim=2)
