@@ -106,7 +106,7 @@ class Engine(Tokenized):
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
-        self._check_length(inputs, config.max_new_tokens)
+        self.check_length(inputs, config.max_new_tokens)
         if stop is not None:
             config.stop_strings = stop
         criteria = self._criteria(config, stopping_criteria)
@@ -186,7 +186,7 @@ class Engine(Tokenized):
         prompts, _ = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, raw=raw)
-        self._check_length(inputs, config.max_new_tokens)
+        self.check_length(inputs, config.max_new_tokens)
         self._run(
             captured.append,
             inputs,
@@ -279,7 +279,7 @@ class Engine(Tokenized):
             criteria.append(InNewText(self.stop_criterion(texts)))
         return criteria
 
-    def _check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
+    def check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
         longest, window = int(inputs["attention_mask"].sum(1).max()), self.context_window
         if window is not None and longest >= window:
             raise ValueError(
