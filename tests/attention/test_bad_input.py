@@ -132,3 +132,12 @@ def test_a_prompt_of_a_file_that_is_too_long_is_told_before_any_is_answered(engi
     with pytest.raises(ValueError, match=r"prompt 2: .*context window"):
         answer_all(engine, ["w8", "w9 " * 300], output, batch_size=1, max_new_tokens=2, raw=True)
     assert not output.read_text()
+
+
+def test_a_pair_that_never_draws_refuses_to_as_its_decoding_method_does(engine):
+    with pytest.raises(ValueError, match="greedy never draws"):
+        engine.generate("w8", attention="snapkv", method="greedy", do_sample=True)
+    with pytest.raises(ValueError, match="greedy never draws"):
+        engine.generate("w8", szilard.Under(szilard.Greedy(), szilard.SnapKv()), do_sample=True)
+    with pytest.raises(ValueError, match="settings of its own"):
+        engine.generate("w8", szilard.Under(szilard.Sampling(), szilard.SnapKv()), do_sample=True, temperature=0.5)

@@ -93,7 +93,7 @@ class EvictingLayer(DynamicLayer):
         marks: what a method remembers of its slots, by name: [batch, kv heads, stored, ...].
         generating: whether single tokens came after the prompt.
         budget: slots that a method leaves here, and where rows have different ones those of each, int64 [batch].
-        entered: whether an open method sees to the forward that comes next.
+        entered: whether an open method sees to the forward that comes next; None: no method was ever open on this.
     """
 
     keys: Any
@@ -107,7 +107,7 @@ class EvictingLayer(DynamicLayer):
         self.marks: dict[str, torch.Tensor] = {}
         self.generating = False
         self.budget: tuple[int, torch.Tensor | None] = (0, None)
-        self.entered = False
+        self.entered: bool | None = None
         self._fresh = 0  # slots that came since the last eviction: a crop may take these
 
     @property
@@ -118,10 +118,10 @@ class EvictingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        entered, self.entered = self.entered, False
         new = key_states.shape[-2]
-        if self.columns is not None and new > 1 and not entered:
+        if self.columns is not None and new > 1 and self.entered is False:
             raise ValueError(EVICTED)
+        self.entered = self.entered and False
         keys, values = super().update(key_states, value_states)
         if self.columns is not None:
             fresh = torch.arange(self.seen, self.seen + new, device=self.columns.device)

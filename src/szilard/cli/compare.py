@@ -67,7 +67,7 @@ def compare_command(
             results.append([])
             for method in chosen:
                 progress.update(task, description=method.slug)
-                draws = sampling if method.slug != "greedy" else {}
+                draws = sampling if method.slug.partition("+")[0] != "greedy" else {}
                 results[-1].append(loaded.generate(prompt, method, **settings, **draws))
                 progress.advance(task)
     if json_:

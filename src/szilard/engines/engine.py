@@ -98,7 +98,7 @@ class Engine(Tokenized):
         """
         check_number("seed", seed, low=0, high=2**63 - 1, integer=True, optional=True)
         chosen = _method_with(method, options)
-        if chosen.slug == "greedy" and options.get("do_sample"):
+        if _decoding(chosen).slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         if (under := make_attention(attention)) is not None:
             chosen = Under(chosen, under)
@@ -342,7 +342,7 @@ def _method_with(method: Any, options: dict[str, Any]) -> Method:
         method = "sampling" if options.get("do_sample") else "greedy"
     chosen = make_method(method)
     given = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
-    if chosen.slug == "sampling" and given:
+    if _decoding(chosen).slug == "sampling" and given:
         if isinstance(method, Method):
             raise ValueError(f"the method 'sampling' has settings of its own: give {', '.join(given)} to the method.")
         for name in given:
@@ -352,6 +352,11 @@ def _method_with(method: Any, options: dict[str, Any]) -> Method:
         name = next(iter(given))
         raise ValueError(f"{name} only acts with do_sample=True; add that, or leave {name} out.")
     return chosen
+
+
+def _decoding(method: Method) -> Method:
+    """What chooses the tokens, of a pair."""
+    return method.method if isinstance(method, Under) else method
 
 
 def _as_list(tokens: Any) -> list[int]:

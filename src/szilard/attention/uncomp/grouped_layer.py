@@ -23,7 +23,7 @@ class GroupedLayer(DynamicLayer):
     Attributes:
         parts: keys and values of every group, [batch, heads of the group, slots, head size].
         donors: of every head that is not stored the one whose output it takes, int64 [batch, heads not stored].
-        entered: whether an open method sees to the forward that comes next.
+        entered: whether an open method sees to the forward that comes next; None: no method was ever open on this.
     """
 
     def __init__(self, heads: Sequence[Sequence[int]], *, rewindable: bool = True) -> None:
@@ -33,7 +33,7 @@ class GroupedLayer(DynamicLayer):
         self.heads = [torch.tensor(group) for group in heads]
         self.parts = [EvictingLayer(rewindable=rewindable) for _ in heads]
         self.donors: torch.Tensor | None = None
-        self.entered = False
+        self.entered: bool | None = None
 
     @property
     def keys(self) -> Any:  # type: ignore[override]
@@ -91,13 +91,13 @@ class GroupedLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        entered, self.entered = self.entered, False
-        if self.seen and not entered:  # the model alone would read the new tokens only
+        if self.seen and self.entered is False:  # the model alone would read the new tokens only
             raise ValueError(EVICTED)
+        self.entered = self.entered and False
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         for part, heads in zip(self.parts, self.heads, strict=True):
-            part.entered = True
+            part.entered = None
             if len(heads) == key_states.shape[1]:
                 part.update(key_states, value_states)
             else:
