@@ -102,7 +102,9 @@ def parse_option(cls: type[Options], assignment: str) -> tuple[str, Any]:
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     if name not in names:
-        raise ValueError(f"{cls.slug} has no option {name!r}{nearest(name, names)} It has: {', '.join(names)}.")
+        raise ValueError(
+            f"{cls.slug} has no option {name!r}{nearest(name, names)} It has: {', '.join(names) or 'none'}."
+        )
     return name, _typed(name, text.strip(), hints[name])
 
 
@@ -142,5 +144,8 @@ def _typed(name: str, text: str, hint: Any) -> Any:
     if str in members:
         return text
     words = {int: "a whole number", float: "a number", type(None): "none", bool: "true or false"}
-    wanted = " or ".join(words.get(member, getattr(member, "__name__", str(member))) for member in members)
+    words |= {member: "a list, as in [1, 2]" for member in members if typing.get_origin(member) in _COLLECTIONS}
+    wanted = " or ".join(
+        dict.fromkeys(words.get(member, getattr(member, "__name__", str(member))) for member in members)
+    )
     raise ValueError(f"{name} must be {wanted}, not {text!r}.")

@@ -105,7 +105,10 @@ def method_class(slug: str) -> type[Method]:
     """
     key = _key(slug)
     if key in _ATTENTION:
-        raise ValueError(f"{key!r} acts on attention and cache: give it as attention={key!r}, beside any method.")
+        raise ValueError(
+            f"{key!r} acts on attention and cache: give it as attention={key!r}, beside any method (at a "
+            f"terminal, --method greedy+{key})."
+        )
     if key not in _METHODS:
         raise ValueError(f"there is no method {slug!r}{nearest(key, _METHODS)} Methods: {', '.join(_METHODS)}.")
     return methods()[key].cls

@@ -151,6 +151,10 @@ class Eviction(AttentionMethod):
         return isinstance(self.budget, float) and self.budget == 1.0
 
     @property
+    def rewinds(self) -> bool:
+        return self.phase == "prefill" or self.keeps_all
+
+    @property
     def protected(self) -> int:
         """Slots that always stay, whatever the budget."""
         return self.sinks + self.recent
@@ -185,7 +189,7 @@ class EvictionSession(Session):
     method: Eviction
 
     def cache_layer(self, index: int) -> EvictingLayer:
-        return EvictingLayer(rewindable=self.method.phase == "prefill" or self.method.keeps_all)
+        return EvictingLayer(rewindable=self.method.rewinds)
 
     def attend(self, call: Call) -> torch.Tensor:
         layer: EvictingLayer = call.cache

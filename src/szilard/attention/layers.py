@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+EVICTED = (
+    "slots were evicted from this cache, and the model alone does not know which: go on with it under the open method, "
+    "or read the text anew with a new cache."
+)
+
 
 class EvictingLayer(DynamicLayer):
     """Stores some of the tokens. A slot keeps its token's rotation and its column: its place in the padded text.
@@ -18,6 +23,7 @@ class EvictingLayer(DynamicLayer):
         marks: what a method remembers of its slots, by name: [batch, kv heads, stored, ...].
         generating: whether single tokens came after the prompt.
         budget: slots that a method leaves here, and where rows have different ones those of each, int64 [batch].
+        entered: whether an open method sees to the forward that comes next; None: no method was ever open on this.
     """
 
     keys: Any
@@ -32,6 +38,7 @@ class EvictingLayer(DynamicLayer):
         self.marks: dict[str, torch.Tensor] = {}
         self.generating = False
         self.budget: tuple[int, torch.Tensor | None] = (0, None)
+        self.entered: bool | None = None
         self._fresh = 0  # slots that came since the last eviction: a crop may take these
 
     @property
@@ -42,8 +49,11 @@ class EvictingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = super().update(key_states, value_states)
         new = key_states.shape[-2]
+        if self.columns is not None and new > 1 and self.entered is False:
+            raise ValueError(EVICTED)
+        self.entered = self.entered and False
+        keys, values = super().update(key_states, value_states)
         if self.columns is not None:
             fresh = torch.arange(self.seen, self.seen + new, device=self.columns.device)
             self.columns = torch.cat([self.columns, fresh.expand(*self.columns.shape[:2], new)], dim=2)

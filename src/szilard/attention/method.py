@@ -28,6 +28,11 @@ class AttentionMethod(Options, ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether tokens can be taken back from the cache while it is open, as methods that draft need it."""
+        return True
+
     @classmethod
     @abstractmethod
     def neutral(cls) -> AttentionMethod:

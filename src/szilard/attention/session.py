@@ -153,6 +153,10 @@ class OpenMethod:
 
     def __init__(self, method: Any, model: Any) -> None:
         name = type(model).__name__
+        if not hasattr(model, "config") and hasattr(getattr(model, "model", None), "config"):
+            raise TypeError(f"'{method.slug}' opens on the model in this {name}: give it `.model`.")
+        if not hasattr(model, "config"):
+            raise TypeError(f"'{method.slug}' needs a model of transformers, not {name}.")
         if getattr(model.config, "is_encoder_decoder", False):
             raise ValueError(f"{name} is an encoder-decoder model; '{method.slug}' needs a decoder-only model.")
         if not hasattr(model, "get_decoder"):
@@ -239,7 +243,11 @@ class OpenMethod:
         """What is said of a cache layer that ours cannot take the place of."""
         return ValueError(
             f"'{self.method.slug}' works on transformers' dynamic cache, not on a cache of {type(layer).__name__}: "
-            "leave cache_implementation out."
+            + (
+                "begin a new cache."
+                if type(layer).__module__.startswith("szilard.")
+                else "leave cache_implementation out."
+            )
         )
 
 
@@ -285,13 +293,15 @@ class Session(OpenMethod):
                 continue
             ours = self.cache_layer(index)
             if type(layer) is type(ours):
-                continue
-            if type(layer) not in (DynamicLayer, GrowingLayer):
+                ours = layer
+            elif type(layer) not in (DynamicLayer, GrowingLayer):
                 raise self._foreign(layer)
-            if layer.is_initialized and layer.get_seq_length():
+            elif layer.is_initialized and layer.get_seq_length():
                 keys: Any = layer.keys
                 ours.update(keys, layer.values)  # type: ignore[arg-type]
             past.layers[index] = ours
+            if hasattr(ours, "entered"):
+                ours.entered = True
 
     def run(
         self,

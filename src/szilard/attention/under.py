@@ -36,6 +36,11 @@ class Under(Method):
             raise ValueError(
                 f"'{self.method.slug}' enters the model's forward itself and cannot run under '{self.attention.slug}'."
             )
+        if "rewind" in self.method.needs and not self.attention.rewinds:
+            raise ValueError(
+                f"'{self.method.slug}' takes drafts back, but a cache from which '{self.attention.slug}' evicts while "
+                f"generating cannot be rewound: set phase='prefill' of '{self.attention.slug}', or take another method."
+            )
         described = {
             "slug": f"{self.method.slug}+{self.attention.slug}",
             "paper": f"{self.method.paper}; {self.attention.paper}",

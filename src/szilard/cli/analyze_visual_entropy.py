@@ -38,7 +38,7 @@ def visual_entropy(
 ) -> None:
     """Measure the matrix entropy of visual tokens in every layer, and find the layer after which it collapses.
 
-    That layer is where `--attention entropy-prune` drops tokens. A few dozen pictures suffice.
+    That layer is where `--method greedy+entropy-prune` drops tokens. A few dozen pictures suffice.
     """
     from szilard.analysis.visual_entropy import visual_entropy_profile
 

@@ -17,6 +17,7 @@ from szilard.cli.facts import facts
 from szilard.cli.loading import errors, load_engine, note
 from szilard.decoding.method import Method
 from szilard.engines.result import Result
+from szilard.engines.transformers_generate import check_needs
 from szilard.registry import attention_class, method_class
 
 # What fits a terminal of 80 columns; the page and the JSON carry the rest.
@@ -53,6 +54,9 @@ def compare_command(
         if not prompt.strip():
             raise ValueError("the prompt is empty; give some text.")
     loaded = load_engine(model, engine, device, dtype)
+    for method in chosen:
+        check_needs(method, loaded.provides, f"engine '{loaded.kind}' with {loaded.name}")
+        method.check(loaded)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "raw": raw, "images": image or None}
     loaded.generate(prompts[0], chosen[0], **(settings | {"max_new_tokens": 2}))  # warm up, so that speeds compare
     results: list[list[Result]] = []
@@ -63,7 +67,7 @@ def compare_command(
             results.append([])
             for method in chosen:
                 progress.update(task, description=method.slug)
-                draws = sampling if method.slug != "greedy" else {}
+                draws = sampling if method.slug.partition("+")[0] != "greedy" else {}
                 results[-1].append(loaded.generate(prompt, method, **settings, **draws))
                 progress.advance(task)
     if json_:
@@ -95,6 +99,11 @@ def methods_from(names: str, assignments: list[str] | None) -> list[Method]:
     settings: dict[str, list[str]] = {slug: [] for slug in slugs}
     for assignment in assignments or ():
         owner, dot, rest = assignment.partition(".")
+        pairs = [slug for slug in settings if dot and slug.endswith(f"+{owner.strip()}")]
+        if pairs:
+            for slug in pairs:
+                settings[slug].append(assignment)
+            continue
         slug = _slug(owner) if dot and "=" in rest else ""
         if slug not in settings:
             raise ValueError(

@@ -67,6 +67,11 @@ def method_from(name: str | None, assignments: Sequence[str] | None) -> Method |
         return make_method(cls, dict(parse_option(cls, text) for text in assignments or ()))
     cls = method_class(decoding)
     attention, others = attention_from(under, assignments)
+    ours, theirs = cls.__dataclass_fields__, type(attention).__dataclass_fields__
+    for text in others:
+        option = text.partition("=")[0].strip().replace("-", "_")
+        if option in theirs and option not in ours:
+            raise ValueError(f"{option!r} is an option of {attention.slug!r}: write {attention.slug}.{text}")
     return Under(make_method(cls, dict(parse_option(cls, text) for text in others)), attention)
 
 
@@ -77,11 +82,16 @@ def attention_from(name: str, assignments: Sequence[str] | None) -> tuple[Attent
         ValueError: an unknown method or option.
     """
     cls = attention_class(name)
-    start = f"{cls.slug}."
-    own = [text.removeprefix(start) for text in assignments or () if text.startswith(start)]
+    own, others = [], []
+    for text in assignments or ():
+        owner, dot, rest = text.partition(".")
+        if dot and owner.strip().lower().replace("_", "-") == cls.slug:
+            own.append(rest)
+        else:
+            others.append(text)
     made = make_attention(cls, dict(parse_option(cls, text) for text in own))
     assert made is not None
-    return made, [text for text in assignments or () if not text.startswith(start)]
+    return made, others
 
 
 def sampling_from(sample: bool, temperature: float | None, top_p: float | None, top_k: int | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def uncomp(
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
 ) -> None:
-    """Measure the matrix entropy of heads and layers on texts, for `--attention uncomp --set uncomp.plan=FILE`.
+    """Measure the matrix entropy of heads and layers on texts, for `--method greedy+uncomp --set uncomp.plan=FILE`.
 
     Once per model, with no training: head groups and stages of any number follow from the one plan.
     """

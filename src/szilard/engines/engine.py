@@ -98,7 +98,7 @@ class Engine(Tokenized):
         """
         check_number("seed", seed, low=0, high=2**63 - 1, integer=True, optional=True)
         chosen = _method_with(method, options)
-        if chosen.slug == "greedy" and options.get("do_sample"):
+        if _decoding(chosen).slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         if (under := make_attention(attention)) is not None:
             chosen = Under(chosen, under)
@@ -106,7 +106,7 @@ class Engine(Tokenized):
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
-        self._check_length(inputs, config.max_new_tokens)
+        self.check_length(inputs, config.max_new_tokens)
         if stop is not None:
             config.stop_strings = stop
         criteria = self._criteria(config, stopping_criteria)
@@ -186,7 +186,7 @@ class Engine(Tokenized):
         prompts, _ = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, raw=raw)
-        self._check_length(inputs, config.max_new_tokens)
+        self.check_length(inputs, config.max_new_tokens)
         self._run(
             captured.append,
             inputs,
@@ -279,7 +279,7 @@ class Engine(Tokenized):
             criteria.append(InNewText(self.stop_criterion(texts)))
         return criteria
 
-    def _check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
+    def check_length(self, inputs: Mapping[str, Any], max_new_tokens: int) -> None:
         longest, window = int(inputs["attention_mask"].sum(1).max()), self.context_window
         if window is not None and longest >= window:
             raise ValueError(
@@ -342,7 +342,7 @@ def _method_with(method: Any, options: dict[str, Any]) -> Method:
         method = "sampling" if options.get("do_sample") else "greedy"
     chosen = make_method(method)
     given = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
-    if chosen.slug == "sampling" and given:
+    if _decoding(chosen).slug == "sampling" and given:
         if isinstance(method, Method):
             raise ValueError(f"the method 'sampling' has settings of its own: give {', '.join(given)} to the method.")
         for name in given:
@@ -352,6 +352,11 @@ def _method_with(method: Any, options: dict[str, Any]) -> Method:
         name = next(iter(given))
         raise ValueError(f"{name} only acts with do_sample=True; add that, or leave {name} out.")
     return chosen
+
+
+def _decoding(method: Method) -> Method:
+    """What chooses the tokens, of a pair."""
+    return method.method if isinstance(method, Under) else method
 
 
 def _as_list(tokens: Any) -> list[int]:

@@ -96,6 +96,12 @@ def answer_all(
     lock = output.with_name(f".{output.name}.lock")
     with held(lock, repr(str(output))), output.open("a", encoding="utf-8") as file:
         there = _read(output, run, prompts)
+        for index in sorted(set(range(len(prompts))) - there):  # a long prompt is told before any is answered
+            try:
+                inputs = engine.encode([prompts[index]], raw=bool(settings.get("raw")))
+                engine.check_length(inputs, settings.get("max_new_tokens", 128))
+            except ValueError as error:
+                raise ValueError(f"prompt {index + 1}: {error}") from error
         if progress is not None:
             progress(len(there), len(prompts))
         for start in range(0, len(prompts), batch_size):  # the same batches whatever is there: the same answers

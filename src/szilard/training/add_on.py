@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -91,6 +92,8 @@ class AddOn(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szil
             return super().from_pretrained(where, **options)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where!r} holds no whole {cls.slug} add-on (its config.json is cut off).") from error
+        except HFValidationError as error:
+            raise ValueError(f"there is no folder {where!r}, and it is no name of a hub repository either.") from error
         except OSError as error:  # among them all that huggingface_hub says of repositories and connections
             reason = " ".join(str(error).split())[:200]
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from szilard.attention.layers import EvictingLayer
+from szilard.attention.layers import EVICTED, EvictingLayer
 
 
 class GroupedLayer(DynamicLayer):
@@ -23,6 +23,7 @@ class GroupedLayer(DynamicLayer):
     Attributes:
         parts: keys and values of every group, [batch, heads of the group, slots, head size].
         donors: of every head that is not stored the one whose output it takes, int64 [batch, heads not stored].
+        entered: whether an open method sees to the forward that comes next; None: no method was ever open on this.
     """
 
     def __init__(self, heads: Sequence[Sequence[int]], *, rewindable: bool = True) -> None:
@@ -32,6 +33,7 @@ class GroupedLayer(DynamicLayer):
         self.heads = [torch.tensor(group) for group in heads]
         self.parts = [EvictingLayer(rewindable=rewindable) for _ in heads]
         self.donors: torch.Tensor | None = None
+        self.entered: bool | None = None
 
     @property
     def keys(self) -> Any:  # type: ignore[override]
@@ -89,9 +91,13 @@ class GroupedLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.seen and self.entered is False:  # the model alone would read the new tokens only
+            raise ValueError(EVICTED)
+        self.entered = self.entered and False
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         for part, heads in zip(self.parts, self.heads, strict=True):
+            part.entered = None
             if len(heads) == key_states.shape[1]:
                 part.update(key_states, value_states)
             else:

@@ -114,6 +114,10 @@ class UnComp(AttentionMethod):
             )
 
     @property
+    def rewinds(self) -> bool:
+        return self.budgets is None or self.phase == "prefill"
+
+    @property
     def needs_plan(self) -> bool:
         """Whether something is decided by entropy."""
         orders_heads = self.groups in ("high-more", "reversed") or (self.groups == "uniform" and self.drop_heads > 0)

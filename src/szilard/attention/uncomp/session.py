@@ -57,7 +57,7 @@ class UnCompSession(Session):
         self._bytes: dict[int, int] = {}
 
     def cache_layer(self, index: int) -> GroupedLayer:
-        return GroupedLayer(self.groups[index], rewindable=self.budgets is None or self.method.phase == "prefill")
+        return GroupedLayer(self.groups[index], rewindable=self.method.rewinds)
 
     def enter(self, stack: contextlib.ExitStack) -> None:
         if self.stages is not None:
