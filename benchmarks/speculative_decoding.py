@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         lines = arguments.answers.read_text(encoding="utf-8").splitlines()
         texts = [row["prompt_ids"] + row["ids"] for row in map(json.loads, lines)]
         table = TrigramTable.from_ids(texts, engine.vocab_size)
-        methods["aded, counted on answers"] = szilard.Aded(table, search="best_first", observe_prompt=True)
+        counted = szilard.Aded(table, search="best_first", observe_prompt=True)
+        methods |= {"aded, counted on answers": counted, "aded, counted, fixed": replace(counted, budget="fixed")}
     if engine.kind == "llama.cpp":
         small = szilard.load(SMALL, engine="llama.cpp")
         methods["draft-model"] = szilard.DraftModel(draft=small)
@@ -136,6 +138,7 @@ def contestants(engine: Engine, arguments: argparse.Namespace, size: int, sample
         for slug, cls in TRAINED.items():
             if f"smollm2-{slug}" in szilard_zoo.names():
                 methods[slug] = cls.from_pretrained(f"zoo/smollm2-{slug}", tree="measured")
+                methods[f"{slug}, fixed"] = replace(methods[slug], budget="fixed")
         if "smollm2-lud" in szilard_zoo.names():
             methods["lud"] = szilard.Lud(adapter="zoo/smollm2-lud")
             methods["lud, verified"] = szilard.Lud(adapter="zoo/smollm2-lud", verify=True)
@@ -165,6 +168,7 @@ def main() -> None:
     parser.add_argument("--per-category", type=int, default=10)
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--counts", action="store_true", help="keep no seconds: another run had its turn with plain")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--temperatures", nargs="+", choices=("0", "1"), default=["0", "1"])
     arguments = parser.parse_args()
@@ -194,7 +198,8 @@ def main() -> None:
                         "tokens": arguments.tokens,
                     }
                     if key not in store:
-                        store.add(key, {"category": category, **rival(prompts)})
+                        answer = rival(prompts) | ({"seconds": None} if arguments.counts else {})
+                        store.add(key, {"category": category, **answer})
 
 
 if __name__ == "__main__":

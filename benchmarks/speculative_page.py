@@ -85,7 +85,7 @@ def _spec_bench() -> Iterator[str]:
     yield (
         "Tokens per pass: what a forward of the target settles per row. Read: nodes per row and forward, the root included. "
         "Speed: tokens/s over those of plain decoding on the same prompt (or batch), median over prompts; all contestants "
-        "answer a prompt before the next one comes. By kind: tokens per pass, and speed.\n"
+        "answer a prompt before the next one comes; where there is none, counts were taken in a run of their own. By kind: tokens per pass, and speed.\n"
     )
     for (model, batch, temperature, new), records in groups.items():
         prompts = len({record["key"]["item"] for record in records}) * batch
@@ -108,7 +108,7 @@ def _table(records: Sequence[Record]) -> str:
         cells = [_per_pass(own), _read(own), _places(own), _same(own, plain), _speed(own, plain)]
         for kind in kinds:
             some = [record for record in own if record["category"] == kind]
-            cells.append(f"{_per_pass(some)}, {_speed(some, plain)}" if _per_pass(some) else _speed(some, plain))
+            cells.append(", ".join(part for part in (_per_pass(some), _speed(some, plain)) if part))
         name = method if len(own) == len(plain) else f"{method} ({len(own) * batch} prompts)"
         rows.append([name, *cells])
     return table(["method", "tokens per pass", "read", "kept 1 or more, 2, 3", "same text", "speed", *kinds], rows)
@@ -144,6 +144,8 @@ def _speed(records: Sequence[Record], plain: dict[str, Record]) -> str:
     ratios = []
     for record in records:
         base = plain[record["key"]["item"]]
+        if record["seconds"] is None:
+            continue
         ratios.append(record["tokens"] / record["seconds"] / (base["tokens"] / base["seconds"]))
     return f"{statistics.median(ratios):.2f}x" if ratios else ""
 
