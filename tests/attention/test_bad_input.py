@@ -141,3 +141,10 @@ def test_a_pair_that_never_draws_refuses_to_as_its_decoding_method_does(engine):
         engine.generate("w8", szilard.Under(szilard.Greedy(), szilard.SnapKv()), do_sample=True)
     with pytest.raises(ValueError, match="settings of its own"):
         engine.generate("w8", szilard.Under(szilard.Sampling(), szilard.SnapKv()), do_sample=True, temperature=0.5)
+
+
+def test_seeds_tell_runs_of_a_pair_that_draws_apart():
+    from szilard.evaluation.runner import draws
+
+    assert draws(szilard.Under(szilard.Sampling(), szilard.SnapKv()))
+    assert not draws(szilard.Under(szilard.Greedy(), szilard.SnapKv()))

@@ -350,7 +350,7 @@ class SzilardLM(TemplateLM):
             self._tell(f"the task's num_beams={beams} does not act: the method '{self.method}' was chosen.")
         if self.method.slug == "sampling" and not self.method.changed_options():
             return "sampling", sampling
-        if draws and (self.method.slug == "sampling" or not self.method.honours_do_sample):
+        if draws and (self.method.slug.partition("+")[0] == "sampling" or not self.method.honours_do_sample):
             self._tell(f"the task's sampling settings do not act: the method '{self.method}' was chosen.")
             return self.method, {}
         return self.method, sampling

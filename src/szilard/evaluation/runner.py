@@ -129,7 +129,7 @@ def evaluate(
 
 def draws(method: Method) -> bool:
     """Whether seeds make a difference: only where the method itself samples, from no stream of its own."""
-    return method.slug == "sampling" and getattr(method, "seed", None) is None
+    return method.slug.partition("+")[0] == "sampling" and getattr(method, "seed", None) is None
 
 
 def _options(method: Method, engine: Engine) -> str:
