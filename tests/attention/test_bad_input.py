@@ -73,9 +73,9 @@ def test_what_is_no_model_is_refused_in_a_sentence(engine, slug):
 
 def test_a_cache_of_another_method_is_refused_without_talk_of_implementations(llama):
     past = DynamicCache(config=llama.config)
-    with made("tidal-decode")(llama):
+    with made("snapkv")(llama):
         llama(prompt_batch(1)["input_ids"], past_key_values=past)
-    with pytest.raises(ValueError, match="GrowingLayer: begin a new cache"), made("snapkv")(llama):
+    with pytest.raises(ValueError, match="EvictingLayer: begin a new cache"), made("tidal-decode")(llama):
         llama(torch.tensor([[5]]), past_key_values=past)
 
 
