@@ -32,6 +32,8 @@ from szilard.training.loop import fit
 CONTROL = ("<pad>", "<eos>")
 VOCABULARY = 1024
 MAX_POSITIONS = 2048
+BATCHES = 1500  # that a stage's steps draw from
+WARMUP = 45  # steps
 TEXT_WEIGHT = 0.1  # of the loss of all tokens beside that of the answers
 
 
@@ -46,6 +48,7 @@ class Stage:
         tokens: of a batch, about.
         rate: peak learning rate.
         schedule: of the learning rate.
+        numbers: most of the keys' values that are numbers, as a share.
     """
 
     name: str
@@ -54,12 +57,14 @@ class Stage:
     tokens: int
     rate: float
     schedule: str
+    numbers: float
 
 
 STAGES = (
-    Stage("1-short", 1500, (48, 112), 2048, 2e-3, "constant"),
-    Stage("2-middle", 600, (96, 384), 3072, 1.5e-3, "constant"),
-    Stage("3-long", 600, (128, 1152), 4096, 1.5e-3, "linear"),
+    Stage("1-short", 800, (48, 112), 2048, 2e-3, "constant", 0.4),  # numbers come first, within some hundred steps
+    Stage("2-pairs", 900, (48, 112), 2048, 2e-3, "constant", 0.05),
+    Stage("3-middle", 500, (96, 384), 3072, 1.5e-3, "constant", 0.2),
+    Stage("4-long", 500, (128, 1152), 4096, 1.5e-3, "linear", 0.2),
 )
 
 
@@ -132,7 +137,7 @@ class Texts(Dataset[dict[str, torch.Tensor]]):
         self.filler, self.stage, self.seed = list(filler), stage, seed
 
     def __len__(self) -> int:
-        return self.stage.steps
+        return BATCHES
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {self.stage.name} {index}")
@@ -152,7 +157,7 @@ class Texts(Dataset[dict[str, torch.Tensor]]):
             stated.append(tasks.NEEDLE.format(value=f" {number}"))
             asked.append((tasks.NEEDLE_QUESTION, f" {number}"))
             room -= 32
-        numbers = rng.random() * 0.4
+        numbers = rng.random() * self.stage.numbers
         short = rng.random()  # how often a key alone asks for its value
         while room >= 7 and len(words) >= 2:
             key, value = words.pop(), words.pop()
@@ -240,7 +245,7 @@ def train(
             batch_size=1,
             learning_rate=stage.rate,
             schedule=stage.schedule,
-            warmup=0.03,
+            warmup=min(1.0, WARMUP / stage.steps),
             weight_decay=0.01,
             beta_2=0.98,
             precision="bfloat16",
