@@ -61,7 +61,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("1-short", 800, (48, 112), 2048, 2e-3, "constant", 0.4),  # numbers come first, within some hundred steps
+    Stage("1-short", 1000, (48, 112), 2048, 2e-3, "constant", 0.4),  # numbers come first, within some hundred steps
     Stage("2-pairs", 900, (48, 112), 2048, 2e-3, "constant", 0.05),
     Stage("3-middle", 500, (96, 384), 3072, 1.5e-3, "constant", 0.2),
     Stage("4-long", 500, (128, 1152), 4096, 1.5e-3, "linear", 0.2),
@@ -255,7 +255,7 @@ def train(
         )
         texts = Texts(tokenizer, filler, stage, seed)
         metrics = fit(objective, texts, config, work / stage.name, collate=lambda batches: batches[0], device="cpu")
-        rows += [row | {"step": row["step"] + before} for row in metrics]
+        rows += [row | {"step": row["step"] + before} for row in metrics if row["step"] <= stage.steps]
         before += stage.steps
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder)
