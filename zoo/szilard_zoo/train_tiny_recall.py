@@ -63,10 +63,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("1-pairs", 800, (48, 96), 2048, 2e-3, "constant", 0.05, 4),
-    Stage("2-short", 700, (48, 128), 2048, 2e-3, "constant", 0.4, 1),
-    Stage("3-middle", 500, (96, 384), 3072, 1.5e-3, "constant", 0.2, 1),
-    Stage("4-long", 500, (128, 1152), 4096, 1.5e-3, "linear", 0.2, 1),
+    Stage("1-pairs", 400, (48, 96), 2048, 1e-3, "constant", 0.05, 4),
+    Stage("2-short", 700, (48, 128), 2048, 1e-3, "constant", 0.4, 1),
+    Stage("3-middle", 500, (96, 384), 3072, 1e-3, "constant", 0.2, 1),
+    Stage("4-long", 500, (128, 1152), 4096, 1e-3, "linear", 0.2, 1),
 )
 
 
@@ -119,32 +119,48 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
             bos_token_id=None,
         )
     )
-    look_back(model)
+    look_up(model)
     return model
 
 
 @torch.no_grad()
-def look_back(model: LlamaForCausalLM, sharpness: float = 23.0) -> None:
-    """Let the first layer's first two heads begin as ones that look one and two tokens back.
+def look_up(model: LlamaForCausalLM, sharpness: float = 60.0, match: float = 2.0, copy: float = 20.0) -> None:
+    """Let two layers begin as what looks a key up (an induction head); from chance this takes many thousand steps.
 
-    What a value's place must know is the key two tokens before it, and the colon of a question the key before it: from
-    chance heads this takes thousands of steps, while looking a key up in what such heads give takes hundreds. All
-    embeddings get a part in common; from it a head's query is turned back by its offset against its key, so that the
-    product is greatest there:  q_m k_n = sum over frequencies i of sharpness cos((m - n - offset) theta_i).
+    1. All embeddings get a part in common. From it the first layer's heads 0 and 1 look one and two tokens back: their
+       queries are turned by the offset against their keys, so that the product is greatest there,
+       q_m k_n = sum over frequencies i of sharpness cos((m - n - offset) theta_i).
+    2. The second layer's head 0 asks with what head 0 found (the key before a question's colon) among what head 1 found
+       (the key two before a stated value), in the frequencies that hardly turn,
+    3. and hands on the token that it finds there, in the directions that the output reads.
+
+    Everything is trained afterwards.
     """
-    config, first = model.config, model.model.layers[0].self_attn
-    half, width, std = config.head_dim // 2, config.hidden_size, config.initializer_range
+    config = model.config
+    size, width, std = config.head_dim, config.hidden_size, config.initializer_range
+    back, up = (layer.self_attn for layer in model.model.layers[:2])
+    for layer in model.model.layers:  # quiet at the beginning
+        layer.self_attn.o_proj.weight *= 0.1
+        layer.mlp.down_proj.weight *= 0.1
     model.model.embed_tokens.weight += std  # as large as what tells tokens apart
     shared = torch.full((width,), width**-0.5)
-    size = (width / 2) ** 0.5  # of the part in common, along `shared`, in a normalised embedding
-    rates = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(half) / half)
-    used = torch.arange(half) < 6  # slow frequencies do not tell neighbours apart
-    strength = used * sharpness**0.5 / size
-    zero = torch.zeros(half)
-    first.k_proj.weight[: 2 * half] = torch.cat([strength, zero])[:, None] * shared
+    part = (width / 2) ** 0.5  # of a normalised embedding, along `shared`
+    rates = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(size // 2) / (size // 2))
+    fast = torch.arange(size // 2) < 6  # the others do not tell neighbours apart
+    strength = fast * sharpness**0.5 / part
+    back.k_proj.weight[:size] = torch.cat([strength, torch.zeros(size // 2)])[:, None] * shared
     for head, offset in enumerate((1, 2)):
         turned = torch.cat([strength * torch.cos(rates * offset), -strength * torch.sin(rates * offset)])
-        first.q_proj.weight[head * 2 * half : (head + 1) * 2 * half] = turned[:, None] * shared
+        back.q_proj.weight[head * size : (head + 1) * size] = turned[:, None] * shared
+    values = back.v_proj.weight[:size]
+    values -= (values @ shared)[:, None] * shared  # what tokens have in common says nothing
+    apart = torch.linalg.qr(torch.cat([shared[:, None], torch.randn(width, 2 * size)], 1)).Q  # what is found goes apart
+    before, two_before = (std * part * apart[:, 1:]).split(size, 1)
+    back.o_proj.weight[:, :size], back.o_proj.weight[:, size : 2 * size] = before, two_before
+    slow = torch.cat([~fast, ~fast])[:, None]
+    up.q_proj.weight[:size] = match * slow * before.T
+    up.k_proj.weight[:size] = match * slow * two_before.T
+    up.o_proj.weight[:, :size] = copy * up.v_proj.weight[:size].T
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
