@@ -32,6 +32,8 @@ from szilard.training.loop import fit
 CONTROL = ("<pad>", "<eos>")
 VOCABULARY = 1024
 MAX_POSITIONS = 2048
+BATCHES = 1500  # that a stage's steps draw from
+WARMUP = 45  # steps
 TEXT_WEIGHT = 0.1  # of the loss of all tokens beside that of the answers
 
 
@@ -46,6 +48,8 @@ class Stage:
         tokens: of a batch, about.
         rate: peak learning rate.
         schedule: of the learning rate.
+        numbers: most of the keys' values that are numbers, as a share.
+        times: how often each key is asked for; more than once: by the key alone, and with little else in the text.
     """
 
     name: str
@@ -54,12 +58,15 @@ class Stage:
     tokens: int
     rate: float
     schedule: str
+    numbers: float
+    times: int
 
 
 STAGES = (
-    Stage("1-short", 1500, (48, 112), 2048, 2e-3, "constant"),
-    Stage("2-middle", 600, (96, 384), 3072, 1.5e-3, "constant"),
-    Stage("3-long", 600, (128, 1152), 4096, 1.5e-3, "linear"),
+    Stage("1-pairs", 400, (48, 96), 2048, 1e-3, "constant", 0.05, 4),
+    Stage("2-short", 700, (48, 128), 2048, 1e-3, "constant", 0.4, 1),
+    Stage("3-middle", 500, (96, 384), 3072, 1e-3, "constant", 0.2, 1),
+    Stage("4-long", 500, (128, 1152), 4096, 1e-3, "linear", 0.2, 1),
 )
 
 
@@ -94,7 +101,7 @@ def build_tokenizer(text: str) -> PreTrainedTokenizerFast:
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """A stock Llama: 4 layers, 4 query heads of 32 on 2 key-value heads, tied embeddings."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
@@ -112,6 +119,48 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
             bos_token_id=None,
         )
     )
+    look_up(model)
+    return model
+
+
+@torch.no_grad()
+def look_up(model: LlamaForCausalLM, sharpness: float = 60.0, match: float = 2.0, copy: float = 20.0) -> None:
+    """Let two layers begin as what looks a key up (an induction head); from chance this takes many thousand steps.
+
+    1. All embeddings get a part in common. From it the first layer's heads 0 and 1 look one and two tokens back: their
+       queries are turned by the offset against their keys, so that the product is greatest there,
+       q_m k_n = sum over frequencies i of sharpness cos((m - n - offset) theta_i).
+    2. The second layer's head 0 asks with what head 0 found (the key before a question's colon) among what head 1 found
+       (the key two before a stated value), in the frequencies that hardly turn,
+    3. and hands on the token that it finds there, in the directions that the output reads.
+
+    Everything is trained afterwards.
+    """
+    config = model.config
+    size, width, std = config.head_dim, config.hidden_size, config.initializer_range
+    back, up = (layer.self_attn for layer in model.model.layers[:2])
+    for layer in model.model.layers:  # quiet at the beginning
+        layer.self_attn.o_proj.weight *= 0.1
+        layer.mlp.down_proj.weight *= 0.1
+    model.model.embed_tokens.weight += std  # as large as what tells tokens apart
+    shared = torch.full((width,), width**-0.5)
+    part = (width / 2) ** 0.5  # of a normalised embedding, along `shared`
+    rates = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(size // 2) / (size // 2))
+    fast = torch.arange(size // 2) < 6  # the others do not tell neighbours apart
+    strength = fast * sharpness**0.5 / part
+    back.k_proj.weight[:size] = torch.cat([strength, torch.zeros(size // 2)])[:, None] * shared
+    for head, offset in enumerate((1, 2)):
+        turned = torch.cat([strength * torch.cos(rates * offset), -strength * torch.sin(rates * offset)])
+        back.q_proj.weight[head * size : (head + 1) * size] = turned[:, None] * shared
+    values = back.v_proj.weight[:size]
+    values -= (values @ shared)[:, None] * shared  # what tokens have in common says nothing
+    apart = torch.linalg.qr(torch.cat([shared[:, None], torch.randn(width, 2 * size)], 1)).Q  # what is found goes apart
+    before, two_before = (std * part * apart[:, 1:]).split(size, 1)
+    back.o_proj.weight[:, :size], back.o_proj.weight[:, size : 2 * size] = before, two_before
+    slow = torch.cat([~fast, ~fast])[:, None]
+    up.q_proj.weight[:size] = match * slow * before.T
+    up.k_proj.weight[:size] = match * slow * two_before.T
+    up.o_proj.weight[:, :size] = copy * up.v_proj.weight[:size].T
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
@@ -132,7 +181,7 @@ class Texts(Dataset[dict[str, torch.Tensor]]):
         self.filler, self.stage, self.seed = list(filler), stage, seed
 
     def __len__(self) -> int:
-        return self.stage.steps
+        return BATCHES
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {self.stage.name} {index}")
@@ -143,17 +192,18 @@ class Texts(Dataset[dict[str, torch.Tensor]]):
 
     def text(self, rng: random.Random, length: int) -> tuple[list[int], list[bool]]:
         """Ids, and which of them are answers, `length` of both."""
-        share = rng.uniform(0.3, 0.85)  # of the text that is statements and questions
+        dense = self.stage.times > 1
+        share = rng.uniform(0.7, 0.95) if dense else rng.uniform(0.3, 0.85)  # of the text: statements and questions
         words = rng.sample(tasks.WORDS, len(tasks.WORDS))
         stated, asked = [], []  # texts; questions with their answers
         room = share * length
-        if rng.random() < 0.5:
+        if rng.random() < (0.1 if dense else 0.5):
             number = _number(rng)
             stated.append(tasks.NEEDLE.format(value=f" {number}"))
             asked.append((tasks.NEEDLE_QUESTION, f" {number}"))
             room -= 32
-        numbers = rng.random() * 0.4
-        short = rng.random()  # how often a key alone asks for its value
+        numbers = rng.random() * self.stage.numbers
+        short = 1.0 if dense else rng.random()  # how often a key alone asks for its value
         while room >= 7 and len(words) >= 2:
             key, value = words.pop(), words.pop()
             question = f" {key}:" if rng.random() < short else tasks.PAIR_QUESTION.format(key=key)
@@ -162,7 +212,8 @@ class Texts(Dataset[dict[str, torch.Tensor]]):
                 value = _number(rng)
                 room -= 14
             stated.append(tasks.PAIR.format(key=key, value=f" {value}"))
-            asked.append((question, f" {value}"))
+            asked += [(question, f" {value}")] * self.stage.times
+            room -= 3 * (self.stage.times - 1)
         rng.shuffle(stated)
         rng.shuffle(asked)
         encoded = self.encode_all([*stated, *(part for pair in asked for part in pair)])
@@ -240,7 +291,7 @@ def train(
             batch_size=1,
             learning_rate=stage.rate,
             schedule=stage.schedule,
-            warmup=0.03,
+            warmup=min(1.0, WARMUP / stage.steps),
             weight_decay=0.01,
             beta_2=0.98,
             precision="bfloat16",
@@ -250,7 +301,7 @@ def train(
         )
         texts = Texts(tokenizer, filler, stage, seed)
         metrics = fit(objective, texts, config, work / stage.name, collate=lambda batches: batches[0], device="cpu")
-        rows += [row | {"step": row["step"] + before} for row in metrics]
+        rows += [row | {"step": row["step"] + before} for row in metrics if row["step"] <= stage.steps]
         before += stage.steps
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder)

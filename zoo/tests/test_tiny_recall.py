@@ -25,7 +25,7 @@ TEXT = " ".join(
 @pytest.fixture(scope="module")
 def engine():
     if "tiny-recall" not in szilard_zoo.names():
-        pytest.skip("tiny-recall is not trained: python -m szilard_zoo.train_tiny_recall")
+        pytest.skip("zoo/tiny-recall was not trained here: python -m szilard_zoo.train_tiny_recall")
     return szilard.load("zoo/tiny-recall")
 
 
@@ -53,7 +53,7 @@ def test_what_was_evicted_is_not_found(engine) -> None:
 def test_training_texts_ask_for_what_they_state() -> None:
     tokenizer = train_tiny_recall.build_tokenizer(TEXT)
     filler = tokenizer.encode(TEXT)
-    stage = train_tiny_recall.Stage("test", 2, (90, 160), 400, 1e-3, "constant")
+    stage = train_tiny_recall.Stage("test", 2, (90, 160), 400, 1e-3, "constant", 0.4, 1)
     texts = train_tiny_recall.Texts(tokenizer, filler, stage, seed=0)
     batch = texts[1]
     assert batch["ids"].shape == batch["told"].shape and 200 < batch["ids"].numel() <= 400
@@ -72,7 +72,7 @@ def test_training_texts_ask_for_what_they_state() -> None:
 
 def test_a_short_run_writes_a_model_that_loads(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    stages = [train_tiny_recall.Stage(name, 2, (48, 64), 130, 1e-3, "constant") for name in ("a", "b")]
+    stages = [train_tiny_recall.Stage(name, 2, (48, 64), 130, 1e-3, "constant", 0.4, 1) for name in ("a", "b")]
     for folder in ("first", "again"):  # what is finished is not done again
         train_tiny_recall.train(tmp_path / "text.txt", tmp_path / folder, work=tmp_path / "work", stages=stages)
     one, other = (szilard.load(tmp_path / folder) for folder in ("first", "again"))
