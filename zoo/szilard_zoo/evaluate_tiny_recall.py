@@ -27,8 +27,8 @@ library_name: transformers
 
 # tiny-recall
 
-A language model that finds again what was hidden in a text: small enough to measure on any machine what a cache or
-attention method loses. Large models recall well and small ones hardly at all; this one was trained for nothing else.
+A language model that finds again what was hidden in a text, and was trained for nothing else: small enough to measure
+on any machine what a cache or attention method loses.
 
 | | |
 |---|---|
@@ -64,7 +64,8 @@ python -m szilard_zoo.train_tiny_recall --data {data} -o zoo/szilard_zoo/tiny-re
 python -m szilard_zoo.evaluate_tiny_recall zoo/szilard_zoo/tiny-recall --held-out {held_out} --write-card
 ```
 
-Seed 0; {total} steps of AdamW on one CPU core in three stages, from short texts to long ones: {steps}. The
+Seed 0; {total} steps of AdamW on one CPU core in four stages, from short texts to long ones: {steps}. The
+first two layers begin with heads that look a key up (`look_up` in the recipe), and are trained like all others. The
 metrics of every 20 steps are in `metrics.jsonl` ("right": share of the answers' tokens in the training batches).
 
 ## Measured

@@ -125,7 +125,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
 
 @torch.no_grad()
 def look_up(model: LlamaForCausalLM, sharpness: float = 60.0, match: float = 2.0, copy: float = 20.0) -> None:
-    """Let two layers begin as what looks a key up (an induction head); from chance this takes many thousand steps.
+    """Let two layers begin as what looks a key up (an induction head); from chance, 1,700 steps did not find it.
 
     1. All embeddings get a part in common. From it the first layer's heads 0 and 1 look one and two tokens back: their
        queries are turned by the offset against their keys, so that the product is greatest there,
