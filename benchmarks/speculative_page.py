@@ -32,7 +32,7 @@ READINGS: dict[str, str] = {
     "SmolLM2-135M-Instruct, 1, 0, 48": (
         "One core of two, while another measurement ran on the other. A forward of this model over 2, 4, 8 and 24 tokens takes 1.3, 1.5, 1.7 and 2.5 forwards over one there "
         "(`szilard doctor --profile`; on both cores 1.2, 1.3, 1.5 and 2.1), so a drafter that settles 1.5 tokens per pass with three nodes breaks even. The "
-        "trained ones do not reach that on these prompts: with whole trees (rows \"fixed\") they would settle more, but pay more for it, and with the budget they rest most of the time and lose "
+        "trained ones do not reach that on these prompts: with whole trees they would settle more, but pay more for it; with the budget they rest most of the time and lose "
         "7 to 14 % to their first tries, which 48 tokens do not make up for. Only prompt lookup on translations, which repeat themselves, and the trained heads on word "
         "problems, which they were trained on, are worth their time. Every text is that of plain decoding. The papers' factors are of GPUs, where a forward over 24 tokens costs one."
     ),
