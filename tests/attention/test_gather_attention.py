@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from szilard.attention import gather_attention
-from szilard.attention.session import Call
+from szilard.attention.call import Call
 from szilard.attention.sparse import attend_to_chosen
 
 if importlib.util.find_spec("triton") is None:

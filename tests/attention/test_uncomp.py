@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import szilard
-from szilard.attention.session import Session, attend_to_all
+from szilard.attention.call import attend_to_all
+from szilard.attention.session import Session
 from szilard.attention.uncomp.plan import (
     UnCompPlan,
     calibrate_uncomp,

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from szilard.attention.call import Call
 from szilard.attention.method import AttentionMethod
-from szilard.attention.session import Call
 from szilard.attention.sparse import SparseSession
 from szilard.options import check_number
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from szilard.attention import gather_attention
-from szilard.attention.session import Call, Session, attend_to_all, attention, causal_prompt
+from szilard.attention.call import Call, attend_to_all, attention, causal_prompt
+from szilard.attention.session import Session
 from szilard.engines.growing_layer import GrowingLayer
 
 _SLOTS_AT_ONCE = 1 << 18  # slots that are copied at a time, over rows, sets and new tokens

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import torch
 
 from szilard.attention.cache_correction import Uncorrected
+from szilard.attention.call import Call
 from szilard.attention.method import AttentionMethod
-from szilard.attention.session import Call
 from szilard.attention.sparse import SparseSession
 from szilard.options import check_bool, check_choice, check_ids, check_number
 

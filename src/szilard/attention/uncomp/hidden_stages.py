@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from szilard.attention.call import Call
 from szilard.attention.eviction import Slots
-from szilard.attention.session import Call, Session
+from szilard.attention.session import Session
 from szilard.attention.token_subset import TokenSubset, taken
 from szilard.attention.uncomp.plan import kept_tokens
 
