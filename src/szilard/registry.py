@@ -32,6 +32,12 @@ _METHODS = {
     "lud": ("szilard.speculative.lud.method", "Lud"),
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
+    "top-k-unmask": ("szilard.diffusion.unmask", "TopKUnmask"),
+    "threshold-unmask": ("szilard.diffusion.unmask", "ThresholdUnmask"),
+    "factor-unmask": ("szilard.diffusion.unmask", "FactorUnmask"),
+    "entropy-bound": ("szilard.diffusion.unmask", "EntropyBound"),
+    "schedule-unmask": ("szilard.diffusion.unmask", "ScheduleUnmask"),
+    "localleap": ("szilard.diffusion.localleap", "LocalLeap"),
 }
 # Cache and attention methods, which act on a model while they are open.
 _ATTENTION = {
@@ -50,6 +56,8 @@ _ATTENTION = {
     "entropy-prune": ("szilard.attention.entropy_prune", "EntropyPrune"),
     "first": ("szilard.attention.first.method", "First"),
     "layer-skip": ("szilard.attention.layer_skip", "LayerSkip"),
+    "prefix-cache": ("szilard.diffusion.cache", "PrefixCache"),
+    "dual-cache": ("szilard.diffusion.cache", "DualCache"),
 }
 _ALL = _METHODS | _ATTENTION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}
@@ -152,19 +160,20 @@ def make_attention(
         ValueError: unknown slug or option; TypeError: something that is no such method.
     """
     from szilard.attention.method import AttentionMethod
+    from szilard.diffusion.cache import CanvasCache
 
     if method is None:
         return None
     if isinstance(method, str):
         method = attention_class(method)
-    return _made(method, AttentionMethod, "attention", options)
+    return _made(method, (AttentionMethod, CanvasCache), "attention", options)
 
 
 def _key(slug: str) -> str:
     return slug.strip().lower().replace("_", "-")
 
 
-def _made(method: Any, kind: type[Any], words: str, options: Mapping[str, Any] | None) -> Any:
+def _made(method: Any, kind: type[Any] | tuple[type[Any], ...], words: str, options: Mapping[str, Any] | None) -> Any:
     if isinstance(method, kind):
         if options:
             raise ValueError("options go with a method's name; set them on the object instead.")

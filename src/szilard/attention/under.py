@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from szilard.attention.method import AttentionMethod
 from szilard.decoding.method import Method, Shaping
 from szilard.decoding.state import DecodingState
+from szilard.diffusion.cache import CanvasCache
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 class Under(Method):
     """`method` decodes while `attention` is open on the model, from the prompt on.
 
-    What the attention method read and kept stands among the cost's counters.
+    What the attention method read and kept stands among the cost's counters. Of a diffusion model, `method` fills the
+    canvas and a canvas cache says what is computed.
 
     Attributes:
         method: chooses the tokens.
@@ -29,7 +31,7 @@ class Under(Method):
     changes_model: ClassVar[bool] = True
 
     method: Method
-    attention: AttentionMethod
+    attention: AttentionMethod | CanvasCache
 
     def __post_init__(self) -> None:
         if self.method.changes_model:
@@ -60,10 +62,14 @@ class Under(Method):
         """Refuse what either of them refuses."""
         self.method.check(engine)
         model = getattr(engine, "model", None)
-        if model is not None and "attention" in getattr(engine, "provides", ()):
+        if model is not None and isinstance(self.attention, AttentionMethod) and "attention" in getattr(engine, "provides", ()):
             self.attention.session(model)
 
     def decode(self, state: DecodingState) -> None:
+        if isinstance(self.attention, CanvasCache):
+            state.use_cache(self.attention)  # type: ignore[attr-defined]
+            self.method.decode(state)
+            return
         with self.attention(state.model) as session:  # type: ignore[attr-defined]
             self.method.decode(state)
             state.cost.counters |= session.summary()

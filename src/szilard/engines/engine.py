@@ -22,6 +22,7 @@ from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText, StopWhen
+from szilard.diffusion.cache import CanvasCache
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
 from szilard.engines.tokenized import Tokenized
@@ -63,7 +64,8 @@ class Engine(Tokenized):
         seed: int | None = None,
         raw: bool = False,
         trace: bool = True,
-        attention: str | type[AttentionMethod] | AttentionMethod | None = None,
+        attention: str | type[AttentionMethod] | AttentionMethod | type[CanvasCache] | CanvasCache | None = None,
+        template: Any = None,
         stop: str | Sequence[str] | None = None,
         logits_processor: Sequence[Any] | None = None,
         stopping_criteria: Sequence[Any] | None = None,
@@ -97,6 +99,9 @@ class Engine(Tokenized):
                 unknown method or option, images for a text model, a method that needs what this engine lacks.
         """
         check_number("seed", seed, low=0, high=2**63 - 1, integer=True, optional=True)
+        if method is None:
+            method = self._plain_method(bool(options.get("do_sample")))
+            method = method.slug if method.slug == "sampling" else method  # takes its settings from the options
         chosen = _method_with(method, options)
         if _decoding(chosen).slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
@@ -106,6 +111,8 @@ class Engine(Tokenized):
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
+        if template is not None:
+            inputs |= self._encode_template(template, prompts, single)
         self.check_length(inputs, config.max_new_tokens)
         if stop is not None:
             config.stop_strings = stop
@@ -239,6 +246,17 @@ class Engine(Tokenized):
 
     # ---- shared parts ----------------------------------------------------------------------------------------
 
+    def _plain_method(self, do_sample: bool) -> Method:
+        """What runs when no method is named."""
+        return make_method("sampling" if do_sample else "greedy")
+
+    def _encode_template(self, template: Any, prompts: Sequence[Prompt], single: bool) -> dict[str, Any]:
+        """The answers' ids with their open places, for models that fill a canvas."""
+        raise ValueError(
+            f"{self.name} writes from left to right and cannot fill a template: take a masked diffusion model, or leave "
+            "the template out."
+        )
+
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
         for name in options:
             if name in _INSTEAD:
@@ -333,13 +351,11 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 def _method_with(method: Any, options: dict[str, Any]) -> Method:
-    """The method to run; plain decoding when none is named. `Sampling` takes its settings out of `options`.
+    """The method to run. `Sampling` takes its settings out of `options`.
 
     Raises:
         ValueError: sampling settings that would not act.
     """
-    if method is None:
-        method = "sampling" if options.get("do_sample") else "greedy"
     chosen = make_method(method)
     given = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
     if _decoding(chosen).slug == "sampling" and given:

@@ -1,0 +1,1 @@
+"""Masked diffusion language models: a canvas of masks, filled in rounds."""
