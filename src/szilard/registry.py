@@ -37,6 +37,7 @@ _METHODS = {
     "factor-unmask": ("szilard.diffusion.unmask", "FactorUnmask"),
     "entropy-bound": ("szilard.diffusion.unmask", "EntropyBound"),
     "schedule-unmask": ("szilard.diffusion.unmask", "ScheduleUnmask"),
+    "ete": ("szilard.diffusion.ete", "Ete"),
     "localleap": ("szilard.diffusion.localleap", "LocalLeap"),
 }
 # Cache and attention methods, which act on a model while they are open.
@@ -57,6 +58,7 @@ _ATTENTION = {
     "first": ("szilard.attention.first.method", "First"),
     "layer-skip": ("szilard.attention.layer_skip", "LayerSkip"),
     "prefix-cache": ("szilard.diffusion.cache", "PrefixCache"),
+    "window-diffusion": ("szilard.diffusion.window_diffusion", "WindowDiffusion"),
     "dual-cache": ("szilard.diffusion.cache", "DualCache"),
 }
 _ALL = _METHODS | _ATTENTION

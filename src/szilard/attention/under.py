@@ -62,7 +62,11 @@ class Under(Method):
         """Refuse what either of them refuses."""
         self.method.check(engine)
         model = getattr(engine, "model", None)
-        if model is not None and isinstance(self.attention, AttentionMethod) and "attention" in getattr(engine, "provides", ()):
+        if (
+            model is not None
+            and isinstance(self.attention, AttentionMethod)
+            and "attention" in getattr(engine, "provides", ())
+        ):
             self.attention.session(model)
 
     def decode(self, state: DecodingState) -> None:

@@ -91,7 +91,12 @@ class _Layer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         store = self.store
         if self.keys is None:
-            shape = (store.batch, key_states.shape[1], store.width + 1, key_states.shape[3])  # the last: what is padding
+            shape = (
+                store.batch,
+                key_states.shape[1],
+                store.width + 1,
+                key_states.shape[3],
+            )  # the last: what is padding
             self.keys, self.values = key_states.new_zeros(shape), value_states.new_zeros(shape)
         for kept, new in ((self.keys, key_states), (self.values, value_states)):
             if store.written is None:

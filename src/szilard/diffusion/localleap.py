@@ -1,7 +1,7 @@
 """LocalLeap: near a column that is sure, a looser threshold will do.
 
-Kong et al. 2025, "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081. With anchors
-A = {i masked : c_i >= kappa} of this round,
+Kong et al. 2025, "Accelerating Diffusion LLM Inference via Local Determinism Propagation", arXiv 2510.07081. With
+anchors A = {i masked : c_i >= kappa} of this round,
 
     commit A and {j masked : c_j >= tau, |j - a| <= W for some a in A}; without an anchor the most confident column.
 

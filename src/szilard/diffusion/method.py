@@ -44,8 +44,6 @@ class DiffusionMethod(Method):
 
     family: ClassVar[str] = "diffusion"
     needs: ClassVar[frozenset[str]] = frozenset({"denoising"})
-    horizon: ClassVar[int] = 0  # blocks after the current one whose logits the rule wants
-
     block_length: int | None = 32
     end_of_text: str = "keep"
     eos: str = "allow"
@@ -71,6 +69,10 @@ class DiffusionMethod(Method):
         Raises:
             ValueError: a length that does not fit the rule.
         """
+
+    def blocks_ahead(self, state: DenoisingState) -> int:
+        """Blocks after the current one whose logits the rule wants."""
+        return 0
 
     def accepted_ends(self, look: Look, chosen: torch.Tensor) -> torch.Tensor:
         """Of what is committed, what may count as an end under "predicted", bool [rows, n]."""

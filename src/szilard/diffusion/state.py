@@ -93,7 +93,7 @@ class DenoisingState:
         self.cache: CacheRun | None = None
         self.store: CanvasStore | None = None
         self._policy: CanvasCache | None = None
-        self._ready: tuple[torch.Tensor, torch.Tensor] | None = None  # columns and logits that a rule computed ahead
+        self._ready: tuple[torch.Tensor, torch.Tensor] | None = None  # places and logits that a rule computed ahead
         self._live = torch.arange(shape[0], device=device)  # unfinished rows
         self._answers: dict[int, list[int]] = {}  # of finished rows
         self._checked: dict[int, int] = {}  # columns that were searched for stop texts
@@ -108,6 +108,11 @@ class DenoisingState:
     def done(self) -> bool:
         """All rows are finished."""
         return not len(self._live)
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether a cache policy says what is computed."""
+        return self._policy is not None
 
     @property
     def longest_answer(self) -> int:
@@ -152,29 +157,27 @@ class DenoisingState:
         Without a cache all rows are one group; with one, rows whose stored keys and values are renewed are another.
         """
         rows = self._live
+        self.rounds[rows] += 1
+        width = min(self.block * (1 + self.method.blocks_ahead(self)), self.longest_answer)
+        columns = self.start[rows, None] + torch.arange(width, device=rows.device)
+        inside = columns < self.answer_end[rows, None]
+        columns = columns.clamp(max=self.tokens.shape[1] - 1)
         if self._ready is not None:
-            columns, logits = self._ready
+            place, logits = self._ready
             self._ready = None
-            yield self.propose(rows, columns, columns < self.answer_end[rows, None], logits)
+            logits = logits[place[rows][:, None], columns - self.prompt_width]
+            yield self.propose(rows, columns, inside, logits)
+        elif self.cache is None:
+            yield self.propose(rows, columns, inside, self._logits(rows, columns, None))
         else:
-            width = min(self.block * (1 + self.method.horizon), self.longest_answer)
-            columns = self.start[rows, None] + torch.arange(width, device=rows.device)
-            inside = columns < self.answer_end[rows, None]
-            columns = columns.clamp(max=self.tokens.shape[1] - 1)
-            self.rounds[rows] += 1
-            if self.cache is None:
-                yield self.propose(rows, columns, inside, self._logits(rows, columns, None))
-            else:
-                for own, plan in self.cache.plans(rows, columns, inside):
-                    logits = self._logits(own, plan.wanted, plan)
-                    yield self.propose(own, plan.wanted, plan.inside, logits)
+            for own, plan in self.cache.plans(rows, columns, inside):
+                logits = self._logits(own, plan.wanted, plan)
+                yield self.propose(own, plan.wanted, plan.inside, logits)
         self._narrow()
         if self._watch is not None:
             self._watch(self)
 
-    def propose(
-        self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor, logits: torch.Tensor
-    ) -> Look:
+    def propose(self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor, logits: torch.Tensor) -> Look:
         """A look at given logits.
 
         Args:
@@ -184,10 +187,7 @@ class DenoisingState:
             logits: [rows, n, vocab].
         """
         config = self.model.config
-        if config.forbid_mask:
-            logits[..., config.mask_token_id] = -torch.inf
-        if self.method.eos == "forbid" and config.ends:
-            logits[..., list(config.ends)] = -torch.inf
+        self._ban(logits)
         tokens, confidence = self._draw(rows, logits)
         if self.method.eos == "last":
             for end in config.ends:
@@ -236,7 +236,37 @@ class DenoisingState:
         self.round_of[rows, columns] = 0
         self.cost.count("remasked", len(rows))
 
+    def look_ahead(self, rows: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
+        """Run the model on canvases that rows may become; this is their next round's forward.
+
+        Args:
+            rows: of the batch, several times where a row has several canvases, int64 [copies].
+            canvases: int64 [copies, N].
+
+        Returns:
+            Logits of all columns of the answers, [copies, G, vocab].
+        """
+        columns = torch.arange(self.prompt_width, canvases.shape[1], device=rows.device).expand(len(rows), -1)
+        logits = self.model.predict(canvases, self.real[rows], columns)
+        self._count(len(rows), canvases.shape[1], canvases.shape[1])
+        return self._ban(logits if logits.dtype in (torch.float32, torch.float64) else logits.float())
+
+    def use_ahead(self, rows: torch.Tensor, logits: torch.Tensor) -> None:
+        """The next round of these rows takes these logits, int64 [rows], [rows, G, vocab]."""
+        place = torch.zeros(self.batch_size, dtype=torch.long, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        self._ready = place, logits
+
     # ---- the model -------------------------------------------------------------------------------------------
+
+    def _ban(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits without what may not be proposed (written in place)."""
+        config = self.model.config
+        if config.forbid_mask:
+            logits[..., config.mask_token_id] = -torch.inf
+        if self.method.eos == "forbid" and config.ends:
+            logits[..., list(config.ends)] = -torch.inf
+        return logits
 
     def _logits(self, rows: torch.Tensor, columns: torch.Tensor, plan: Plan | None) -> torch.Tensor:
         """Logits of columns of some rows, guidance included, [rows, n, vocab] (a tensor of our own)."""
@@ -381,7 +411,7 @@ class DenoisingState:
         begin = self.start[rows, None]
         return (self.masked[rows] & (columns >= begin) & (columns < begin + self.block)).sum(1)
 
-    def _is_end(self, tokens: torch.Tensor) -> torch.Tensor:
+    def is_end(self, tokens: torch.Tensor) -> torch.Tensor:
         """Whether tokens end a text, bool of their shape."""
         found = torch.zeros_like(tokens, dtype=torch.bool)
         for end in self.model.config.ends:
@@ -394,11 +424,11 @@ class DenoisingState:
         """Cut rows behind an end of text, under "committed" and "predicted"."""
         rule = self.method.end_of_text
         if rule == "committed":
-            ends = self._is_end(tokens)
+            ends = self.is_end(tokens)
             if bool(ends.any()):
                 self._cut_at_first(rows[ends], columns[ends])
         elif rule == "predicted":
-            ends = self._is_end(look.tokens)
+            ends = self.is_end(look.tokens)
             accepted = ends & chosen & self.method.accepted_ends(look, chosen)
             at, within = accepted.nonzero(as_tuple=True)
             self._cut_at_first(look.rows[at], look.columns[at, within])
@@ -418,7 +448,7 @@ class DenoisingState:
     def _stop_behind_blocks(self, rows: torch.Tensor) -> None:
         """Rows whose beginning, up to the first open column, holds an end of text are over."""
         for row in rows.tolist():
-            found = self._is_end(self.tokens[row, self.prompt_width : self._filled(row)]).nonzero()
+            found = self.is_end(self.tokens[row, self.prompt_width : self._filled(row)]).nonzero()
             if len(found):
                 self._cut(row, self.prompt_width + int(found[0]) + 1)
 

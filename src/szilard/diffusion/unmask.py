@@ -148,9 +148,9 @@ class EntropyBound(DiffusionMethod):
 class ScheduleUnmask(DiffusionMethod):
     """So many rounds, and the masks spread over them.
 
-    rule "even" (LLaDA): the rounds are spread over the blocks; n of a block's b masks and s rounds is b // s, one more in
-    the first b mod s. rule "linear" (Dream): n = floor(masks (1 - t_{i+1} / t_i)) with t from 1 to epsilon, the rest in
-    the last round. rule "chance" (Dream's "origin"): every mask is committed with that probability by itself.
+    rule "even" (LLaDA): the rounds are spread over the blocks; n of a block's b masks and s rounds is b // s, one more
+    in the first b mod s. rule "linear" (Dream): n = floor(masks (1 - t_{i+1} / t_i)) with t from 1 to epsilon, the rest
+    in the last round. rule "chance" (Dream's "origin"): every mask is committed with that probability by itself.
     Rounds without a column are left out, where the released code runs the model for nothing.
 
     Attributes:

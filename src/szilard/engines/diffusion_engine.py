@@ -1,4 +1,4 @@
-"""The engine of masked diffusion LMs: a canvas is filled in rounds instead of a text being written from left to right."""
+"""The engine of masked diffusion LMs: a canvas is filled in rounds, where others write from left to right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
@@ -59,9 +59,7 @@ class DiffusionEngine(TransformersEngine):
 
     kind = "diffusion"
 
-    def __init__(
-        self, model: Any, tokenizer: Any, config: MaskedDiffusionConfig, *, name: str | None = None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, config: MaskedDiffusionConfig, *, name: str | None = None) -> None:
         super().__init__(model, tokenizer, name=name)
         self.canvas_model = TransformersCanvas(self.model, config)
         self.config = config
@@ -120,6 +118,9 @@ class DiffusionEngine(TransformersEngine):
                     f"{', '.join(sorted(_OPTIONS))} and the method's own options."
                 )
         return super()._generation_config(max_new_tokens, options)
+
+    def stop_criterion(self, texts: tuple[str, ...]) -> Any:
+        return _InText(texts, lambda ids: self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _encode_template(self, template: Any, prompts: Sequence[Prompt], single: bool) -> dict[str, Any]:
         """The answers' ids with their open places, under "template"."""
@@ -212,6 +213,17 @@ class DiffusionEngine(TransformersEngine):
         from szilard.decoding.recorder import token_pieces
 
         return token_pieces(tokens, lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+class _InText(StoppingCriteria):
+    """Rows whose text holds one of these texts."""
+
+    def __init__(self, texts: tuple[str, ...], decode: Callable[[list[int]], str]) -> None:
+        self.texts, self.decode = texts, decode
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        written = [self.decode(ids) for ids in input_ids.tolist()]
+        return torch.tensor([any(text in one for text in self.texts) for one in written])
 
 
 class _GivenUp(Exception):

@@ -253,8 +253,8 @@ class Engine(Tokenized):
     def _encode_template(self, template: Any, prompts: Sequence[Prompt], single: bool) -> dict[str, Any]:
         """The answers' ids with their open places, for models that fill a canvas."""
         raise ValueError(
-            f"{self.name} writes from left to right and cannot fill a template: take a masked diffusion model, or leave "
-            "the template out."
+            f"{self.name} writes from left to right and cannot fill a template: take a masked diffusion model, or "
+            "leave the template out."
         )
 
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
