@@ -12,6 +12,7 @@ from szilard.options import nearest
 
 if TYPE_CHECKING:
     from szilard.attention.method import AttentionMethod
+    from szilard.diffusion.cache import CanvasCache
 
 # slug: (module, class)
 _METHODS = {
@@ -154,8 +155,8 @@ def make_method(method: str | type[Method] | Method | None, options: Mapping[str
 
 
 def make_attention(
-    method: str | type[AttentionMethod] | AttentionMethod | None, options: Mapping[str, Any] | None = None
-) -> AttentionMethod | None:
+    method: str | type[Any] | AttentionMethod | CanvasCache | None, options: Mapping[str, Any] | None = None
+) -> AttentionMethod | CanvasCache | None:
     """A cache or attention method from a slug, a class or an object; None stays None.
 
     Raises:

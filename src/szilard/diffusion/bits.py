@@ -41,10 +41,9 @@ def bits_per_round(trace: Trace) -> list[float]:
     Raises:
         ValueError: the trace has no rounds.
     """
-    records = list(trace)
-    if records and "round" not in records[0]:
+    if "round" not in trace.columns:
         raise ValueError("the trace has no rounds: it is not that of a masked diffusion model.")
-    return _sums([record["round"] for record in records], [record["probability"] for record in records])
+    return _sums(trace["round"].tolist(), trace["probability"].tolist())
 
 
 def bits_of_rows(state: DenoisingState) -> list[list[float]]:

@@ -70,7 +70,7 @@ class CanvasStore(Cache):
         """Bytes of keys and values."""
         held = 0
         for layer in self.layers:
-            if layer.keys is not None:
+            if isinstance(layer, _Layer) and layer.keys is not None:
                 held += (layer.keys.numel() + layer.values.numel()) * layer.keys.element_size()
         return held
 

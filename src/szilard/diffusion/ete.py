@@ -3,8 +3,8 @@
 Fu et al. 2025, "From Bits to Rounds: Parallel Decoding with Exploration for Diffusion Language Models", arXiv
 2511.21103, ICML 2026. Only the abstracts and their claims could be had when this was written: a rule that commits what
 is certain commits hardly any information per round, so confident tokens are looked for beyond the block, and uncertain
-ones are committed on purpose. **The steps, their order and all constants below are a reconstruction (inferred)**, and an
-"ETE-style" rule is all that this is.
+ones are committed on purpose. **The steps, their order and all constants below are a reconstruction (inferred)**, and
+an "ETE-style" rule is all that this is.
 
 1. Exploit, the block:     E0 = {i masked in the block : c_i >= tau}
 2. Exploit, blocks ahead:  E1 = {i masked in the next h blocks : c_i >= tau_x}, no end of text before one is committed

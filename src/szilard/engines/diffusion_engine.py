@@ -169,7 +169,7 @@ class DiffusionEngine(TransformersEngine):
         shown = getattr(streamer, "canvas", None)
 
         def watch(state: DenoisingState) -> None:
-            if given_up is not None and bool(given_up(state.tokens, None).any()):
+            if given_up is not None and given_up.event.is_set():
                 raise _GivenUp
             if shown is not None:
                 shown(self._canvas(state))

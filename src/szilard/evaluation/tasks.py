@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,26 @@ _TASKS = {
     "truthfulqa-gen": ("szilard.evaluation.truthfulqa", "TruthfulQaGeneration"),
 }
 _GROUPS = {"truthfulqa": ("truthfulqa-mc", "truthfulqa-gen")}
+_PARALLELBENCH = {  # group: the classes of its tasks
+    "lists": "Copy Reverse Sort Shuffle InsertIndex InsertRandom RemoveIndex RemoveRandom ReplaceIndex ReplaceRandom",
+    "puzzles": "LatinSquare Sudoku",
+    "texts": "Summarization Paraphrasing W2sEasy W2sMedium W2sHard",
+}
+
+
+def _slug(name: str) -> str:
+    """The slug of a class: "ReplaceRandom" -> "parallelbench-replace-random"."""
+    return "parallelbench" + re.sub("(?=[A-Z])", "-", name).lower()
+
+
+_MADE = {group: tuple(map(_slug, names.split())) for group, names in _PARALLELBENCH.items()}
+_TASKS |= {
+    _slug(name): ("szilard.evaluation.parallelbench.evaluation_tasks", name)
+    for names in _PARALLELBENCH.values()
+    for name in names.split()
+}
+_GROUPS |= {f"parallelbench-{group}": slugs for group, slugs in _MADE.items()}
+_GROUPS["parallelbench"] = tuple(slug for slugs in _MADE.values() for slug in slugs)
 
 
 @dataclass(frozen=True)
