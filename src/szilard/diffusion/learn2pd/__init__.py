@@ -1,0 +1,1 @@
+"""Learn2PD: a learned filter says which predictions of a block are final."""
