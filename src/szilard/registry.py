@@ -39,6 +39,7 @@ _METHODS = {
     "entropy-bound": ("szilard.diffusion.unmask", "EntropyBound"),
     "schedule-unmask": ("szilard.diffusion.unmask", "ScheduleUnmask"),
     "ete": ("szilard.diffusion.ete", "Ete"),
+    "learn2pd": ("szilard.diffusion.learn2pd.method", "Learn2PD"),
     "localleap": ("szilard.diffusion.localleap", "LocalLeap"),
 }
 # Cache and attention methods, which act on a model while they are open.

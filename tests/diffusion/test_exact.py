@@ -101,7 +101,7 @@ def test_replacing_at_once_breaks_as_often_as_the_formula_says() -> None:
 def test_a_threshold_below_what_keeping_has_never_replaces_and_one_above_always_does() -> None:
     below, right = run("replace_random", 4, szilard.ThresholdUnmask(threshold=0.74, **WHOLE))
     assert (right, below.rounds.max()) == (0.0, 1)
-    above, right = run("replace_random", 4, szilard.ThresholdUnmask(threshold=0.76, **WHOLE))
+    _, right = run("replace_random", 4, szilard.ThresholdUnmask(threshold=0.76, **WHOLE))
     assert right == 1.0
     state, right = run("shuffle", 4, szilard.ThresholdUnmask(threshold=0.51, **WHOLE))
     assert (right, float(state.rounds.float().mean())) == (1.0, 4.0)

@@ -29,6 +29,7 @@ from szilard.cli import (
     train_aded,
     train_caad,
     train_heads,
+    train_learn2pd,
     train_tidal_decode,
     train_uncomp,
 )
@@ -58,6 +59,7 @@ train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 train.command("uncomp")(train_uncomp.uncomp)
+train.command("learn2pd")(train_learn2pd.learn2pd)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("long-context")(analyze_long_context.long_context)

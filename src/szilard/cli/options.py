@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from szilard.attention.method import AttentionMethod
 from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.options import parse_option
@@ -75,7 +74,7 @@ def method_from(name: str | None, assignments: Sequence[str] | None) -> Method |
     return Under(make_method(cls, dict(parse_option(cls, text) for text in others)), attention)
 
 
-def attention_from(name: str, assignments: Sequence[str] | None) -> tuple[AttentionMethod, list[str]]:
+def attention_from(name: str, assignments: Sequence[str] | None) -> tuple[Any, list[str]]:
     """The cache or attention method of a name and `NAME.a=b`, and the assignments that are not its own.
 
     Raises:

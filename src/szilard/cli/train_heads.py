@@ -20,7 +20,7 @@ from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
 from szilard.speculative import draft_config
-from szilard.training.config import CorpusConfig
+from szilard.training.config import CorpusConfig, TrainingConfig
 
 # slug: (settings, module, in it the class of the objective or a training of the method's own, what is trained)
 _TRAINER = "szilard.speculative.draft_training"
@@ -134,7 +134,7 @@ def command(slug: str) -> Callable[..., None]:
             found = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "positions")
             note(f"held-out text: {found}; written to {output}")
 
-    _add_flags(run, config_class)
+    add_flags(run, config_class)
     run.__doc__ = (
         f"Train {what}.\n\nThe model stays as it is. A stopped run goes on from its last checkpoint when "
         "the command is given again; several processes: accelerate launch -m szilard train ..."
@@ -142,7 +142,7 @@ def command(slug: str) -> Callable[..., None]:
     return run
 
 
-def _add_flags(run: Callable[..., None], cls: type[CorpusConfig]) -> None:
+def add_flags(run: Callable[..., None], cls: type[TrainingConfig]) -> None:
     """Give a command a flag for every field of a config; what is not given stays None."""
     hints = typing.get_type_hints(cls)
     own = [entry for entry in inspect.signature(run, eval_str=True).parameters.values() if entry.name != "settings"]

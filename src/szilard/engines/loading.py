@@ -110,6 +110,34 @@ def _embedded_file() -> Path:
     return Path(spec.origin).parent / _EMBEDDED_FILE
 
 
+def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revision: str | None) -> Engine | None:
+    """The engine of a masked diffusion model; None: it is none.
+
+    Raises:
+        ValueError: it is one that cannot be read.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint, read_config
+    from szilard.engines.diffusion_engine import DiffusionEngine
+    from szilard.engines.fast_linear import use_fast_linears
+
+    if path is None:
+        try:
+            config = read_config(Path(hf_hub_download(name, "config.json", revision=revision)).parent)
+        except Exception:
+            return None  # no such repository, or none that can be had: what comes next says so
+        if diffusion_config(config, mask_token_id=0) is None:
+            return None
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    elif diffusion_config(read_config(path), mask_token_id=0) is None:
+        return None
+    checkpoint = read_checkpoint(path, dtype, device=device)
+    use_fast_linears(checkpoint.model)
+    return DiffusionEngine(checkpoint.model, checkpoint.tokenizer(), checkpoint.diffusion, name=name)
+
+
 def _load_transformers(
     path: Path | None, name: str, device: str | None, dtype: Any, revision: str | None, trust_remote_code: bool
 ) -> Engine:
@@ -132,6 +160,8 @@ def _load_transformers(
             raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ValueError(f"device {device!r} is not available here ({str(error).splitlines()[0]}).") from None
+    if (found := _load_diffusion(path, name, device, dtype, revision)) is not None:
+        return found
     source = str(path) if path is not None else name
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if path is None and revision is not None:
