@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from szilard.diffusion.state import DenoisingState
 
 
 @dataclass
@@ -20,12 +24,8 @@ class Look:
         logits: [rows, n, vocab] as the model gave them (guidance and bans included).
         tokens: proposed, int64 [rows, n].
         confidence: probability of the proposed token, [rows, n], nothing left out at visible columns.
-        step: rounds that the row's block has had, int64 [rows].
-        opened: masks that the block began with, int64 [rows].
-        number: of the block, int64 [rows].
-        blocks: of the answer, int64 [rows].
         known: columns whose logits are of this round (a cache may leave visible ones out), bool [rows, n].
-        generator: source of draws.
+        state: that is looked at.
     """
 
     rows: torch.Tensor
@@ -35,12 +35,33 @@ class Look:
     logits: torch.Tensor
     tokens: torch.Tensor
     confidence: torch.Tensor
-    step: torch.Tensor
-    opened: torch.Tensor
-    number: torch.Tensor
-    blocks: torch.Tensor
     known: torch.Tensor
-    generator: torch.Generator | None = None
+    state: DenoisingState = field(repr=False)
+
+    @property
+    def step(self) -> torch.Tensor:
+        """Rounds that the row's block has had, int64 [rows]."""
+        return self.state.step[self.rows]
+
+    @property
+    def opened(self) -> torch.Tensor:
+        """Masks that the block began with, int64 [rows]."""
+        return self.state.opened[self.rows]
+
+    @property
+    def number(self) -> torch.Tensor:
+        """Of the block, int64 [rows]."""
+        return (self.state.start[self.rows] - self.state.prompt_width) // self.state.block
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        """Of the answer, int64 [rows]."""
+        return -(-(self.state.answer_end[self.rows] - self.state.prompt_width) // self.state.block)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Source of draws."""
+        return self.state.generator
 
     @cached_property
     def open(self) -> torch.Tensor:

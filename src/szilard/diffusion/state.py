@@ -145,6 +145,8 @@ class DenoisingState:
         self.step = torch.zeros_like(self.rounds)
         self.opened = torch.zeros_like(self.rounds)
         self.revised = torch.zeros_like(self.rounds)
+        self._left = torch.zeros_like(self.rounds)  # open columns of the blocks
+        self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self.cache = None if self._policy is None else self._policy.open(self)
         self.cost.start()
         self._advance(self._live)
@@ -158,10 +160,7 @@ class DenoisingState:
         """
         rows = self._live
         self.rounds[rows] += 1
-        width = min(self.block * (1 + self.method.blocks_ahead(self)), self.longest_answer)
-        columns = self.start[rows, None] + torch.arange(width, device=rows.device)
-        inside = columns < self.answer_end[rows, None]
-        columns = columns.clamp(max=self.tokens.shape[1] - 1)
+        columns, inside = self._view()
         if self._ready is not None:
             place, logits = self._ready
             self._ready = None
@@ -176,6 +175,16 @@ class DenoisingState:
         self._narrow()
         if self._watch is not None:
             self._watch(self)
+
+    def _view(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Columns of the blocks (and of those ahead that the rule looks at), and which of them exist, [rows, n]."""
+        if self._seen is None:
+            rows = self._live
+            width = min(self.block * (1 + self.method.blocks_ahead(self)), self.longest_answer)
+            columns = self.start[rows, None] + torch.arange(width, device=rows.device)
+            inside = columns < self.answer_end[rows, None]
+            self._seen = columns.clamp(max=self.tokens.shape[1] - 1), inside
+        return self._seen
 
     def propose(self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor, logits: torch.Tensor) -> Look:
         """A look at given logits.
@@ -193,22 +202,23 @@ class DenoisingState:
             for end in config.ends:
                 confidence = confidence.masked_fill(tokens == end, 0.0)
         begin = self.start[rows, None]
-        masked = self.masked[rows[:, None], columns] & inside
+        masked = self._of(self.masked, rows).gather(1, columns) & inside
+        ahead = columns.shape[1] > self.block or self.cache is not None
         return Look(
             rows=rows,
             columns=columns,
             masked=masked,
-            block=inside & (columns >= begin) & (columns < begin + self.block),
+            block=inside & (columns >= begin) & (columns < begin + self.block) if ahead else inside,
             logits=logits,
             tokens=tokens,
             confidence=confidence,
-            step=self.step[rows],
-            opened=self.opened[rows],
-            number=(self.start[rows] - self.prompt_width) // self.block,
-            blocks=-(-(self.answer_end[rows] - self.prompt_width) // self.block),
             known=inside,
-            generator=self.generator,
+            state=self,
         )
+
+    def _of(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of [batch, ...]; all of them are no copy."""
+        return values if len(rows) == self.batch_size else values[rows]
 
     def commit(self, look: Look, chosen: torch.Tensor) -> None:
         """Write the proposals of chosen columns, bool [rows, n]; then blocks, ends and finished rows."""
@@ -217,11 +227,14 @@ class DenoisingState:
         tokens = look.tokens[at, within]
         self.tokens[rows, columns] = tokens
         self.masked[rows, columns] = tokens == self.model.config.mask_token_id
+        self._left[look.rows] -= (chosen & look.block).sum(1)
         self.round_of[rows, columns] = self.rounds[rows]
         self.probability_of[rows, columns] = look.confidence[at, within].double()
         if self.trace is not None:
             self.entropy_of[rows, columns] = look.entropy_at(chosen).double()
         self.step[look.rows] += 1
+        if not self.model.config.forbid_mask:
+            self._left[look.rows] = self._open_in_block(look.rows)
         if self.cache is not None:
             self.cache.committed(rows, columns)
         self._end_text(look, chosen, rows, columns, tokens)
@@ -234,6 +247,7 @@ class DenoisingState:
         self.tokens[rows, columns] = self.model.config.mask_token_id
         self.masked[rows, columns] = True
         self.round_of[rows, columns] = 0
+        self._left[rows] = self._open_in_block(rows)
         self.cost.count("remasked", len(rows))
 
     def look_ahead(self, rows: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
@@ -348,13 +362,9 @@ class DenoisingState:
             noise = torch.rand(logits.shape, generator=self.generator, device=logits.device, dtype=torch.float64)
             tokens = (drawn_from.double() - scale * noise.log_().neg_().log_()).argmax(-1)
             source = drawn_from if self.method.tempered else logits
-            best = source.gather(-1, tokens[..., None])[..., 0]
         else:
-            source = drawn_from if self.method.tempered else logits
-            best, tokens = drawn_from.max(-1)
-            if source is not drawn_from:
-                best = source.gather(-1, tokens[..., None])[..., 0]
-        confidence = (best - source.logsumexp(-1)).exp()
+            source, tokens = drawn_from if self.method.tempered else logits, drawn_from.argmax(-1)
+        confidence = source.softmax(-1).gather(-1, tokens[..., None])[..., 0]
         if bool(confidence.isnan().any()):
             raise ValueError(NAN_LOGITS)
         return tokens, confidence
@@ -365,13 +375,13 @@ class DenoisingState:
         """Ends of the text, finished rows, and the blocks of those that go on."""
         if self.stop_criterion is not None:
             self._stop_at_texts(rows)
+        if bool((self._left[rows] > 0).all()):
+            return
         ahead = self.masked[rows]
         first = ahead.int().argmax(1)
         block = (first - self.prompt_width) // self.block * self.block + self.prompt_width
         some = ahead.any(1)
         moved = (block != self.start[rows]) | (self.opened[rows] == 0) | ~some
-        if not bool(moved.any()):
-            return
         if self.method.end_of_text == "block" and self.model.config.ends:
             self._stop_behind_blocks(rows[moved])
             some = self.masked[rows].any(1)
@@ -379,7 +389,8 @@ class DenoisingState:
         at = rows[moved]
         self.start[at] = block[moved]
         self.step[at], self.revised[at] = 0, 0
-        self.opened[at] = self._open_in_block(at)
+        self.opened[at] = self._left[at] = self._open_in_block(at)
+        self._seen = None
         if self.cache is not None:
             self.cache.moved(at)
         if not bool(some.all()):
@@ -391,6 +402,7 @@ class DenoisingState:
             self._answers[row] = self.tokens[row, self.prompt_width : int(self.answer_end[row])].tolist()
         self.finished[rows] = True
         self._live = (~self.finished).nonzero()[:, 0]
+        self._seen = None
         if self.done:
             self.cost.generated_tokens = sum(len(answer) for answer in self._answers.values())
             self.cost.stop()
@@ -399,6 +411,7 @@ class DenoisingState:
         """Leave out columns behind the ends of all unfinished rows."""
         width = int(self.answer_end[self._live].max()) if len(self._live) else 0
         if 0 < width < self.tokens.shape[1]:
+            self._seen = None
             self.tokens, self.real, self.masked = (
                 kept[:, :width].contiguous() for kept in (self.tokens, self.real, self.masked)
             )
@@ -475,6 +488,8 @@ class DenoisingState:
             self.answer_end[row] = end
             self.real[row, end:] = False
             self.masked[row, end:] = False
+            self._left[row] = self._open_in_block(torch.tensor([row], device=self._left.device))[0]
+            self._seen = None
 
     def _revise(self, look: Look) -> None:
         """Open the least sure columns of a block again, once, when seven eighths of it are filled."""
