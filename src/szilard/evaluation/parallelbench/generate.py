@@ -124,7 +124,7 @@ def make_task(
     if data is not None:
         raise ValueError(f"the samples of '{kind.name}' are generated: it takes no file.")
     lengths = _lengths(kind, n)
-    pool = check_pool(words, max(lengths) + 1) if kind.group == "list" else ()
+    pool = check_pool(words, max(lengths) + LIST_TASKS[kind.name].takes_word) if kind.group == "list" else ()
     if compact and kind.group == "list":
         _check_compact(pool)
     total = kind.num_samples if num_samples is None else num_samples
