@@ -102,45 +102,48 @@ class CacheRun:
 
 
 @dataclass(frozen=True)
-class PrefixCache(CanvasCache):
-    """Everything is computed when a block begins, and then only what comes after its first column.
+class BlockCache(CanvasCache):
+    """Everything is computed when a block begins, and then only a part of the canvas from its first column on.
+
+    Attributes:
+        per_block: off, every round computes everything, as without a cache.
+    """
+
+    paper: ClassVar[str] = "Wu et al. 2025 (Fast-dLLM), arXiv 2505.22618"
+    to_the_end: ClassVar[bool]  # the rest of the canvas; otherwise the block alone
+
+    per_block: bool = True
+
+    @classmethod
+    def neutral(cls) -> BlockCache:
+        return cls(per_block=False)
+
+    def open(self, state: DenoisingState) -> CacheRun:
+        return _BlockRun(state, to_the_end=self.to_the_end, every_round=not self.per_block)
+
+
+@dataclass(frozen=True)
+class PrefixCache(BlockCache):
+    """What stands before the block is stored; the block and all columns behind it are computed in every round.
 
     Attributes:
         per_block: off, every round computes everything, as without a cache.
     """
 
     slug: ClassVar[str] = "prefix-cache"
-    paper: ClassVar[str] = "Wu et al. 2025 (Fast-dLLM), arXiv 2505.22618"
-
-    per_block: bool = True
-
-    @classmethod
-    def neutral(cls) -> PrefixCache:
-        return cls(per_block=False)
-
-    def open(self, state: DenoisingState) -> CacheRun:
-        return _BlockRun(state, to_the_end=True, every_round=not self.per_block)
+    to_the_end: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class DualCache(CanvasCache):
-    """Everything is computed when a block begins, and then only the block: masks behind it are stored, too.
+class DualCache(BlockCache):
+    """What stands before the block and the masks behind it are stored; only the block is computed in every round.
 
     Attributes:
         per_block: off, every round computes everything, as without a cache.
     """
 
     slug: ClassVar[str] = "dual-cache"
-    paper: ClassVar[str] = "Wu et al. 2025 (Fast-dLLM), arXiv 2505.22618"
-
-    per_block: bool = True
-
-    @classmethod
-    def neutral(cls) -> DualCache:
-        return cls(per_block=False)
-
-    def open(self, state: DenoisingState) -> CacheRun:
-        return _BlockRun(state, to_the_end=False, every_round=not self.per_block)
+    to_the_end: ClassVar[bool] = False
 
 
 class _BlockRun(CacheRun):
