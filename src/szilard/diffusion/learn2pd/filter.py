@@ -71,7 +71,7 @@ class BlockFilter(AddOn):
                 f"{list(confidence.shape)}."
             )
         length = confidence.shape[1]
-        weight = self.net[0].weight
+        weight = next(self.net.parameters())
         block = confidence.to(weight.device, weight.dtype)
         return self.net(nn.functional.pad(block, (0, self.block_length - length)))[:, :length].float()
 
