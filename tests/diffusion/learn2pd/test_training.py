@@ -21,7 +21,8 @@ from szilard.diffusion.learn2pd.training import (
 )
 from tests.diffusion.learn2pd.rows import BASE, BLOCK, filled
 
-SHORT = FilterConfig(steps=150, learning_rate=0.02, save_every=50, log_every=50)
+LONG = FilterConfig(steps=400, learning_rate=0.03, save_every=400, log_every=100)
+SHORT = FilterConfig(steps=30, learning_rate=0.02, save_every=10, log_every=10)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,11 @@ def test_the_defaults_are_the_papers():
 
 
 def test_a_trained_filter_beats_the_entropy_of_the_labels_on_unseen_prompts(rows, tmp_path):
-    metrics = train_filter(rows, SHORT, tmp_path, device="cpu")
+    metrics = train_filter(rows, LONG, tmp_path, device="cpu")
     assert [metrics[f"{part}_prompts"] for part in training.PARTS] == [24, 3, 3]
     assert metrics["train_rows"] == 240 and metrics["test_rows"] == 30
     for part in training.PARTS:
-        assert metrics[f"{part}_loss"] < 0.6 * metrics[f"{part}_label_entropy"]
+        assert metrics[f"{part}_loss"] < 0.75 * metrics[f"{part}_label_entropy"]
         assert 0.8 < metrics[f"{part}_precision"] <= 1 and metrics[f"{part}_false_share"] < 0.2
     made = BlockFilter.from_pretrained(tmp_path)
     assert made.base == BASE and (made.mask_token_id, made.block_length) == (48, BLOCK)
@@ -56,7 +57,7 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(rows, tmp_path, mon
     def stopping(self, **batch):
         nonlocal steps
         steps += 1
-        if steps == 120:
+        if steps == 25:
             raise KeyboardInterrupt
         return forward(self, **batch)
 
@@ -65,18 +66,18 @@ def test_a_stopped_training_ends_as_one_that_was_not_stopped(rows, tmp_path, mon
         train_filter(rows, SHORT, tmp_path / "stopped", device="cpu")
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     assert train_filter(rows, SHORT, tmp_path / "stopped", device="cpu") == whole
-    assert steps == 120 + 50  # from the checkpoint at step 100
+    assert steps == 25 + 10  # from the checkpoint at step 20
 
 
 def test_parts_have_prompts_of_their_own():
     prompts = np.repeat(np.arange(20), np.arange(1, 21))
     parts = split_prompts(prompts, seed=3)
     whose = [set(prompts[numbers].tolist()) for numbers in parts.values()]
-    assert (
-        [len(part) for part in whose] == [16, 2, 2] and not whose[0] & whose[1] and not (whose[0] | whose[1]) & whose[2]
-    )
+    assert [len(part) for part in whose] == [16, 2, 2]
+    assert not whose[0] & whose[1] and not (whose[0] | whose[1]) & whose[2]
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(prompts)))
-    assert [len(set(prompts[n].tolist())) for n in split_prompts(np.array([4, 4, 9, 11]), 0).values()] == [1, 1, 1]
+    few = split_prompts(np.array([4, 4, 9, 11]), 0).values()
+    assert sorted(numbers.tolist() for numbers in few) == [[0, 1], [2], [3]]
     with pytest.raises(ValueError, match="of 2 prompts, but at least 3"):
         split_prompts(np.array([4, 9, 9]), 0)
 
