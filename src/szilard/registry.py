@@ -117,9 +117,10 @@ def method_class(slug: str) -> type[Method]:
     """
     key = _key(slug)
     if key in _ATTENTION:
+        beside = "top-k-unmask" if _ATTENTION[key][0].startswith("szilard.diffusion") else "greedy"
         raise ValueError(
             f"{key!r} acts on attention and cache: give it as attention={key!r}, beside any method (at a "
-            f"terminal, --method greedy+{key})."
+            f"terminal, --method {beside}+{key})."
         )
     if key not in _METHODS:
         raise ValueError(f"there is no method {slug!r}{nearest(key, _METHODS)} Methods: {', '.join(_METHODS)}.")
