@@ -152,8 +152,8 @@ def test_one_column_of_a_full_store_reproduces_the_full_forward() -> None:
         canvas = torch.tensor([[5, 6, 7, MASK, 8, MASK, MASK]])
         real = torch.ones_like(canvas, dtype=torch.bool)
         every = torch.arange(7)[None]
-        store = CanvasStore(model.layers, 7)
-        store.aim_at_all(None, 1)
+        store = CanvasStore(model.layers, 1, 7)
+        store.aim_at_all(None)
         full = model.compute(canvas, real, every, store=store)
         for column in (3, 5, 6):
             computed = torch.tensor([[column - 1, column] if shift else [column]])

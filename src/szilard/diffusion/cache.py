@@ -45,6 +45,7 @@ class CanvasCache(Options, ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"denoising"})
     rewinds: ClassVar[bool] = True
+    whole_blocks: ClassVar[bool] = True  # whether every round gives logits for all columns of the block
 
     @classmethod
     @abstractmethod

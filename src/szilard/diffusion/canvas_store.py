@@ -17,26 +17,26 @@ class CanvasStore(Cache):
 
     Args:
         layers: of the model.
+        batch: rows.
         width: columns of the canvas, N.
     """
 
-    def __init__(self, layers: int, width: int) -> None:
+    def __init__(self, layers: int, batch: int, width: int) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(layers)])
         self.width = width
         self.rows: torch.Tensor | None = None  # of the batch, that the forward is about; None: all
         self.visible: torch.Tensor | None = None  # bool [rows, N] columns that may be read; None: the real ones
         self.written: torch.Tensor | None = None  # columns that are computed, [rows, m]; None: all
         self.read: torch.Tensor | None = None  # columns that are read, [rows, k]; None: all
-        self.batch = 0
+        self.batch = batch
 
-    def aim_at_all(self, rows: torch.Tensor | None, batch: int) -> None:
+    def aim_at_all(self, rows: torch.Tensor | None) -> None:
         """The next forward computes every column.
 
         Args:
             rows: of the batch, that it is about; None: all.
-            batch: rows of the batch.
         """
-        self.rows, self.visible, self.written, self.read, self.batch = rows, None, None, None, batch
+        self.rows, self.visible, self.written, self.read = rows, None, None, None
 
     def aim_at_some(self, rows: torch.Tensor | None, visible: torch.Tensor | None) -> None:
         """The next forward computes some columns, and reads the visible ones.

@@ -38,12 +38,13 @@ class Ete(DiffusionMethod):
     Attributes:
         threshold: tau.
         cross_block_threshold: tau_x, of blocks ahead; None: tau.
-        horizon: h, blocks ahead; None: all of them; 0: none.
+        horizon: h, blocks ahead; None: all of them; 0: none. A prefix cache computes them; a dual cache only when a
+            block begins, a window never.
         explore_per_round: m; 0: none. More than one inside a group of tokens that depend on each other costs accuracy.
         trigger: "always", or "stalled": only when fewer than `stall_count` columns or `stall_bits` are exploited.
         score: what is most uncertain: "entropy" (high), "confidence" (1 - c) or "margin" (-(p1 - p2)).
         separation: columns between two explored ones, at least.
-        min_probability: columns whose likeliest token has less are not explored while others are left.
+        min_probability: columns whose proposed token has less are not explored while others are left.
         among_first: explore only among the first so many open columns of the block; None: all.
         branches: K; 1: the explored token is written at once.
         gain_weight: lambda, nats per column that reaches tau.
@@ -95,10 +96,14 @@ class Ete(DiffusionMethod):
         return cls(threshold=2.0, horizon=0, explore_per_round=0)
 
     def check_canvas(self, state: DenoisingState) -> None:
-        if self.branches > 1 and state.has_cache:
+        if self.branches > 1 and state.policy is not None:
             raise ValueError(
                 f"branches={self.branches} runs copies of the canvas, for which a cache has no keys and values: leave "
                 "the cache out, or give branches=1."
+            )
+        if self.branches >= state.model.vocab_size:
+            raise ValueError(
+                f"branches={self.branches} tries more tokens than the vocabulary has: give less."
             )
         if self.branches > 1 and self.guidance:
             raise ValueError("branches and guidance both multiply the canvases: give branches=1 or guidance=0.")
@@ -109,11 +114,11 @@ class Ete(DiffusionMethod):
 
     def select(self, look: Look) -> torch.Tensor:
         """E0 and X; what needs the canvas comes in `chosen`."""
-        exploited = look.open & (look.confidence >= self.threshold)
+        exploited = look.open & (look.sure >= self.threshold)
         return exploited | self.explored(look, exploited, exploited)
 
     def chosen(self, state: DenoisingState, look: Look) -> torch.Tensor:
-        in_block = look.open & (look.confidence >= self.threshold)
+        in_block = look.open & (look.sure >= self.threshold)
         exploited = in_block | self._ahead(state, look)
         explored = self.explored(look, in_block, exploited)
         state.cost.count("explored", int(explored.sum()))
@@ -122,7 +127,7 @@ class Ete(DiffusionMethod):
         chosen = exploited | explored
         stuck = ~chosen.any(1, keepdim=True)
         if bool(stuck.any()):
-            chosen = chosen | (stuck & look.best(look.confidence, 1))
+            chosen = chosen | (stuck & look.best(look.score("confidence"), 1))
         if self.branches > 1:
             self._branch(state, look, chosen, explored)
         return chosen
@@ -168,7 +173,7 @@ class Ete(DiffusionMethod):
         if not look.columns.shape[1] > state.block or not bool(ahead.any()):
             return torch.zeros_like(ahead)
         strict = self.threshold if self.cross_block_threshold is None else self.cross_block_threshold
-        found = ahead & (look.confidence >= strict)
+        found = ahead & (look.sure >= strict)
         ends = state.is_end(look.tokens) & found
         if bool(ends.any()):  # the tail would fill with ends at once
             written = state.is_end(state.tokens[look.rows]) & ~state.masked[look.rows] & state.real[look.rows]
@@ -191,8 +196,10 @@ class Ete(DiffusionMethod):
         if not bool(tries.any()):
             return
         place = explored.int().argmax(1)
-        best = look.log_probabilities[torch.arange(len(place)), place].topk(self.branches, dim=-1)
-        owners = torch.arange(len(place)).repeat_interleave(torch.where(tries, self.branches, going_on.long()))
+        best = look.log_probabilities[torch.arange(len(place), device=place.device), place].topk(self.branches, dim=-1)
+        owners = torch.arange(len(place), device=place.device).repeat_interleave(
+            torch.where(tries, self.branches, going_on.long())
+        )
         copies = canvases[owners]  # [copies, N]
         at = tries[owners].nonzero()[:, 0]
         tokens = best.indices[tries].flatten()
@@ -202,9 +209,9 @@ class Ete(DiffusionMethod):
         gain = ((confidence >= self.threshold) & masked[owners, state.prompt_width :]).sum(1)
         value = best.values[tries].flatten() + self.gain_weight * gain[at]
         winner = value.view(-1, self.branches).argmax(1)
-        kept = torch.ones(len(owners), dtype=torch.bool)
+        kept = torch.ones(len(owners), dtype=torch.bool, device=place.device)
         kept[at] = False
-        kept[at.view(-1, self.branches)[torch.arange(len(winner)), winner]] = True
+        kept[at.view(-1, self.branches)[torch.arange(len(winner), device=place.device), winner]] = True
         state.use_ahead(look.rows[owners[kept]], logits[kept])
         rows = tries.nonzero()[:, 0]
         look.tokens[rows, place[rows]] = best.indices[tries].gather(1, winner[:, None])[:, 0]

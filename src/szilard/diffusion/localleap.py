@@ -58,14 +58,14 @@ class LocalLeap(DiffusionMethod):
         return cls(anchor=2.0, relaxed=None)
 
     def select(self, look: Look) -> torch.Tensor:
-        anchors = look.open & (look.confidence >= self.anchor)
+        anchors = look.open & (look.sure >= self.anchor)
         if self.relaxed is None or not self.radius:
             return anchors
-        return anchors | (look.open & (look.confidence >= self.relaxed) & near(anchors, look.columns, self.radius))
+        return anchors | (look.open & (look.sure >= self.relaxed) & near(anchors, look.columns, self.radius))
 
     def chosen(self, state: DenoisingState, look: Look) -> torch.Tensor:
         chosen = super().chosen(state, look)
-        anchors = look.open & (look.confidence >= self.anchor)
+        anchors = look.open & (look.sure >= self.anchor)
         state.cost.count("anchors", int(anchors.sum()))
         state.cost.count("neighbours", int((chosen & ~anchors & anchors.any(1, keepdim=True)).sum()))
         return chosen

@@ -21,11 +21,12 @@ class Look:
         columns: int64 [rows, n], ascending.
         masked: open columns for which the model gave logits, bool [rows, n]; what is committed is among them.
         block: columns of the row's current block, bool [rows, n].
-        logits: [rows, n, vocab] as the model gave them (guidance and bans included).
+        logits: [rows, n, vocab] as the model gave them (guidance and bans included); those drawn from under `tempered`.
         tokens: proposed, int64 [rows, n].
         confidence: probability of the proposed token, [rows, n], nothing left out at visible columns.
         known: columns whose logits are of this round (a cache may leave visible ones out), bool [rows, n].
         state: that is looked at.
+        last: proposals that come after all others, bool [rows, n]; None: none.
     """
 
     rows: torch.Tensor
@@ -37,6 +38,7 @@ class Look:
     confidence: torch.Tensor
     known: torch.Tensor
     state: DenoisingState = field(repr=False)
+    last: torch.Tensor | None = None
 
     @property
     def step(self) -> torch.Tensor:
@@ -56,12 +58,22 @@ class Look:
     @property
     def blocks(self) -> torch.Tensor:
         """Of the answer, int64 [rows]."""
-        return -(-(self.state.answer_end[self.rows] - self.state.prompt_width) // self.state.block)
+        return self.state.blocks[self.rows]
+
+    @property
+    def left(self) -> torch.Tensor:
+        """Masks of the block, those included that a cache leaves out, int64 [rows]."""
+        return self.state.open_in_block(self.rows)
 
     @property
     def generator(self) -> torch.Generator | None:
         """Source of draws."""
         return self.state.generator
+
+    @cached_property
+    def sure(self) -> torch.Tensor:
+        """The confidence that thresholds are held against, [rows, n]: 0 for what comes last."""
+        return self.confidence if self.last is None else self.confidence.masked_fill(self.last, 0.0)
 
     @cached_property
     def open(self) -> torch.Tensor:
@@ -92,6 +104,10 @@ class Look:
 
     def score(self, name: str) -> torch.Tensor:
         """What ranks candidates, [rows, n]: "confidence", "margin", "entropy" (negative), "random", "left-to-right"."""
+        found = self._score(name)
+        return found if self.last is None else found.masked_fill(self.last, torch.finfo(found.dtype).min)
+
+    def _score(self, name: str) -> torch.Tensor:
         if name == "confidence":
             return self.confidence
         if name == "margin":

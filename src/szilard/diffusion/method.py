@@ -32,12 +32,14 @@ class DiffusionMethod(Method):
         end_of_text: when an answer ends before its last column. "keep": never, all columns are filled; "committed":
             once an end-of-text token is committed, what is behind it is dropped (EoTP as its paper says it);
             "predicted": once one is committed or, of any open column, proposed, the row is cut behind the most
-            confident one (EoTP as its code does it); "block": once a finished block holds one (Fast-dLLM, LocalLeap).
+            confident one (EoTP as its code does it; what a dual or window cache does not compute proposes nothing);
+            "block": once a finished block holds one (Fast-dLLM, LocalLeap).
         eos: "allow"; "forbid": end-of-text tokens are never proposed, so all columns hold text; "last": they count as
-            confidence 0, so they are committed when nothing else is left (LLaDA).
+            confidence 0 and rank behind all others, so they are committed when nothing else is left (LLaDA).
         guidance: w of classifier-free guidance, logits u + (w + 1)(c - u) with u of the masked prompt; 0: none. Twice
             the rows are computed.
-        tempered: the confidence is that of the distribution drawn from (Dream); off: of the model's own (LLaDA).
+        tempered: confidence, margin and entropy are those of the distribution drawn from (Dream); off: of the model's
+            own (LLaDA).
         revise: columns per block that are opened once more, the least sure, when seven eighths of it are filled
             (ReMDM as ParallelBench runs it).
     """
@@ -83,7 +85,7 @@ class DiffusionMethod(Method):
         chosen = self.select(look) & look.masked
         stuck = ~chosen.any(1, keepdim=True)
         if bool(stuck.any()):
-            chosen = chosen | (stuck & look.best(look.confidence, 1))
+            chosen = chosen | (stuck & look.best(look.score("confidence"), 1))
         return chosen
 
     def decode(self, state: DenoisingState) -> None:  # type: ignore[override]

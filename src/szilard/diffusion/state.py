@@ -110,9 +110,9 @@ class DenoisingState:
         return not len(self._live)
 
     @property
-    def has_cache(self) -> bool:
-        """Whether a cache policy says what is computed."""
-        return self._policy is not None
+    def policy(self) -> CanvasCache | None:
+        """The cache policy, which says what is computed."""
+        return self._policy
 
     @property
     def longest_answer(self) -> int:
@@ -140,11 +140,17 @@ class DenoisingState:
 
     def open(self, method: DiffusionMethod) -> None:
         """Begin the first blocks of a method."""
+        if not self.model.config.ends and (method.end_of_text != "keep" or method.eos != "allow"):
+            raise ValueError(
+                f"end_of_text={method.end_of_text!r}, eos={method.eos!r}: this model has no end-of-text token that "
+                "they could be about; give its id as eos_token_id, or leave them out."
+            )
         self.method = method
         self.block = min(method.block_length or self.longest_answer, self.longest_answer)
         self.step = torch.zeros_like(self.rounds)
         self.opened = torch.zeros_like(self.rounds)
         self.revised = torch.zeros_like(self.rounds)
+        self.blocks = -(-(self.answer_end - self.prompt_width) // self.block)  # of every row, before anything is cut
         self._left = torch.zeros_like(self.rounds)  # open columns of the blocks
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self.cache = None if self._policy is None else self._policy.open(self)
@@ -180,7 +186,10 @@ class DenoisingState:
         """Columns of the blocks (and of those ahead that the rule looks at), and which of them exist, [rows, n]."""
         if self._seen is None:
             rows = self._live
-            width = min(self.block * (1 + self.method.blocks_ahead(self)), self.longest_answer)
+            ahead = self.method.blocks_ahead(self)
+            if self.method.end_of_text == "predicted":  # an end may be proposed anywhere
+                ahead = self.block_count(self.block)
+            width = min(self.block * (1 + ahead), self.longest_answer)
             columns = self.start[rows, None] + torch.arange(width, device=rows.device)
             inside = columns < self.answer_end[rows, None]
             self._seen = columns.clamp(max=self.tokens.shape[1] - 1), inside
@@ -195,12 +204,8 @@ class DenoisingState:
             inside: columns that exist in their row and whose logits are known, bool [rows, n].
             logits: [rows, n, vocab].
         """
-        config = self.model.config
         self._ban(logits)
-        tokens, confidence = self._draw(rows, logits)
-        if self.method.eos == "last":
-            for end in config.ends:
-                confidence = confidence.masked_fill(tokens == end, 0.0)
+        tokens, confidence, source = self._draw(rows, logits)
         begin = self.start[rows, None]
         masked = self._of(self.masked, rows).gather(1, columns) & inside
         ahead = columns.shape[1] > self.block or self.cache is not None
@@ -209,11 +214,12 @@ class DenoisingState:
             columns=columns,
             masked=masked,
             block=inside & (columns >= begin) & (columns < begin + self.block) if ahead else inside,
-            logits=logits,
+            logits=source,
             tokens=tokens,
             confidence=confidence,
             known=inside,
             state=self,
+            last=self.is_end(tokens) if self.method.eos == "last" and self.model.config.ends else None,
         )
 
     def _of(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -234,7 +240,7 @@ class DenoisingState:
             self.entropy_of[rows, columns] = look.entropy_at(chosen).double()
         self.step[look.rows] += 1
         if not self.model.config.forbid_mask:
-            self._left[look.rows] = self._open_in_block(look.rows)
+            self._left[look.rows] = self.open_in_block(look.rows)
         if self.cache is not None:
             self.cache.committed(rows, columns)
         self._end_text(look, chosen, rows, columns, tokens)
@@ -247,7 +253,8 @@ class DenoisingState:
         self.tokens[rows, columns] = self.model.config.mask_token_id
         self.masked[rows, columns] = True
         self.round_of[rows, columns] = 0
-        self._left[rows] = self._open_in_block(rows)
+        self._left[rows] = self.open_in_block(rows)
+        self._ready = None  # of a canvas in which they stood
         self.cost.count("remasked", len(rows))
 
     def look_ahead(self, rows: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
@@ -319,10 +326,10 @@ class DenoisingState:
         model: Any = self.model
         batch = self.batch_size * (2 if twice else 1)
         if self.store is None:
-            self.store = CanvasStore(model.layers, self.tokens.shape[1])
+            self.store = CanvasStore(model.layers, batch, self.tokens.shape[1])
         place = None if everyone else torch.cat([rows, rows + self.batch_size]) if twice else rows
         if plan.computed is None:
-            self.store.aim_at_all(place, batch)
+            self.store.aim_at_all(place)
             return model.compute(tokens, real, columns, store=self.store), tokens.shape[1], tokens.shape[1]
         computed, visible = plan.computed, plan.visible
         if twice:
@@ -345,8 +352,8 @@ class DenoisingState:
             cost.kv_bytes_held = max(cost.kv_bytes_held, self.store.bytes_held)
             cost.kv_bytes_read += rows * keys * size.kv_bytes_per_token
 
-    def _draw(self, rows: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Proposals and their probabilities, [rows, n] each."""
+    def _draw(self, rows: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Proposals and their probabilities, [rows, n] each, and the logits whose these are."""
         shape = logits.shape[:-1]
         drawn_from = logits
         if self.warpers:
@@ -367,7 +374,7 @@ class DenoisingState:
         confidence = source.softmax(-1).gather(-1, tokens[..., None])[..., 0]
         if bool(confidence.isnan().any()):
             raise ValueError(NAN_LOGITS)
-        return tokens, confidence
+        return tokens, confidence, source
 
     # ---- blocks and ends -------------------------------------------------------------------------------------
 
@@ -389,7 +396,7 @@ class DenoisingState:
         at = rows[moved]
         self.start[at] = block[moved]
         self.step[at], self.revised[at] = 0, 0
-        self.opened[at] = self._left[at] = self._open_in_block(at)
+        self.opened[at] = self._left[at] = self.open_in_block(at)
         self._seen = None
         if self.cache is not None:
             self.cache.moved(at)
@@ -418,7 +425,7 @@ class DenoisingState:
             if self.store is not None:
                 self.store.narrow(width)
 
-    def _open_in_block(self, rows: torch.Tensor) -> torch.Tensor:
+    def open_in_block(self, rows: torch.Tensor) -> torch.Tensor:
         """Open columns of the rows' current blocks, int64 [rows]."""
         columns = torch.arange(self.tokens.shape[1], device=rows.device)
         begin = self.start[rows, None]
@@ -488,14 +495,14 @@ class DenoisingState:
             self.answer_end[row] = end
             self.real[row, end:] = False
             self.masked[row, end:] = False
-            self._left[row] = self._open_in_block(torch.tensor([row], device=self._left.device))[0]
-            self._seen = None
+            self._left[row] = self.open_in_block(torch.tensor([row], device=self._left.device))[0]
+            self._seen = self._ready = None  # what was computed ahead saw the tail
 
     def _revise(self, look: Look) -> None:
         """Open the least sure columns of a block again, once, when seven eighths of it are filled."""
         rows = look.rows
-        left = self._open_in_block(rows)
-        due = (self.revised[rows] == 0) & (left > 0) & (8 * left <= self.opened[rows])
+        left = self.open_in_block(rows)
+        due = (self.revised[rows] == 0) & (8 * left <= self.opened[rows])
         columns = torch.arange(self.tokens.shape[1], device=rows.device)
         for row in rows[due].tolist():
             begin = int(self.start[row])

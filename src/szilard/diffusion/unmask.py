@@ -73,7 +73,7 @@ class ThresholdUnmask(DiffusionMethod):
         return cls(threshold=2.0)
 
     def select(self, look: Look) -> torch.Tensor:
-        return look.open & (look.confidence >= self.threshold)
+        return look.open & (look.sure >= self.threshold)
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class FactorUnmask(DiffusionMethod):
         return cls(factor=0.0)
 
     def select(self, look: Look) -> torch.Tensor:
-        ranks = look.ranked(look.confidence)
-        holds = (ranks + 2) * (1 - look.confidence) < self.factor  # of rank n - 1: n + 1 = rank + 2
+        ranks = look.ranked(look.sure)
+        holds = (ranks + 2) * (1 - look.sure) < self.factor  # of rank n - 1: n + 1 = rank + 2
         return holds & look.open  # the left side grows with n, so it holds up to the largest n
 
 
@@ -136,7 +136,7 @@ class EntropyBound(DiffusionMethod):
 
     def select(self, look: Look) -> torch.Tensor:
         order = order_of(look.score(self.order_by), look.open)
-        entropy = look.entropy.masked_fill(~look.open, torch.inf).gather(1, order)
+        entropy = look.entropy.double().masked_fill(~look.open, torch.inf).gather(1, order)
         error = entropy.cumsum(1) - entropy.cummax(1).values
         within = error <= self.gamma
         within[:, 0] = True
@@ -151,7 +151,7 @@ class ScheduleUnmask(DiffusionMethod):
     rule "even" (LLaDA): the rounds are spread over the blocks; n of a block's b masks and s rounds is b // s, one more
     in the first b mod s. rule "linear" (Dream): n = floor(masks (1 - t_{i+1} / t_i)) with t from 1 to epsilon, the rest
     in the last round. rule "chance" (Dream's "origin"): every mask is committed with that probability by itself.
-    Rounds without a column are left out, where the released code runs the model for nothing.
+    A round for which that is no column commits one, where the released code runs the model for nothing.
 
     Attributes:
         steps: rounds in all; None: as many as columns.
@@ -200,17 +200,18 @@ class ScheduleUnmask(DiffusionMethod):
 
     def select(self, look: Look) -> torch.Tensor:
         steps = self._steps(look)
-        masks = look.open.sum(1)
+        masks = look.left
         left = steps - look.step
         if self.rule == "even":
             count = look.opened // steps + (look.step < look.opened % steps)
         else:
-            now, then = (1 - (1 - self.epsilon) * at / steps for at in (look.step, look.step + 1))
+            now, then = (1 - (1 - self.epsilon) * at.double() / steps for at in (look.step, look.step + 1))
             share = 1 - then / now
             if self.rule == "chance":
-                drawn = torch.rand(look.columns.shape, generator=look.generator, device=look.columns.device)
-                return look.open & ((drawn < share[:, None]) | (left <= 1)[:, None])
-            count = (masks * share).floor().long()
+                drawn = look.score("random")
+                chosen = look.open & ((drawn < share[:, None]) | (left <= 1)[:, None])
+                return chosen | (~chosen.any(1, keepdim=True) & look.best(drawn, 1))
+            count = (masks * share + 1e-9).floor().long()  # a whole number may come out a little less
         count = torch.where(left <= 1, masks, count).clamp(min=1)
         score = look.score(self.score)
         if self.score_temperature:

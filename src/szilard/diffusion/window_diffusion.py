@@ -9,8 +9,9 @@ Zuo et al. 2026, "Accelerating Diffusion Language Model Inference with Windowed 
    values over the stored ones, and reads W.
 
 What the first round commits is computed once more, in the second round. One algorithm stands for the two released code
-paths (LLaDA's and Dream's), whose choices are the options (inferred). A row whose active masks have all left W, because
-a rule commits many at once, begins a new phase.
+paths (LLaDA's and Dream's), whose choices are the options (inferred); that Dream's counts ranks from 1, and renews in
+every round once an end was found, is left out. A row whose active masks have all left W, because a rule commits many at
+once, begins a new phase.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class WindowDiffusion(CanvasCache):
     """
 
     slug: ClassVar[str] = "window-diffusion"
+    whole_blocks: ClassVar[bool] = False
     paper: ClassVar[str] = "Zuo et al. 2026, arXiv 2601.20332"
 
     external: int = 64
@@ -94,9 +96,8 @@ class _WindowRun(CacheRun):
 
     def renew(self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor) -> Plan:
         state, policy = self.state, self.policy
-        masked, real = state.masked[rows], state.real[rows]
+        masked, near = state.masked[rows], self._near(rows)
         rank = masked.long().cumsum(1) - 1
-        near = real & (~masked | (rank < policy.external))
         self.window[rows], self.since[rows] = near, -1
         self.age[rows], self.stale[rows] = 1, False
         state.cost.count("phases", len(rows))
@@ -111,7 +112,7 @@ class _WindowRun(CacheRun):
 
     def plan(self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor) -> Plan:
         since, age = self.since[rows], self.age[rows, None]
-        recent = since > 0
+        recent = (since > 0) & self.state.real[rows]  # not what was cut off meanwhile
         first = since == 1
         recent &= ~first | (age == 1)  # what the first round committed: once
         if self.policy.keep_recent is not None:
@@ -125,6 +126,15 @@ class _WindowRun(CacheRun):
 
     def committed(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
         self.since[rows, columns] = self.age[rows]
+        if self.policy.refresh_scope == "full":  # the window is what the first round's commits leave
+            fresh = rows[self.age[rows] == 1].unique()
+            if len(fresh):
+                self.window[fresh] = self._near(fresh)
+
+    def _near(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is visible, and the masks of rank < w_ex, bool [rows, N]."""
+        masked = self.state.masked[rows]
+        return self.state.real[rows] & (~masked | (masked.long().cumsum(1) <= self.policy.external))
 
     def _active(self, rows: torch.Tensor) -> torch.Tensor:
         """Masks that a round computes, bool [rows, N]."""

@@ -113,7 +113,8 @@ class Engine(Tokenized):
         inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
         if template is not None:
             inputs |= self._encode_template(template, prompts, single)
-        self.check_length(inputs, config.max_new_tokens)
+        longest = max(map(len, inputs["template"])) if template is not None else config.max_new_tokens
+        self.check_length(inputs, longest)
         if stop is not None:
             config.stop_strings = stop
         criteria = self._criteria(config, stopping_criteria)

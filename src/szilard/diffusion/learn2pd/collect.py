@@ -2,7 +2,8 @@
 
 For every prompt (Bao et al. 2025, arXiv 2509.25188): the model answers one token per step, which gives y; then the
 oracle decodes again, and every round leaves a row per block: the confidences of all its columns, visible ones too, and
-which predictions equal y.
+which predictions equal y. (Released rows come from prompts without a chat template, and their model may predict a mask;
+here prompts are put as they are when decoding.)
 """
 
 from __future__ import annotations

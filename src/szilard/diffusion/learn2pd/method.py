@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from szilard.diffusion.learn2pd.filter import BlockFilter
 from szilard.diffusion.look import Look
@@ -91,6 +92,13 @@ class Learn2PD(DiffusionMethod):
             fingerprint=engine.fingerprint,
         )
 
+    def check_canvas(self, state: DenoisingState) -> None:
+        if state.policy is not None and not state.policy.whole_blocks:
+            raise ValueError(
+                f"'learn2pd' reads the confidence of every column of a block, of which {state.policy.slug!r} computes "
+                "some: take a prefix or dual cache, or none."
+            )
+
     def decode(self, state: DenoisingState) -> None:  # type: ignore[override]
         made = self.loaded()
         if isinstance(self.filter, str):
@@ -98,7 +106,7 @@ class Learn2PD(DiffusionMethod):
         DiffusionMethod.decode(self, state)
 
     def select(self, look: Look) -> torch.Tensor:
-        return self._accepted(look) | look.best(look.confidence, 1)
+        return self._accepted(look) | look.best(look.score("confidence"), 1)
 
     def accepted_ends(self, look: Look, chosen: torch.Tensor) -> torch.Tensor:
         """Only what the filter accepted: an end that the guarantee of progress committed does not count as one."""
@@ -110,5 +118,7 @@ class Learn2PD(DiffusionMethod):
         if self.filter is None:
             return torch.zeros_like(look.open)
         assert isinstance(self.filter, BlockFilter)
-        confidence = look.confidence.float() * look.block  # a shorter block ends in zeros
-        return self.filter.accepts(confidence, self.threshold) & look.open
+        block = look.state.block
+        confidence = (look.confidence.float() * look.block)[:, :block]  # a shorter block ends in zeros
+        found = self.filter.accepts(confidence, self.threshold).to(look.open.device)
+        return F.pad(found, (0, look.open.shape[1] - block)) & look.open

@@ -61,5 +61,7 @@ class EgpOracle(DiffusionMethod):
         stuck = ~right.any(1, keepdim=True) & look.open
         if bool(stuck.any()):
             look.tokens[stuck] = wanted[stuck]
+            written = look.log_probabilities[stuck].gather(1, wanted[stuck][:, None])[:, 0].exp()
+            look.confidence[stuck] = written.to(look.confidence.dtype)
             state.cost.count("copied", int(stuck.sum()))
         return right | stuck
