@@ -131,7 +131,7 @@ def read_checkpoint(
         ValueError: no diffusion model, one that no stock architecture computes, or weights that are damaged, pickled,
             missing, unexpected or of another shape.
     """
-    folder, dtype = Path(folder), _dtype(dtype)
+    folder, wanted = Path(folder), _dtype(dtype)
     config = read_config(folder)
     layout = layout_of(config) if KEY not in config else None
     diffusion = diffusion_config(config, mask_token_id=mask_token_id, tokens=_special_tokens(folder))
@@ -142,7 +142,7 @@ def read_checkpoint(
         )
     if config.get("quantization_config"):
         raise ValueError(f"{str(folder)!r} holds quantised weights, which are not read: get the original ones.")
-    model = _stock(folder, dtype, device) if layout is None else _official(folder, config, layout, dtype, device)
+    model = _stock(folder, wanted, device) if layout is None else _official(folder, config, layout, wanted, device)
     setattr(model.config, KEY, dataclasses.asdict(diffusion))
     return DiffusionCheckpoint(model, diffusion, folder)
 
