@@ -233,4 +233,4 @@ def test_an_eager_model_gives_the_same() -> None:
             found = Bidirectional(model)(tokens, wanted)
         finally:
             model.set_attn_implementation(before)
-    assert torch.allclose(found, expected)
+    assert torch.allclose(found, expected, atol=1e-5)  # its softmax is float32
