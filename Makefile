@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
+.PHONY: demo test lint bench zoo zoo-vlm zoo-diffusion zoo-drafters reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,11 +42,15 @@ bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's 
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
 
-zoo: zoo-vlm zoo-drafters  ## train every reference checkpoint again (hours)
+zoo: zoo-vlm zoo-diffusion zoo-drafters  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
 	$(BIN)/python -m szilard_zoo.evaluate_tiny_vlm zoo/szilard_zoo/tiny-vlm
+
+zoo-diffusion: $(READY)  ## a masked diffusion language model, half an hour on one core
+	$(BIN)/python -m szilard_zoo.train_tiny_diffusion -o zoo/szilard_zoo/tiny-diffusion
+	$(BIN)/python -m szilard_zoo.evaluate_tiny_diffusion zoo/szilard_zoo/tiny-diffusion --write-card
 
 zoo-drafters: $(READY)  ## drafters for the embedded model; pass DATA=folder with gsm8k_train.jsonl, mbpp.jsonl, ...
 	$(BIN)/python -m szilard_zoo.train_drafters --data $(DATA)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
+from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.speculative import draft_config
 from szilard.training.config import CorpusConfig, TrainingConfig
 
@@ -54,6 +55,12 @@ HEADS: dict[str, tuple[type[CorpusConfig], str, str, str]] = {
         "szilard.speculative.lud.training",
         "train_lud",
         "a model to write lexical units, several tokens at once",
+    ),
+    "masked-diffusion": (
+        MaskedDiffusionTraining,
+        "szilard.diffusion.training",
+        "train_masked_diffusion",
+        "a model on, to fill in masked tokens anywhere instead of writing one after the other",
     ),
     "medusa": (
         draft_config.MedusaConfig,
