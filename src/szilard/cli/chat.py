@@ -9,6 +9,7 @@ from rich.text import Text
 
 from szilard.cli import options as o
 from szilard.cli.facts import facts
+from szilard.cli.following import follow
 from szilard.cli.loading import load_engine, note
 from szilard.decoding.heatmap import heat_text
 
@@ -53,7 +54,7 @@ def chat_command(
                     return
                 if command == "reset":
                     turns = list(start)
-                elif command == "heat" and last is not None:
+                elif command == "heat" and last is not None and last.trace is not None:
                     console.print(heat_text(last.trace))
                 elif command == "method" and words:
                     chosen = o.method_from(words[0], words[1:])
@@ -64,15 +65,12 @@ def chat_command(
             asked = [*turns, {"role": "user", "content": line}]
             pieces = loaded.stream(asked, chosen, max_new_tokens=max_new_tokens, seed=seed, **sampling)
             try:
-                while True:
-                    console.print(next(pieces), end="", highlight=False, markup=False, soft_wrap=True)
-            except StopIteration as end:
-                last = end.value
+                last = follow(pieces)
             except KeyboardInterrupt:
                 pieces.close()  # type: ignore[attr-defined]
                 console.print("\n[dim]stopped; this turn is forgotten[/dim]")
                 continue
             turns = [*asked, {"role": "assistant", "content": last.text}]
-            note("\n" + ", ".join(f"{k} {v}" for k, v in facts(last).items()))
+            note(", ".join(f"{k} {v}" for k, v in facts(last).items()))
         except (ValueError, TypeError) as error:
             note(str(error), "red")

@@ -22,11 +22,23 @@ from szilard.registry import attention_class, method_class
 
 # What fits a terminal of 80 columns; the page and the JSON carry the rest.
 _SHOWN = ("tokens", "latent steps", "switches", "mean entropy", "forward passes", "tokens/s", "finish")
+_SHOWN_OF_CANVASES = (
+    "tokens", "rounds", "tokens per round", "bits per round", "rounds at least", "computed columns", "tokens/s",
+    "finish",
+)  # fmt: skip
+_DEFAULT, _DEFAULT_OF_CANVASES = "greedy,lead", "top-k-unmask,threshold-unmask"
 
 
 def compare_command(
     prompts: Annotated[list[str], typer.Argument(help="One or several prompts.")],
-    methods: Annotated[str, typer.Option("--methods", help="Names from `szilard methods`, by commas.")] = "greedy,lead",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            help=f"Names from `szilard methods`, by commas; default: {_DEFAULT}, or {_DEFAULT_OF_CANVASES} for a "
+            "diffusion model.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", help="A hyperparameter of one method. Repeatable.", metavar="METHOD.NAME=VALUE"),
@@ -47,18 +59,22 @@ def compare_command(
     html: o.HtmlOption = None,
 ) -> None:
     """Run the same prompts through several methods and show text, entropy and cost side by side."""
-    chosen = methods_from(methods, set_)
+    chosen = methods_from(methods, set_) if methods is not None else None
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
     o.check_writable(html)
     for prompt in prompts:
         if not prompt.strip():
             raise ValueError("the prompt is empty; give some text.")
     loaded = load_engine(model, engine, device, dtype)
+    canvases = "denoising" in loaded.provides
+    if chosen is None:
+        chosen = methods_from(_DEFAULT_OF_CANVASES if canvases else _DEFAULT, set_)
     for method in chosen:
         check_needs(method, loaded.provides, f"engine '{loaded.kind}' with {loaded.name}")
         method.check(loaded)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed, "raw": raw, "images": image or None}
-    loaded.generate(prompts[0], chosen[0], **(settings | {"max_new_tokens": 2}))  # warm up, so that speeds compare
+    first = None if canvases else chosen[0]  # a schedule of rounds may not fit two columns
+    loaded.generate(prompts[0], first, **(settings | {"max_new_tokens": 2}))  # warm up, so that speeds compare
     results: list[list[Result]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
@@ -75,7 +91,7 @@ def compare_command(
     else:
         _print_tables(prompts, results)
     if html is not None:
-        from szilard.decoding.page import Run, render_page
+        from szilard.cli.pages import Run, page_of
 
         runs = [
             Run(title=str(result.method), prompt=prompt, trace=result.trace, facts=facts(result), subtitle=loaded.name)
@@ -83,7 +99,7 @@ def compare_command(
             for result in row
             if result.trace is not None
         ]
-        o.write_text(html, render_page(runs, title="szilard: methods side by side"))
+        o.write_text(html, page_of(runs, title="szilard: methods side by side"))
         note(f"page written to {html}")
 
 
@@ -121,12 +137,13 @@ def _slug(name: str) -> str:
 
 def _print_tables(prompts: list[str], results: list[list[Result]]) -> None:
     console = Console()
+    shown = _SHOWN_OF_CANVASES if all("rounds" in facts(r) for row in results for r in row) else _SHOWN
     for prompt, row in zip(prompts, results, strict=True):
         console.print(Text(f"\n{prompt}", style="bold"))
-        table = Table(Column("method", no_wrap=True), *_SHOWN, box=None, header_style="bold", pad_edge=False)
+        table = Table(Column("method", no_wrap=True), *shown, box=None, header_style="bold", pad_edge=False)
         for result in row:
             values = facts(result)
-            table.add_row(result.method.slug, *("-" if values[name] is None else str(values[name]) for name in _SHOWN))
+            table.add_row(result.method.slug, *("-" if values[name] is None else str(values[name]) for name in shown))
         console.print(table)
         texts = Table.grid(padding=(0, 1))
         for result in row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from szilard.cli import options as o
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
+from szilard.cli.following import follow
 from szilard.cli.loading import errors, load_engine, note
 from szilard.evaluation.bulk import answer_all, read_prompts
 from szilard.options import check_number
@@ -33,6 +33,10 @@ def generate_command(
     system: o.SystemOption = None,
     raw: o.RawOption = False,
     stop: o.StopOption = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", help="Of a diffusion model: the answer, [MASK] for every open token."),
+    ] = None,
     engine: o.EngineOption = "auto",
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
@@ -53,6 +57,7 @@ def generate_command(
     chosen = o.method_from(method, set_)
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
     o.check_writable(html)
+    given = {} if template is None else {"template": template}
     if prompts is not None or output is not None:
         if prompts is None or output is None:
             raise ValueError("--prompts FILE and --output FILE.jsonl go together.")
@@ -77,6 +82,7 @@ def generate_command(
                 max_new_tokens=max_new_tokens,
                 raw=raw,
                 stop=stop or None,
+                **given,
                 **sampling,
             )
         note(f"{written} answers written to {output}")
@@ -89,26 +95,19 @@ def generate_command(
         "seed": seed,
         "raw": raw,
         "stop": stop or None,
+        **given,
         **sampling,
     }
     if json_:
         result = loaded.generate(text, chosen, **settings)
         print(json.dumps(result_as_json(result), ensure_ascii=False))
     else:
-        pieces = loaded.stream(text, chosen, **settings)
-        while True:
-            try:
-                sys.stdout.write(next(pieces))
-                sys.stdout.flush()
-            except StopIteration as end:
-                result = end.value
-                break
-        sys.stdout.write("\n")
+        result = follow(loaded.stream(text, chosen, **settings))
         if not quiet:
             line = ", ".join(f"{name} {value}" for name, value in facts(result).items())
             note(f"{result.method.slug} on {loaded.name}: {line}")
     if html is not None:
-        from szilard.decoding.page import Run, render_page
+        from szilard.cli.pages import Run, page_of
 
         run = Run(
             title=str(result.method),
@@ -117,5 +116,5 @@ def generate_command(
             facts=facts(result),
             subtitle=loaded.name,
         )
-        o.write_text(html, render_page([run], title=f"szilard: {result.method.slug}"))
+        o.write_text(html, page_of([run], title=f"szilard: {result.method.slug}"))
         note(f"trace written to {html}")

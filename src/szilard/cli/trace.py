@@ -16,11 +16,15 @@ from szilard.cli.facts import facts
 from szilard.cli.loading import load_engine
 from szilard.decoding.heatmap import heat_text
 from szilard.decoding.trace import Trace
+from szilard.registry import make_method
 
 
 def trace_command(
     prompt: Annotated[str, typer.Argument(help="A prompt to run, or a trace file (.json, .parquet) to show.")],
-    method: Annotated[str, typer.Option("--method", help="A name from `szilard methods`.")] = "lead",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="A name from `szilard methods`; default: lead, or what the model can run."),
+    ] = None,
     set_: o.SetOption = None,
     model: o.ModelOption = None,
     image: o.ImageOption = None,
@@ -50,20 +54,24 @@ def trace_command(
         trace, title, text = Trace.load(prompt), Path(prompt).name, ""
         known = {name: value for name, value in trace.summary().items() if value is not None}
     else:
+        if method is None and set_:
+            method = "lead"
         chosen = o.method_from(method, set_)
         sampling = o.sampling_from(sample, temperature, top_p, top_k)
         loaded = load_engine(model, engine, device, dtype)
+        if chosen is None and "denoising" not in loaded.provides:
+            chosen = make_method("lead")
         settings: dict[str, Any] = {"images": image or None, "max_new_tokens": max_new_tokens, "seed": seed, "raw": raw}
         result = loaded.generate(o.prompt_from(prompt, None), chosen, **settings, **sampling)
         assert result.trace is not None
-        trace, title, text, known = result.trace, str(chosen), result.prompt, facts(result)
+        trace, title, text, known = result.trace, str(result.method), result.prompt, facts(result)
     if output is not None:
         trace.save(output)
     if html is not None:
-        from szilard.decoding.page import Run, render_page
+        from szilard.cli.pages import Run, page_of
 
         run = Run(title=title, prompt=text, trace=trace, facts=known)
-        o.write_text(html, render_page([run], title=f"szilard: {title}"))
+        o.write_text(html, page_of([run], title=f"szilard: {title}"))
     if json_:
         print(trace.to_json())
     elif table:

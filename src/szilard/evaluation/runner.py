@@ -12,11 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from szilard.attention.under import Under
 from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method
 from szilard.decoding.trace import Trace
 from szilard.engines.engine import Engine
 from szilard.engines.result import Result
+from szilard.engines.transformers_generate import check_needs
 from szilard.evaluation.likelihood import log_likelihoods
 from szilard.evaluation.store import ResultStore
 from szilard.evaluation.tasks import ChoiceTask, Item, Task, TextTask
@@ -58,8 +60,9 @@ def evaluate(
         (item, method, error) of the runs that failed; they are not stored, and tried again next time.
 
     Raises:
-        ValueError: a limit, a shard or a batch size that cannot be; or the store holds results of the same label,
-            task and model that were made with other hyperparameters, which a summary would mix up.
+        ValueError: a limit, a shard or a batch size that cannot be; a method that needs what the engine lacks, or a
+            task of likelihoods for a model that gives none; or the store holds results of the same label, task and
+            model that were made with other hyperparameters, which a summary would mix up.
     """
     check_number("limit", limit, low=1, integer=True, optional=True)
     check_number("batch_size", batch_size, low=1, integer=True)
@@ -68,7 +71,14 @@ def evaluate(
         raise TypeError(f"a task is a TextTask (it scores what is written) or a ChoiceTask, not {task!r}.")
     task.check()
     for _, method in methods:
+        if isinstance(task, TextTask):
+            check_needs(method, engine.provides, f"engine '{engine.kind}' with {engine.name}")
         method.check(engine)
+    if isinstance(task, ChoiceTask) and "denoising" in engine.provides:
+        raise ValueError(
+            f"{engine.name} fills a canvas and gives no likelihood of a text read from left to right, which "
+            f"'{task.slug}' scores: take a task that scores what is written."
+        )
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"shard must be i/n with 0 <= i < n, not {index}/{count}.")
@@ -128,7 +138,14 @@ def evaluate(
 
 
 def draws(method: Method) -> bool:
-    """Whether seeds make a difference: only where the method itself samples, from no stream of its own."""
+    """Whether seeds make a difference: only where the method itself samples, from no stream of its own.
+
+    Of a rule that fills a canvas: where it draws which columns it commits.
+    """
+    if "denoising" in method.needs:
+        rule = method.method if isinstance(method, Under) else method
+        chance = getattr(rule, "score", "") == "random" or getattr(rule, "rule", "") == "chance"
+        return chance or bool(getattr(rule, "score_temperature", 0))
     return method.slug.partition("+")[0] == "sampling" and getattr(method, "seed", None) is None
 
 
@@ -257,9 +274,21 @@ def _row(answer: _Answer) -> dict[str, Any]:
         "model_tokens": _shared_out(cost.tokens, sharers),
         "flops": float(cost.flops + cost.extra_flops) / sharers,
         "wall_seconds": cost.wall_seconds / sharers,
-        "counters": _shared_out(cost.counters, sharers),
+        "counters": _shared_out(_counters(cost, sharers), sharers),
         "trace": "",
     }
+
+
+def _counters(cost: Cost, sharers: int) -> dict[str, float]:
+    """The call's counters; of a filled canvas also its rounds and the columns that they computed.
+
+    A run alone has a forward per round. In a batch, rows that are filled early take part in fewer forwards: its
+    `row_rounds` are the rounds of all rows together.
+    """
+    if "row_rounds" not in cost.counters:
+        return cost.counters
+    rounds = cost.total_forward_passes if sharers == 1 else cost.counters["row_rounds"]
+    return cost.counters | {"rounds": rounds, "computed_columns": sum(cost.tokens.values())}
 
 
 def _shared_out(counts: dict[str, Any], sharers: int) -> str:
