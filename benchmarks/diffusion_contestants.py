@@ -108,9 +108,9 @@ def learn2pd(learned: szilard.Learn2PD | None) -> Iterator[Contestant]:
         yield Contestant("Learn2PD", threshold, dataclasses.replace(learned, threshold=threshold))
 
 
-def block_study() -> Iterator[Contestant]:
-    """Two columns per round, in blocks of different lengths."""
-    for block in BLOCKS:
+def block_study(length: int) -> Iterator[Contestant]:
+    """Two columns per round, in blocks of different lengths, up to the answer's."""
+    for block in (block for block in BLOCKS if block < 2 * length):
         yield Contestant("blocks, k = 2", block, szilard.TopKUnmask(k=2, block_length=block))
 
 

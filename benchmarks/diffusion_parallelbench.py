@@ -25,6 +25,7 @@ from results_store import Store
 
 import szilard
 from szilard.diffusion.canvas_model import CanvasModel
+from szilard.diffusion.learn2pd.oracle import EgpOracle
 from szilard.evaluation.parallelbench import FIRST_NAMES, TASKS, ExactTaskModel, make_task, score
 
 COLUMNS = 32  # of an answer of the tiny model
@@ -143,7 +144,9 @@ def main() -> None:
     for asked in questions:
         if given.tasks and asked.task not in given.tasks:
             continue
-        contestants = [*rules(asked.columns, learned), *block_study()]
+        contestants = [*rules(asked.columns, learned), *block_study(asked.columns)]
+        if asked.temperature:  # what is drawn anew cannot be compared with a reference
+            contestants = [one for one in contestants if not isinstance(one.method, EgpOracle)]
         if given.model == "tiny":  # the exact model's answers fill their columns
             contestants += end_study(learned)
         try:

@@ -113,7 +113,7 @@ def diagnostic(store: Store, engine: Any, texts: Texts) -> None:
                 count[cell] += 1
                 right[cell] += same
     cells = {cell: [right[cell], number] for cell, number in sorted(count.items())}
-    store.add(key, {"cells": cells})
+    store.add(key, {"confidence": CONFIDENCE, "distance": DISTANCE, "cells": cells})
     print(f"{texts.task:7} diagnostic: {sum(count.values())} predictions", flush=True)
 
 
