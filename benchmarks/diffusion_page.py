@@ -5,13 +5,15 @@ Figures come from there; the claims and the readings are written by hand. The pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusion_parallelbench_page as parallelbench
 import diffusion_text_page as texts
 from results_store import Store
 
+Record = dict[str, Any]
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "parallelbench.svg"
 
 CLAIM = """## Masked diffusion
@@ -49,7 +51,8 @@ READINGS: dict[str, str] = {  # by section; an empty one is left out
 def sections() -> Iterator[str]:
     """The markdown of what has results."""
     bench = list(Store("diffusion-parallelbench"))
-    tiny, exact = ([r for r in bench if (r["key"]["model"] == "exact") is wanted] for wanted in (False, True))
+    tiny, exact = (_longest([r for r in bench if (r["key"]["model"] == "exact") is wanted]) for wanted in (False, True))
+    text, windows = _longest(list(Store("localleap-text"))), _longest(list(Store("window-text")))
     parts = {
         "parallelbench": parallelbench.curves(tiny, "names"),
         "parallelbench, speed at accuracy": parallelbench.speed_at_accuracy(tiny),
@@ -57,9 +60,9 @@ def sections() -> Iterator[str]:
         "parallelbench, end of text": parallelbench.ends(tiny),
         "parallelbench, words": parallelbench.curves(tiny, "words"),
         "exact": parallelbench.exact(exact),
-        "localleap": texts.rules(list(Store("localleap-text"))),
-        "localleap, diagnostic": texts.diagnostic(list(Store("localleap-text"))),
-        "window": texts.window(list(Store("window-text"))),
+        "localleap": texts.rules(text),
+        "localleap, diagnostic": texts.diagnostic(text),
+        "window": texts.window(windows),
         "speed": texts.speed(list(Store("diffusion-speed"))),
     }
     picture = parallelbench.picture(tiny)
@@ -75,3 +78,9 @@ def sections() -> Iterator[str]:
                 yield "![Accuracy against tokens per round](pictures/parallelbench.svg)\n"
             if READINGS[name]:
                 yield f"**Reading.** {READINGS[name]}\n"
+
+
+def _longest(records: Sequence[Record]) -> list[Record]:
+    """Of a store, the run with the most questions: a trial run with fewer is no part of it."""
+    most = max((record["key"]["samples"] for record in records), default=0)
+    return [record for record in records if record["key"]["samples"] == most]
