@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench zoo zoo-vlm zoo-diffusion zoo-drafters reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion zoo zoo-vlm zoo-diffusion zoo-drafters reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,14 @@ lint: $(READY)
 bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
+
+bench-diffusion: $(READY)  ## rules that fill a canvas (an hour or two); FILTER=folder of `szilard train learn2pd` adds Learn2PD
+	$(BIN)/python benchmarks/diffusion_parallelbench.py --model exact
+	$(BIN)/python benchmarks/diffusion_parallelbench.py $(if $(FILTER),--filter $(FILTER),)
+	$(BIN)/python benchmarks/localleap_text.py $(if $(FILTER),--filter $(FILTER),)
+	$(BIN)/python benchmarks/window_text.py
+	$(BIN)/python benchmarks/diffusion_speed.py --save
+	$(BIN)/python benchmarks/canvas_animation.py
 
 zoo: zoo-vlm zoo-diffusion zoo-drafters  ## train every reference checkpoint again (hours)
 

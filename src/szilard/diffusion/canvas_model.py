@@ -30,8 +30,8 @@ class MaskedDiffusionConfig:
     Attributes:
         mask_token_id: id of the mask.
         eos_token_id: ends an answer, and fills what is behind its end; None: answers have no end of their own.
-        eot_token_id: a second id that ends an answer, also for rules of the end, which in papers know one (LLaDA's end of
-            turn; inferred).
+        eot_token_id: a second id that ends an answer, also for rules of the end, which in papers know one (LLaDA's end
+            of turn; inferred).
         shift_logits: the hidden state at column i - 1 predicts the token at i (Dream).
         forbid_mask: the mask is never predicted. Off, a model may "commit" a mask, which then is open again.
     """

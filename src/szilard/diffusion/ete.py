@@ -102,9 +102,7 @@ class Ete(DiffusionMethod):
                 "the cache out, or give branches=1."
             )
         if self.branches >= state.model.vocab_size:
-            raise ValueError(
-                f"branches={self.branches} tries more tokens than the vocabulary has: give less."
-            )
+            raise ValueError(f"branches={self.branches} tries more tokens than the vocabulary has: give less.")
         if self.branches > 1 and self.guidance:
             raise ValueError("branches and guidance both multiply the canvases: give branches=1 or guidance=0.")
 

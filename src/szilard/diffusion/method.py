@@ -46,6 +46,7 @@ class DiffusionMethod(Method):
 
     family: ClassVar[str] = "diffusion"
     needs: ClassVar[frozenset[str]] = frozenset({"denoising"})
+    reads_whole_blocks: ClassVar[bool] = False  # whether it looks at all columns of a block, visible ones too
     block_length: int | None = 32
     end_of_text: str = "keep"
     eos: str = "allow"
@@ -90,6 +91,12 @@ class DiffusionMethod(Method):
 
     def decode(self, state: DenoisingState) -> None:  # type: ignore[override]
         """Rounds until every row is done."""
+        policy = state.policy
+        if self.reads_whole_blocks and policy is not None and not policy.whole_blocks:
+            raise ValueError(
+                f"'{self.slug}' reads the confidence of every column of a block, of which '{policy.slug}' computes "
+                "some: take a prefix or dual cache, or none."
+            )
         self.check_canvas(state)
         state.open(self)
         while not state.done:

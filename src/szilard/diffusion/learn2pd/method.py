@@ -39,6 +39,7 @@ class Learn2PD(DiffusionMethod):
     """
 
     slug: ClassVar[str] = "learn2pd"
+    reads_whole_blocks: ClassVar[bool] = True
     paper: ClassVar[str] = "Bao et al., ICLR 2026, arXiv 2509.25188"
 
     filter: str | BlockFilter | None = None
@@ -91,13 +92,6 @@ class Learn2PD(DiffusionMethod):
             block_length=self.block_length or 0,
             fingerprint=engine.fingerprint,
         )
-
-    def check_canvas(self, state: DenoisingState) -> None:
-        if state.policy is not None and not state.policy.whole_blocks:
-            raise ValueError(
-                f"'learn2pd' reads the confidence of every column of a block, of which {state.policy.slug!r} computes "
-                "some: take a prefix or dual cache, or none."
-            )
 
     def decode(self, state: DenoisingState) -> None:  # type: ignore[override]
         made = self.loaded()

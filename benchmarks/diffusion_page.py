@@ -1,0 +1,86 @@
+"""The reproduction page's sections on masked diffusion models, from `results/*.jsonl`.
+
+Figures come from there; the claims and the readings are written by hand. The picture goes to docs/pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusion_parallelbench_page as parallelbench
+import diffusion_text_page as texts
+from results_store import Store
+
+Record = dict[str, Any]
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "parallelbench.svg"
+
+CLAIM = """## Masked diffusion
+
+**Claims.** ParallelBench (Kang et al., ICLR 2026, arXiv 2510.04767): what is easy one token at a time is lost when tokens that must
+agree are committed together; with LLaDA-1.5 the average over 17 tasks falls from 86.4 at one token per step to 74.4 at two and 41.1 at
+eight (most confident first), by threshold to 83.8 at 3.4 tokens per step, 68.3 at 5.6, 47.2 at 8.3; PB@80/75/70 of thresholds 4.09, 4.82,
+5.42, of the factor rule 4.05, 4.97, 5.66; random top-k beats confident top-k where the answer is free and loses where it is not; small
+blocks help lists; every threshold is far below the best one per sample. (Figures of its project page.)
+Fast-dLLM (Wu et al., arXiv 2505.22618): threshold 0.9 leaves GSM8K at 79.2 for 79.3; with caches 54.4 tokens/s for 6.7 (A100).
+EB-Sampler (Ben-Hamu et al., arXiv 2505.24857): two to three times fewer evaluations at equal quality.
+LocalLeap (Kong et al., arXiv 2510.07081): 14.2 % of the steps of one token each, 6.94 times the throughput, quality unchanged; near a
+confident token, moderate confidence suffices, less so with distance.
+ETE (Fu et al., ICML 2026, arXiv 2511.21103): rounds grow with the bits of a text over the bits of a round, so uncertain tokens are to be
+committed on purpose; fewer rounds than rules of confidence at their quality. The rule here is reconstructed from the abstract.
+Learn2PD (Bao et al., ICLR 2026, arXiv 2509.25188): a filter of 2,112 parameters, 4.13 times faster on GSM8K at 78.6 for 78.7 (256 tokens), with
+its end-of-text rule 22.58 times at 1,024 tokens; a median block of 32 could be decoded in two steps.
+Window-Diffusion (Zuo et al., arXiv 2601.20332): a window of 16 computed and 64 read masks keeps most of the quality; up to 99 times faster,
+about 15 of it from the stop at the end of the text. All on models of 7 to 8 billion parameters.
+"""
+READINGS: dict[str, str] = {  # by section; an empty one is left out
+    "parallelbench": "",
+    "parallelbench, speed at accuracy": "",
+    "parallelbench, tasks": "",
+    "parallelbench, end of text": "",
+    "parallelbench, words": "",
+    "exact": "",
+    "localleap": "",
+    "localleap, diagnostic": "",
+    "window": "",
+    "speed": "",
+}
+
+
+def sections() -> Iterator[str]:
+    """The markdown of what has results."""
+    bench = list(Store("diffusion-parallelbench"))
+    tiny, exact = (_longest([r for r in bench if (r["key"]["model"] == "exact") is wanted]) for wanted in (False, True))
+    text, windows = _longest(list(Store("localleap-text"))), _longest(list(Store("window-text")))
+    parts = {
+        "parallelbench": parallelbench.curves(tiny, "names"),
+        "parallelbench, speed at accuracy": parallelbench.speed_at_accuracy(tiny),
+        "parallelbench, tasks": parallelbench.tasks(tiny),
+        "parallelbench, end of text": parallelbench.ends(tiny),
+        "parallelbench, words": parallelbench.curves(tiny, "words"),
+        "exact": parallelbench.exact(exact),
+        "localleap": texts.rules(text),
+        "localleap, diagnostic": texts.diagnostic(text),
+        "window": texts.window(windows),
+        "speed": texts.speed(list(Store("diffusion-speed"))),
+    }
+    picture = parallelbench.picture(tiny)
+    if picture:
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.write_text(picture, encoding="utf-8")
+    if any(parts.values()):
+        yield CLAIM
+    for name, part in parts.items():
+        if part:
+            yield part
+            if name == "parallelbench" and picture:
+                yield "![Accuracy against tokens per round](pictures/parallelbench.svg)\n"
+            if READINGS[name]:
+                yield f"**Reading.** {READINGS[name]}\n"
+
+
+def _longest(records: Sequence[Record]) -> list[Record]:
+    """Of a store, the run with the most questions: a trial run with fewer is no part of it."""
+    most = max((record["key"]["samples"] for record in records), default=0)
+    return [record for record in records if record["key"]["samples"] == most]
