@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench zoo zoo-vlm zoo-drafters reproduce reproduction clean
+.PHONY: demo test lint bench zoo zoo-vlm zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,7 +42,7 @@ bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's 
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
 
-zoo: zoo-vlm zoo-drafters  ## train every reference checkpoint again (hours)
+zoo: zoo-vlm zoo-drafters zoo-recall  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
@@ -50,6 +50,10 @@ zoo-vlm: $(READY)
 
 zoo-drafters: $(READY)  ## drafters for the embedded model; pass DATA=folder with gsm8k_train.jsonl, mbpp.jsonl, ...
 	$(BIN)/python -m szilard_zoo.train_drafters --data $(DATA)
+
+zoo-recall: $(READY)  ## the model that recalls (a quarter of an hour); pass DATA=folder with WikiText-2
+	$(BIN)/python -m szilard_zoo.train_tiny_recall --data $(DATA)/wikitext2_valid.txt -o zoo/szilard_zoo/tiny-recall
+	$(BIN)/python -m szilard_zoo.evaluate_tiny_recall zoo/szilard_zoo/tiny-recall --held-out $(DATA)/wikitext2_test.txt --write-card
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision
