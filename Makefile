@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion zoo zoo-vlm zoo-diffusion zoo-drafters reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion zoo zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,15 +42,16 @@ bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's 
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
 
-bench-diffusion: $(READY)  ## rules that fill a canvas (an hour or two); FILTER=folder of `szilard train learn2pd` adds Learn2PD
+bench-diffusion: $(READY)  ## rules that fill a canvas (an hour or two), Learn2PD's filter trained before
+	$(BIN)/python benchmarks/learn2pd_filter.py -o build/learn2pd
 	$(BIN)/python benchmarks/diffusion_parallelbench.py --model exact
-	$(BIN)/python benchmarks/diffusion_parallelbench.py $(if $(FILTER),--filter $(FILTER),)
-	$(BIN)/python benchmarks/localleap_text.py $(if $(FILTER),--filter $(FILTER),)
+	$(BIN)/python benchmarks/diffusion_parallelbench.py --filter build/learn2pd
+	$(BIN)/python benchmarks/localleap_text.py --filter build/learn2pd
 	$(BIN)/python benchmarks/window_text.py
 	$(BIN)/python benchmarks/diffusion_speed.py --save
 	$(BIN)/python benchmarks/canvas_animation.py
 
-zoo: zoo-vlm zoo-diffusion zoo-drafters  ## train every reference checkpoint again (hours)
+zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
@@ -62,6 +63,10 @@ zoo-diffusion: $(READY)  ## a masked diffusion language model, half an hour on o
 
 zoo-drafters: $(READY)  ## drafters for the embedded model; pass DATA=folder with gsm8k_train.jsonl, mbpp.jsonl, ...
 	$(BIN)/python -m szilard_zoo.train_drafters --data $(DATA)
+
+zoo-recall: $(READY)  ## the model that recalls (a quarter of an hour); pass DATA=folder with WikiText-2
+	$(BIN)/python -m szilard_zoo.train_tiny_recall --data $(DATA)/wikitext2_valid.txt -o zoo/szilard_zoo/tiny-recall
+	$(BIN)/python -m szilard_zoo.evaluate_tiny_recall zoo/szilard_zoo/tiny-recall --held-out $(DATA)/wikitext2_test.txt --write-card
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision
