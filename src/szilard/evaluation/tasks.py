@@ -29,7 +29,7 @@ _TASKS = {
     "truthfulqa-mc": ("szilard.evaluation.truthfulqa", "TruthfulQaChoices"),
     "truthfulqa-gen": ("szilard.evaluation.truthfulqa", "TruthfulQaGeneration"),
 }
-_GROUPS = {"truthfulqa": ("truthfulqa-mc", "truthfulqa-gen")}
+_GROUPS: dict[str, tuple[str, ...]] = {"truthfulqa": ("truthfulqa-mc", "truthfulqa-gen")}
 _PARALLELBENCH = {  # group: the classes of its tasks
     "lists": "Copy Reverse Sort Shuffle InsertIndex InsertRandom RemoveIndex RemoveRandom ReplaceIndex ReplaceRandom",
     "puzzles": "LatinSquare Sudoku",

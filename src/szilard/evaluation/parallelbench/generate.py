@@ -130,7 +130,7 @@ def make_task(
     total = kind.num_samples if num_samples is None else num_samples
     rng = random.Random(seed_of(kind.name) if seed is None else seed)
     left = {length: total // len(lengths) + (at < total % len(lengths)) for at, length in enumerate(lengths)}
-    samples = []
+    samples: list[Sample] = []
     while len(samples) < total:
         drawn, length = _draw(kind, rng, lengths, pool, compact)
         example = _draw(kind, rng, lengths, pool, compact)[0] if kind.examples and not compact else None

@@ -42,7 +42,8 @@ def score(
     kind = task_kind(name)
     label, metadata = _reference(kind.name, sample)
     if kind.group == "text":
-        return text_metrics(kind.name, pred, sample, grammar=grammar)["score"]
+        given = {"label": label, "metadata": metadata}
+        return text_metrics(kind.name, pred, given, grammar=grammar)["score"]
     if kind.group == "puzzle":
         return float(_puzzle(kind.name, pred, label, metadata, strict))
     answer = read_compact(pred, metadata["width"]) if metadata.get("compact") else read_list(pred, strict=strict)
