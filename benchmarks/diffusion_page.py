@@ -11,6 +11,8 @@ from typing import Any
 
 import diffusion_parallelbench_page as parallelbench
 import diffusion_text_page as texts
+from markdown_table import table
+from record_tables import tables
 from results_store import Store
 
 Record = dict[str, Any]
@@ -45,6 +47,8 @@ READINGS: dict[str, str] = {  # by section; an empty one is left out
     "localleap, diagnostic": "",
     "window": "",
     "speed": "",
+    "filter": "",
+    "adaptation": "",
 }
 
 
@@ -64,6 +68,8 @@ def sections() -> Iterator[str]:
         "localleap, diagnostic": texts.diagnostic(text),
         "window": texts.window(windows),
         "speed": texts.speed(list(Store("diffusion-speed"))),
+        "filter": _filter(),
+        "adaptation": _adaptation(),
     }
     picture = parallelbench.picture(tiny)
     if picture:
@@ -78,6 +84,37 @@ def sections() -> Iterator[str]:
                 yield "![Accuracy against tokens per round](pictures/parallelbench.svg)\n"
             if READINGS[name]:
                 yield f"**Reading.** {READINGS[name]}\n"
+
+
+def _filter() -> str:
+    """Learn2PD's filter, on prompts that it was not trained on."""
+    records = list(Store("learn2pd"))
+    if not records:
+        return ""
+    heading = (
+        "### Learn2PD's filter\n\n```\npython benchmarks/learn2pd_filter.py -o build/learn2pd\n```\n\n"
+        "Rows of the oracle's rounds on zoo/tiny-diffusion; figures on prompts held out. Label entropy: the loss (nats) that a "
+        "constant reaches. Precision and recall at 0.96: of the predictions that it accepts, and of those that are final.\n\n"
+    )
+    return heading + "\n".join(tables(records))
+
+
+def _adaptation() -> str:
+    """The loss while an autoregressive model becomes one of masked diffusion."""
+    records = list(Store("diffusion-adaptation"))
+    if not records:
+        return ""
+    key = records[0]["key"]
+    rows = [
+        [str(r["key"]["step"]), f"{r['loss']:.2f}", f"{r['nats']:.2f}", f"{100 * r['right']:.0f} %"] for r in records
+    ]
+    return (
+        "### From an autoregressive model to masked diffusion\n\n```\nszilard train masked-diffusion --data wikitext2_valid.txt -o DIR --steps 160 "
+        "--batch-size 4 --window 128 --max-length 128 --anneal 0.3\n```\n\n"
+        f"{key['model']}, all weights, shifted targets, attention growing from causal to full over the first three tenths; means over "
+        "20 steps. Loss: weighted by 1/p, nats per token; nats and right: of the masked tokens, plain.\n\n"
+        + table(["step", "loss", "nats", "right"], rows)
+    )
 
 
 def _longest(records: Sequence[Record]) -> list[Record]:
