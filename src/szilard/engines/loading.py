@@ -122,17 +122,15 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     from szilard.engines.diffusion_engine import DiffusionEngine
     from szilard.engines.fast_linear import use_fast_linears
 
+    try:
+        config = read_config(path or Path(hf_hub_download(name, "config.json", revision=revision)).parent)
+    except Exception:
+        return None  # no repository or no readable config: what comes next says so
+    if diffusion_config(config, mask_token_id=0) is None:
+        return None
     if path is None:
-        try:
-            config = read_config(Path(hf_hub_download(name, "config.json", revision=revision)).parent)
-        except Exception:
-            return None  # no such repository, or none that can be had: what comes next says so
-        if diffusion_config(config, mask_token_id=0) is None:
-            return None
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    elif diffusion_config(read_config(path), mask_token_id=0) is None:
-        return None
     checkpoint = read_checkpoint(path, dtype, device=device)
     use_fast_linears(checkpoint.model)
     return DiffusionEngine(checkpoint.model, checkpoint.tokenizer(), checkpoint.diffusion, name=name)
