@@ -41,7 +41,7 @@ READINGS: dict[str, str] = {  # by section; an empty one is left out
     "parallelbench, speed at accuracy": "",
     "parallelbench, tasks": "",
     "parallelbench, end of text": "",
-    "parallelbench, words": "",
+    "parallelbench, names": "",
     "exact": (
         "With true conditionals the reconstructed ETE does what its abstract claims: at 100 % on all twelve tasks it takes 2.67 rounds on average, the entropy bound 3.33, the threshold 3.58, LocalLeap 3.58 (nothing lies between 0.75 and 0.9 here, as its control says). "
         "It commits 0.43 bits a round where the threshold commits 0.31, and 1.5 to 2.0 where information is concentrated (a key and its bits: two rounds for four; two keys: three for eight). It can do nothing for a shuffle, every place of which is as uncertain as the others, "
@@ -63,11 +63,11 @@ def sections() -> Iterator[str]:
     tiny, exact = (_longest([r for r in bench if (r["key"]["model"] == "exact") is wanted]) for wanted in (False, True))
     text, windows = _longest(list(Store("localleap-text"))), _longest(list(Store("window-text")))
     parts = {
-        "parallelbench": parallelbench.curves(tiny, "names"),
+        "parallelbench": parallelbench.curves(tiny, "words"),
         "parallelbench, speed at accuracy": parallelbench.speed_at_accuracy(tiny),
         "parallelbench, tasks": parallelbench.tasks(tiny),
         "parallelbench, end of text": parallelbench.ends(tiny),
-        "parallelbench, words": parallelbench.curves(tiny, "words"),
+        "parallelbench, names": parallelbench.curves(tiny, "names"),
         "exact": parallelbench.exact(exact),
         "localleap": texts.rules(text),
         "localleap, diagnostic": texts.diagnostic(text),

@@ -60,7 +60,7 @@ class Questions:
 
 def tiny_questions(engine: Any, samples: int) -> Iterator[Questions]:
     """What the trained model is asked."""
-    asked = [(task, items) for items in ("names", "words") for task in LISTS] + [(task, "") for task in PUZZLES]
+    asked = [(task, "words") for task in LISTS] + [(task, "names") for task in LISTS] + [(task, "") for task in PUZZLES]
     for task, items in asked:
         words = FIRST_NAMES if items == "words" else None
         made = make_task(task, num_samples=samples, words=words, compact=True)
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100, help="questions of a task (default: %(default)s)")
     parser.add_argument("--only", nargs="*", help="beginnings of curves' names")
     parser.add_argument("--tasks", nargs="*", help="names of tasks")
+    parser.add_argument("--items", choices=("words", "names"), help="only lists of these (tiny)")
     given = parser.parse_args()
     learned = None
     if given.model == "exact":
@@ -143,6 +144,8 @@ def main() -> None:
         parser.error(f"there is no task {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
     for asked in questions:
         if given.tasks and asked.task not in given.tasks:
+            continue
+        if given.items and asked.items != given.items:
             continue
         contestants = [*rules(asked.columns, learned), *block_study(asked.columns)]
         if asked.temperature:  # what is drawn anew cannot be compared with a reference

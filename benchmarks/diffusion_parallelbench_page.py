@@ -79,7 +79,7 @@ def curves(records: Sequence[Record], items: str) -> str:
     key = next(iter(next(iter(found.values())).values()))["key"]
     lists = "lists of names of two tokens, and puzzles" if items == "names" else "lists of single words"
     head = f"### ParallelBench, {lists}: {key['model']}\n\n"
-    if items == "names":
+    if items == "words":
         head += COMMAND + (
             f"{key['samples']} compact questions of each task, {key['columns']} answer columns in one block of 32 unless said "
             "otherwise, the likeliest tokens. Tokens per round: columns over rounds, padding behind the answer included (the "
@@ -103,7 +103,7 @@ def _curve_table(found: Curves, tasks: Sequence[str]) -> str:
 
 def speed_at_accuracy(records: Sequence[Record]) -> str:
     """PB@80/75/70 of every rule, and the best threshold of every sample."""
-    found, tasks = _grouped(records, "names", "")
+    found, tasks = _grouped(records, "words")
     rules = _rules(found)
     if not rules:
         return ""
@@ -135,7 +135,7 @@ def _oracle(found: Curves) -> Point | None:
 
 def tasks(records: Sequence[Record]) -> str:
     """How well every task can be parallelised, and what blocks do to it."""
-    found, names = _grouped(records, "names", "")
+    found, names = _grouped(records, "words")
     blocks = [block for block in BLOCKS if ("blocks, k = 2", block) in found]
     if len(blocks) < 2:
         return ""
@@ -157,7 +157,7 @@ def tasks(records: Sequence[Record]) -> str:
 
 def ends(records: Sequence[Record]) -> str:
     """Rules of where a text ends."""
-    found, count = _grouped(records, "names", "")
+    found, count = _grouped(records, "words")
     rows = []
     for curve, setting, name in KEPT:
         points = [("keep", found.get((curve, setting)))]
@@ -231,7 +231,7 @@ def _exact_cell(record: Record | None) -> str:
 
 def picture(records: Sequence[Record]) -> str:
     """Accuracy against tokens per round, a panel for the average and for a few tasks."""
-    found, tasks = _grouped(records, "names", "")
+    found, tasks = _grouped(records, "words")
     rules = _rules(found)
     if not rules:
         return ""

@@ -15,7 +15,7 @@ from szilard.diffusion.learn2pd.config import FilterConfig
 from szilard.diffusion.learn2pd.filter import BlockFilter
 from szilard.diffusion.learn2pd.oracle import EgpOracle
 from szilard.diffusion.learn2pd.training import train_filter
-from tests.diffusion.tiny import MASK, PROMPTS, VOCAB, tiny_engine
+from tests.diffusion.tiny import EOS, MASK, PROMPTS, VOCAB, Table, tiny_engine
 
 LENGTH, BLOCK = 16, 8
 
@@ -107,3 +107,10 @@ def test_rows_are_collected_trained_on_and_used(tmp_path: Path) -> None:
 def test_rows_need_whole_blocks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not divide gen_length"):
         collect_egp_rows(tiny_engine(), ["w5"], tmp_path, gen_length=20, block_length=8)
+
+
+def test_a_filter_reads_a_block_that_an_end_has_cut() -> None:
+    model: Any = Table([0.5, 0.6, 0.99, 0.7, 0.7, 0.7, 0.7, 0.7], [2, 3, EOS, 5, 6, 7, 8, 9])
+    made = szilard.Learn2PD(filter_of(tiny_engine(), -20.0), block_length=BLOCK, end_of_text="committed")
+    state = fill(model, torch.zeros(1, 1, dtype=torch.long), made, length=BLOCK)
+    assert state.generated_tokens() == [[2, 3, EOS]]

@@ -115,4 +115,4 @@ class Learn2PD(DiffusionMethod):
         block = look.state.block
         confidence = (look.confidence.float() * look.block)[:, :block]  # a shorter block ends in zeros
         found = self.filter.accepts(confidence, self.threshold).to(look.open.device)
-        return F.pad(found, (0, look.open.shape[1] - block)) & look.open
+        return F.pad(found, (0, look.open.shape[1] - found.shape[1])) & look.open
