@@ -83,7 +83,8 @@ Seed 0; {steps} steps of AdamW on one CPU core ({stages}). The loss is that of
 `szilard.diffusion.masked_loss`, each answer divided by its own length, end tokens included; the lengths of most batches
 end just behind their longest answer, those of one in five anywhere up to 64 tokens. It begins with
 four operations on lists of six ("six"): there the model finds out which items an answer has used already, which it did
-not learn from all tasks and lengths at once. About twenty minutes in all. The metrics of every 50 steps are in `metrics.jsonl`.
+not learn from all tasks and lengths at once. About twenty minutes in all. The metrics of every 50 steps are in
+`metrics.jsonl`.
 
 ## Measured
 
