@@ -52,8 +52,13 @@ READINGS: dict[str, str] = {  # by section; an empty one is left out
     "localleap, diagnostic": "",
     "window": "",
     "speed": "",
-    "filter": "",
-    "adaptation": "",
+    "filter": (
+        "The filter learns: its loss on prompts held out is 0.27 nats where a constant reaches 0.64; of what it accepts at 0.96 hardly anything is wrong, and it accepts seven tenths of what is final."
+    ),
+    "adaptation": (
+        "In 160 steps of 512 tokens (a third of an hour on one core) the plain loss of masked tokens falls from 7.1 to 1.7 nats on the texts that it sees, with a bump while the attention opens up; on texts held out it is 2.41 nats (36 % right) and the bound 1.75 nats per token. "
+        "The model fills canvases with English, mostly what it has read in these steps: enough to see that the recipe works, not a model."
+    ),
 }
 
 
