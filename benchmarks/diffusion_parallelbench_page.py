@@ -32,6 +32,10 @@ Record = dict[str, Any]
 Curves = dict[tuple[str, Any], dict[str, Record]]  # by curve and setting, by task
 COMMAND = "```\npython benchmarks/diffusion_parallelbench.py --filter FOLDER\n```\n\n"
 PANELS = ("shuffle", "replace_random", "copy", "latin_square", "sudoku")
+ABLATIONS = (  # curves that the picture leaves to the table
+    *("top-k, margin", "top-k, entropy", "schedule, chance", "LocalLeap, W = 1", "LocalLeap, W = 8", "ETE, 4 branches"),
+    *("threshold, blocks", "ETE, blocks"),
+)
 OTHER_STUDIES = ("blocks, k = 2", "end of text, ")  # curves that are no rule over its own knob
 STEPPED = ("top-k", "schedule", "EGP")  # no points between their settings
 ACCURACIES = (80, 75, 70)
@@ -232,7 +236,7 @@ def _exact_cell(record: Record | None) -> str:
 def picture(records: Sequence[Record]) -> str:
     """Accuracy against tokens per round, a panel for the average and for a few tasks."""
     found, tasks = _grouped(records, "words")
-    rules = _rules(found)
+    rules = {at: own for at, own in _rules(found).items() if not at[0].startswith(ABLATIONS)}
     if not rules:
         return ""
     names = list(dict.fromkeys(curve for curve, _ in rules))
