@@ -66,6 +66,9 @@ def loop(store: Store | None, rounds: int) -> None:
         (8, 256, szilard.EntropyBound(gamma=0.0)),
         (8, 256, szilard.Ete(threshold=1.5, explore_per_round=1, horizon=0)),
     ):
+        key = {"part": "loop", "method": str(method), "batch": batch, "answer": length}
+        if store is not None and key in store:
+            continue
         prompts = [torch.randint(1, 200, (PROMPT,)) for _ in range(batch)]
         canvas = torch.randint(1, 200, (batch, PROMPT + length))
         block = method.block_length or length
@@ -90,11 +93,10 @@ def loop(store: Store | None, rounds: int) -> None:
             if number:
                 ratios.append(took / base)
                 shares.append(1000 * (took - base) / forwards)
-        key = {"part": "loop", "method": str(method), "batch": batch, "answer": length}
         values = {"seconds_over_bare_forwards": round(statistics.median(ratios), 3)}
         values |= {"milliseconds_beside_a_forward": round(statistics.median(shares), 3), "forwards": forwards}
         print(key, values, flush=True)
-        if store is not None and key not in store:
+        if store is not None:
             store.add(key, values | {"rounds": rounds})
 
 
