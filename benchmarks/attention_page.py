@@ -53,7 +53,7 @@ READINGS: dict[str, str] = {  # by store, or by store and model
         "Time follows the layers: with half of them skipped a token takes 0.61 of the time. The layers hold 79 % of the weights that a token passes (the rest is the output layer), so 0.60 is what they promise; at every share the two agree within 2 %. "
         "Of the two tasks the model learned one (reversing, 0.0006 nats); running sums it had not learned after 3,000 steps, so nothing can be lost there. On reversing, FiRST finds the harmless layer when one of eight is skipped (0.0007 nats, as the best set of all; unified 0.012, chance 0.69), "
         "is better than unified and chance but not than the best set when two are (0.23; best 0.009, unified 0.89, chance 1.47), and loses to unified when three are (0.62; 0.19; chance 2.16). Block influence, which looks at the model and not at the prompt, is the best set each time. That routing by the prompt pays does not show here: "
-        "with one task learned there is nothing for it to tell apart."
+        "with one task learned there is nothing for it to tell apart. On word problems (SmolLM2, routers of 120 steps, three of 30 layers skipped) it is the same order: without skipping 1.85 nats per token, block influence 2.30, FiRST 2.47, unified 3.00, three random sets 2.29 to 6.38."
     ),
     "matrix-entropy": (
         "Keys use more directions than queries in every layer. Both rise over the first layers and fall slowly in the middle, as UNComp's paper has it for its larger models; that the entropy falls all the way to the last layer does not show: it rises again from layer 24 on. "

@@ -62,6 +62,10 @@ READINGS: dict[str, str] = {
         "With four-bit weights a forward waits for arithmetic, not for memory: over 2, 3, 4 and 8 tokens it takes 1.9, 2.7, 3.4 and 8.1 forwards over one on this core. No draft can pay there, the budget "
         "knows it from the profile, and drafting costs 1 to 2 %."
     ),
+    "qwen2.5-coder-1.5b-instruct-q4_k_m, 1, 1, 48": ("Sampled, the same: nothing is drafted, since nothing could pay."),
+    "qwen2.5-coder-1.5b-instruct-q4_k_m, 8, 0, 48": (
+        "In a batch of eight, too, the budget drafts nothing; two batches, so the speeds say little more than that."
+    ),
     "qwen2.5-coder-1.5b-instruct-q4_k_m, 1, 0, 64": (
         "The draft model has a third of the target's weights; drafts could not pay even if all of them were right, so it does not read the prompt at all. (Before it knew that, it was at 0.67.)"
     ),
