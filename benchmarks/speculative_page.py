@@ -64,7 +64,7 @@ READINGS: dict[str, str] = {
     ),
     "qwen2.5-coder-1.5b-instruct-q4_k_m, 1, 1, 48": ("Sampled, the same: nothing is drafted, since nothing could pay."),
     "qwen2.5-coder-1.5b-instruct-q4_k_m, 8, 0, 48": (
-        "In a batch of eight, too, the budget drafts nothing; two batches, so the speeds say little more than that."
+        "In a batch of eight, too, the budget drafts hardly anything (two batches, so the speeds say little more than that). Three texts of 16 part from plain decoding's where two tokens are all but equally likely: the low bits of four-bit products depend on how many tokens a forward reads."
     ),
     "qwen2.5-coder-1.5b-instruct-q4_k_m, 1, 0, 64": (
         "The draft model has a third of the target's weights; drafts could not pay even if all of them were right, so it does not read the prompt at all. (Before it knew that, it was at 0.67.)"
