@@ -57,7 +57,7 @@ class CanvasCache(Options, ABC):
         """What says so in one run."""
 
 
-class CacheRun:
+class CacheRun(ABC):
     """A policy in one run.
 
     Args:
@@ -91,14 +91,14 @@ class CacheRun:
         self.stale[rows] = False
         return Plan(columns, inside)
 
+    @abstractmethod
     def plan(self, rows: torch.Tensor, columns: torch.Tensor, inside: torch.Tensor) -> Plan:
         """What is computed for rows beside their store."""
-        raise NotImplementedError
 
-    def moved(self, rows: torch.Tensor) -> None:
+    def moved(self, rows: torch.Tensor) -> None:  # noqa: B027 - not every policy has blocks
         """These rows begin a block."""
 
-    def committed(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
+    def committed(self, rows: torch.Tensor, columns: torch.Tensor) -> None:  # noqa: B027 - nor minds what was written
         """These columns were written, int64 [k] each."""
 
 

@@ -21,15 +21,14 @@ from transformers import LogitsProcessorList
 
 from szilard.decoding.cost import Cost
 from szilard.decoding.recorder import TraceRecorder
-from szilard.diffusion.cache import CacheRun, CanvasCache, Plan
+from szilard.diffusion.cache import CacheRun, CanvasCache
+from szilard.diffusion.canvas_forward import CanvasForward
 from szilard.diffusion.canvas_model import CanvasModel
-from szilard.diffusion.canvas_store import CanvasStore
 from szilard.diffusion.look import Look
+from szilard.diffusion.text_ends import TextEnds
 
 if TYPE_CHECKING:
     from szilard.diffusion.method import DiffusionMethod
-
-NAN_LOGITS = "the model's logits hold NaN: nothing can be chosen from them; check the weights and their precision."
 
 
 class DenoisingState:
@@ -91,12 +90,11 @@ class DenoisingState:
         self.stopping_criteria: list[Any] = []
         self.method: DiffusionMethod
         self.cache: CacheRun | None = None
-        self.store: CanvasStore | None = None
+        self._forward, self._ends = CanvasForward(self), TextEnds(self)
         self._policy: CanvasCache | None = None
         self._ready: tuple[torch.Tensor, torch.Tensor] | None = None  # places and logits that a rule computed ahead
         self._live = torch.arange(shape[0], device=device)  # unfinished rows
         self._answers: dict[int, list[int]] = {}  # of finished rows
-        self._checked: dict[int, int] = {}  # columns that were searched for stop texts
 
     # ---- what a rule may ask ---------------------------------------------------------------------------------
 
@@ -173,10 +171,10 @@ class DenoisingState:
             logits = logits[place[rows][:, None], columns - self.prompt_width]
             yield self.propose(rows, columns, inside, logits)
         elif self.cache is None:
-            yield self.propose(rows, columns, inside, self._logits(rows, columns, None))
+            yield self.propose(rows, columns, inside, self._forward.logits(rows, columns, None))
         else:
             for own, plan in self.cache.plans(rows, columns, inside):
-                logits = self._logits(own, plan.wanted, plan)
+                logits = self._forward.logits(own, plan.wanted, plan)
                 yield self.propose(own, plan.wanted, plan.inside, logits)
         self._narrow()
         if self._watch is not None:
@@ -204,8 +202,8 @@ class DenoisingState:
             inside: columns that exist in their row and whose logits are known, bool [rows, n].
             logits: [rows, n, vocab].
         """
-        self._ban(logits)
-        tokens, confidence, source = self._draw(rows, logits)
+        self._forward.ban(logits)
+        tokens, confidence, source = self._forward.draw(logits)
         begin = self.start[rows, None]
         masked = self._of(self.masked, rows).gather(1, columns) & inside
         ahead = columns.shape[1] > self.block or self.cache is not None
@@ -243,7 +241,7 @@ class DenoisingState:
             self._left[look.rows] = self.open_in_block(look.rows)
         if self.cache is not None:
             self.cache.committed(rows, columns)
-        self._end_text(look, chosen, rows, columns, tokens)
+        self._ends.after(look, chosen, rows, columns, tokens)
         if self.method.revise:
             self._revise(look)
         self._advance(look.rows)
@@ -269,8 +267,8 @@ class DenoisingState:
         """
         columns = torch.arange(self.prompt_width, canvases.shape[1], device=rows.device).expand(len(rows), -1)
         logits = self.model.predict(canvases, self.real[rows], columns)
-        self._count(len(rows), canvases.shape[1], canvases.shape[1])
-        return self._ban(logits if logits.dtype in (torch.float32, torch.float64) else logits.float())
+        self._forward.count(len(rows), canvases.shape[1], canvases.shape[1])
+        return self._forward.ban(logits if logits.dtype in (torch.float32, torch.float64) else logits.float())
 
     def use_ahead(self, rows: torch.Tensor, logits: torch.Tensor) -> None:
         """The next round of these rows takes these logits, int64 [rows], [rows, G, vocab]."""
@@ -278,110 +276,11 @@ class DenoisingState:
         place[rows] = torch.arange(len(rows), device=rows.device)
         self._ready = place, logits
 
-    # ---- the model -------------------------------------------------------------------------------------------
-
-    def _ban(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits without what may not be proposed (written in place)."""
-        config = self.model.config
-        if config.forbid_mask:
-            logits[..., config.mask_token_id] = -torch.inf
-        if self.method.eos == "forbid" and config.ends:
-            logits[..., list(config.ends)] = -torch.inf
-        return logits
-
-    def _logits(self, rows: torch.Tensor, columns: torch.Tensor, plan: Plan | None) -> torch.Tensor:
-        """Logits of columns of some rows, guidance included, [rows, n, vocab] (a tensor of our own)."""
-        everyone = len(rows) == self.batch_size
-        tokens, real = (self.tokens, self.real) if everyone else (self.tokens[rows], self.real[rows])
-        weight = self.method.guidance
-        if weight:
-            blind = tokens.clone()
-            blind[:, : self.prompt_width] = self.model.config.mask_token_id
-            tokens, real, columns = torch.cat([tokens, blind]), torch.cat([real, real]), torch.cat([columns, columns])
-        if plan is None:
-            logits = self.model.predict(tokens, real, columns)
-            new = keys = tokens.shape[1]
-        else:
-            logits, new, keys = self._stored(rows, everyone, tokens, real, columns, plan, twice=bool(weight))
-        if logits.dtype not in (torch.float32, torch.float64):
-            logits = logits.float()
-        self._count(len(tokens), new, keys)
-        if weight:
-            conditioned, blind_logits = logits.chunk(2)
-            logits = blind_logits + (weight + 1) * (conditioned - blind_logits)
-        return logits
-
-    def _stored(
-        self,
-        rows: torch.Tensor,
-        everyone: bool,
-        tokens: torch.Tensor,
-        real: torch.Tensor,
-        columns: torch.Tensor,
-        plan: Plan,
-        *,
-        twice: bool,
-    ) -> tuple[torch.Tensor, int, int]:
-        """A forward through the store: logits, columns computed per row, keys read per row."""
-        model: Any = self.model
-        batch = self.batch_size * (2 if twice else 1)
-        if self.store is None:
-            self.store = CanvasStore(model.layers, batch, self.tokens.shape[1])
-        place = None if everyone else torch.cat([rows, rows + self.batch_size]) if twice else rows
-        if plan.computed is None:
-            self.store.aim_at_all(place)
-            return model.compute(tokens, real, columns, store=self.store), tokens.shape[1], tokens.shape[1]
-        computed, visible = plan.computed, plan.visible
-        if twice:
-            computed = torch.cat([computed, computed])
-            visible = None if visible is None else torch.cat([visible, visible])
-        self.store.aim_at_some(place, visible)
-        logits = model.compute(tokens, real, columns, store=self.store, columns=computed)
-        keys = self.tokens.shape[1] if self.store.read is None else self.store.read.shape[1]
-        return logits, computed.shape[1], keys
-
-    def _count(self, rows: int, new: int, keys: int) -> None:
-        """Add a forward to the counts: `new` columns computed in each row, each of which read `keys`."""
-        size, cost = self.model.size, self.cost
-        cost.forward_passes[size.name] = cost.forward_passes.get(size.name, 0) + 1
-        cost.tokens[size.name] = cost.tokens.get(size.name, 0) + rows * new
-        cost.layer_tokens[size.name] = cost.layer_tokens.get(size.name, 0) + rows * new * size.layers
-        cost.flops += rows * new * (2 * size.layer_parameters + 4 * size.attention_width * size.layers * keys)
-        cost.count("row_rounds", rows)
-        if self.store is not None:
-            cost.kv_bytes_held = max(cost.kv_bytes_held, self.store.bytes_held)
-            cost.kv_bytes_read += rows * keys * size.kv_bytes_per_token
-
-    def _draw(self, rows: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Proposals and their probabilities, [rows, n] each, and the logits whose these are."""
-        shape = logits.shape[:-1]
-        drawn_from = logits
-        if self.warpers:
-            flat = logits.flatten(0, 1)
-            text = self.tokens[rows].repeat_interleave(shape[1], 0)
-            drawn_from = self.warpers(text, flat / max(self.temperature, 1e-6) if self.temperature else flat)  # type: ignore[arg-type]
-            drawn_from = drawn_from.view(logits.shape)
-        elif self.temperature and self.method.tempered:
-            drawn_from = logits / self.temperature
-        if self.temperature:
-            # Gumbel-max in float64: coarser noise measurably hurts. Scaled logits are not scaled again.
-            scale = 1.0 if drawn_from is not logits else self.temperature
-            noise = torch.rand(logits.shape, generator=self.generator, device=logits.device, dtype=torch.float64)
-            tokens = (drawn_from.double() - scale * noise.log_().neg_().log_()).argmax(-1)
-            source = drawn_from if self.method.tempered else logits
-        else:
-            source, tokens = drawn_from if self.method.tempered else logits, drawn_from.argmax(-1)
-        confidence = source.softmax(-1).gather(-1, tokens[..., None])[..., 0]
-        if bool(confidence.isnan().any()):
-            raise ValueError(NAN_LOGITS)
-        return tokens, confidence, source
-
     # ---- blocks and ends -------------------------------------------------------------------------------------
 
     def _advance(self, rows: torch.Tensor) -> None:
         """Ends of the text, finished rows, and the blocks of those that go on."""
-        if self.stop_criterion is not None:
-            self._stop_at_texts(rows)
+        self._ends.at_texts(rows)
         if bool((self._left[rows] > 0).all()):
             return
         ahead = self.masked[rows]
@@ -390,7 +289,7 @@ class DenoisingState:
         some = ahead.any(1)
         moved = (block != self.start[rows]) | (self.opened[rows] == 0) | ~some
         if self.method.end_of_text == "block" and self.model.config.ends:
-            self._stop_behind_blocks(rows[moved])
+            self._ends.behind_blocks(rows[moved])
             some = self.masked[rows].any(1)
         moved &= some
         at = rows[moved]
@@ -422,8 +321,8 @@ class DenoisingState:
             self.tokens, self.real, self.masked = (
                 kept[:, :width].contiguous() for kept in (self.tokens, self.real, self.masked)
             )
-            if self.store is not None:
-                self.store.narrow(width)
+            if self._forward.store is not None:
+                self._forward.store.narrow(width)
 
     def open_in_block(self, rows: torch.Tensor) -> torch.Tensor:
         """Open columns of the rows' current blocks, int64 [rows]."""
@@ -438,56 +337,7 @@ class DenoisingState:
             found |= tokens == end
         return found
 
-    def _end_text(
-        self, look: Look, chosen: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, tokens: torch.Tensor
-    ) -> None:
-        """Cut rows behind an end of text, under "committed" and "predicted"."""
-        rule = self.method.end_of_text
-        if rule == "committed":
-            ends = self.is_end(tokens)
-            if bool(ends.any()):
-                self._cut_at_first(rows[ends], columns[ends])
-        elif rule == "predicted":
-            ends = self.is_end(look.tokens)
-            accepted = ends & chosen & self.method.accepted_ends(look, chosen)
-            at, within = accepted.nonzero(as_tuple=True)
-            self._cut_at_first(look.rows[at], look.columns[at, within])
-            proposed = ends & look.masked & ~accepted.any(1, keepdim=True)
-            some = proposed.any(1)
-            best = look.confidence.masked_fill(~proposed, -torch.inf).argmax(1)
-            self._cut_at_first(look.rows[some], look.columns[some, best[some]])
-
-    def _cut_at_first(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """Each of these rows ends with the first of its columns, int64 [k] each."""
-        first: dict[int, int] = {}
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            first[row] = min(column, first.get(row, column))
-        for row, column in first.items():
-            self._cut(row, column + 1)
-
-    def _stop_behind_blocks(self, rows: torch.Tensor) -> None:
-        """Rows whose beginning, up to the first open column, holds an end of text are over."""
-        for row in rows.tolist():
-            found = self.is_end(self.tokens[row, self.prompt_width : self._filled(row)]).nonzero()
-            if len(found):
-                self._cut(row, self.prompt_width + int(found[0]) + 1)
-
-    def _stop_at_texts(self, rows: torch.Tensor) -> None:
-        """Rows whose beginning, up to the first open column, holds a stop text are over."""
-        assert self.stop_criterion is not None
-        for row in rows.tolist():
-            for end in range(self._checked.get(row, self.prompt_width) + 1, self._filled(row) + 1):
-                self._checked[row] = end
-                if self.stop_criterion(self.tokens[row, self.prompt_width : end]):
-                    self._cut(row, end)
-                    break
-
-    def _filled(self, row: int) -> int:
-        """The first open column of a row, or its end."""
-        open_ = self.masked[row].nonzero()
-        return int(open_[0]) if len(open_) else int(self.answer_end[row])
-
-    def _cut(self, row: int, end: int) -> None:
+    def cut(self, row: int, end: int) -> None:
         """A row ends before this column."""
         before = int(self.answer_end[row])
         if end < before:

@@ -48,16 +48,15 @@ class EgpOracle(DiffusionMethod):
             )
 
     def select(self, look: Look) -> torch.Tensor:
-        raise NotImplementedError("the reference lies beside the canvas: see `chosen`.")
+        return look.open & (look.tokens == self._wanted(look))
 
     def chosen(self, state: DenoisingState, look: Look) -> torch.Tensor:
         # Paper: when a round's predictions are those of the round before, the reference is copied into the block. That
         # is so when nothing was right (the canvas did not change), so the copy needs no further forward here.
-        known = torch.tensor(self.reference, device=look.tokens.device)
-        wanted = known[look.rows[:, None], look.columns - state.prompt_width]
+        wanted = self._wanted(look)
         if self.seen is not None:
             self.seen(state, look, wanted)
-        right = look.open & (look.tokens == wanted)
+        right = self.select(look)
         stuck = ~right.any(1, keepdim=True) & look.open
         if bool(stuck.any()):
             look.tokens[stuck] = wanted[stuck]
@@ -65,3 +64,8 @@ class EgpOracle(DiffusionMethod):
             look.confidence[stuck] = written.to(look.confidence.dtype)
             state.cost.count("copied", int(stuck.sum()))
         return right | stuck
+
+    def _wanted(self, look: Look) -> torch.Tensor:
+        """What the reference has at the look's columns, int64 [rows, n]."""
+        known = torch.tensor(self.reference, device=look.tokens.device)
+        return known[look.rows[:, None], look.columns - look.state.prompt_width]
