@@ -12,6 +12,7 @@ from szilard.options import nearest
 
 if TYPE_CHECKING:
     from szilard.attention.method import AttentionMethod
+    from szilard.compression.method import Compressor
     from szilard.diffusion.cache import CanvasCache
 
 # slug: (module, class)
@@ -63,7 +64,9 @@ _ATTENTION = {
     "window-diffusion": ("szilard.diffusion.window_diffusion", "WindowDiffusion"),
     "dual-cache": ("szilard.diffusion.cache", "DualCache"),
 }
-_ALL = _METHODS | _ATTENTION
+# What shortens a context before a model reads it.
+_COMPRESSION: dict[str, tuple[str, str]] = {}
+_ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}
 
 
@@ -79,9 +82,9 @@ class Entry:
     neutral: Callable[[], Any]
 
     @property
-    def decodes(self) -> bool:
-        """Whether it chooses tokens (`method=...`); otherwise it acts on attention and cache (`attention=...`)."""
-        return issubclass(self.cls, Method)
+    def kind(self) -> str:
+        """How it is given: "method" (it chooses tokens), "attention" (it acts on attention and cache) or "compressor"."""
+        return "method" if issubclass(self.cls, Method) else "compressor" if self.slug in _COMPRESSION else "attention"
 
 
 class Registry(Mapping[str, Entry]):
@@ -122,6 +125,11 @@ def method_class(slug: str) -> type[Method]:
             f"{key!r} acts on attention and cache: give it as attention={key!r}, beside any method (at a "
             f"terminal, --method {beside}+{key})."
         )
+    if key in _COMPRESSION:
+        raise ValueError(
+            f"{key!r} shortens a context before the model reads it: szilard.compress(context, method={key!r}), at a "
+            f"terminal szilard compress --method {key}."
+        )
     if key not in _METHODS:
         raise ValueError(f"there is no method {slug!r}{nearest(key, _METHODS)} Methods: {', '.join(_METHODS)}.")
     return methods()[key].cls
@@ -141,6 +149,35 @@ def attention_class(slug: str) -> type[AttentionMethod]:
             f"there is no attention method {slug!r}{nearest(key, _ATTENTION)} They are: {', '.join(_ATTENTION)}."
         )
     return methods()[key].cls
+
+
+def compressor_class(slug: str) -> type[Compressor]:
+    """The compressor behind a slug (underscores and capitals are forgiven).
+
+    Raises:
+        ValueError: no such compressor, the nearest one is suggested.
+    """
+    key = _key(slug)
+    if key not in _COMPRESSION:
+        raise ValueError(
+            f"there is no compressor {slug!r}{nearest(key, _COMPRESSION)} They are: {', '.join(_COMPRESSION)}."
+        )
+    return methods()[key].cls
+
+
+def make_compressor(
+    method: str | type[Compressor] | Compressor, options: Mapping[str, Any] | None = None
+) -> Compressor:
+    """A compressor object from a slug, a class or an object.
+
+    Raises:
+        ValueError: unknown slug or option; TypeError: something that is no compressor.
+    """
+    from szilard.compression.method import Compressor
+
+    if isinstance(method, str):
+        method = compressor_class(method)
+    return _made(method, Compressor, "method", options)
 
 
 def make_method(method: str | type[Method] | Method | None, options: Mapping[str, Any] | None = None) -> Method:

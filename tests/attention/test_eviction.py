@@ -18,7 +18,7 @@ from tests.conformance.test_every_attention_method import NEEDS_ROTATION, SMALL
 from tests.conftest import PAD, prompt_batch, tiny_model
 
 EVICTING = tuple(
-    slug for slug, entry in szilard.methods().items() if not entry.decodes and issubclass(entry.cls, Eviction)
+    slug for slug, entry in szilard.methods().items() if entry.kind == "attention" and issubclass(entry.cls, Eviction)
 )
 
 ALLOWED: dict[int, torch.Tensor] = {}  # of every layer, [batch, kv heads, tokens, tokens]

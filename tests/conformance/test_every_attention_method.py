@@ -14,7 +14,9 @@ import szilard
 from tests.attention.routers import deciding_routers
 from tests.conftest import PAD, prompt_batch, tiny_model
 
-SLUGS = tuple(slug for slug, entry in szilard.methods().items() if not entry.decodes and "denoising" not in entry.needs)
+SLUGS = tuple(
+    slug for slug, entry in szilard.methods().items() if entry.kind == "attention" and "denoising" not in entry.needs
+)
 SMALL = {  # settings that act on prompts of a few tokens
     "tidal-decode": {"budget": 4, "dense_layers": 0, "reselect_layers": (1,)},
     "quest": {"budget": 6, "page": 2, "dense_layers": 1},

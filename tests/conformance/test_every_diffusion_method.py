@@ -20,8 +20,8 @@ from szilard.registry import Entry
 from tests.diffusion.tiny import MASK, PROMPTS, tiny_engine
 
 ENTRIES = {slug: entry for slug, entry in szilard.methods().items() if "denoising" in entry.needs}
-RULES = tuple(slug for slug, entry in ENTRIES.items() if entry.decodes)
-CACHES = tuple(slug for slug, entry in ENTRIES.items() if not entry.decodes)
+RULES = tuple(slug for slug, entry in ENTRIES.items() if entry.kind == "method")
+CACHES = tuple(slug for slug, entry in ENTRIES.items() if entry.kind == "attention")
 LENGTH, BLOCK = 14, 6  # a shorter last block, too
 SMALL = {"window-diffusion": {"external": 8, "internal": 3, "refresh": 3}}  # settings that act on a few columns
 

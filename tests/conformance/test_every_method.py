@@ -14,7 +14,9 @@ import szilard
 from szilard.speculative.trained import TrainedDrafts
 from tests.conftest import prompt_batch, tiny_model
 
-SLUGS = tuple(slug for slug, entry in szilard.methods().items() if entry.decodes and "denoising" not in entry.needs)
+SLUGS = tuple(
+    slug for slug, entry in szilard.methods().items() if entry.kind == "method" and "denoising" not in entry.needs
+)
 ONE_FORWARD_A_TOKEN = {"adadec": {"threshold": 1e6}, "ead": {"threshold": math.inf}, "beam-search": {"beams": 1}}
 ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "draft-model": {"draft_tokens": 0}}
 ONE_FORWARD_A_TOKEN |= {"aded": {"max_nodes": 0}}

@@ -114,7 +114,9 @@ def test_every_method_keeps_scores_and_logits_of_every_step(llama):
     for slug, entry in szilard.methods().items():
         if issubclass(entry.cls, TrainedDrafts):
             needed[slug] = {"max_nodes": 0}
-    for slug in (slug for slug, entry in szilard.methods().items() if entry.decodes and "denoising" not in entry.needs):
+    for slug in (
+        slug for slug, entry in szilard.methods().items() if entry.kind == "method" and "denoising" not in entry.needs
+    ):
         out = llama.generate(
             **prompt_batch(1),
             custom_generate=szilard.make_method(slug, needed.get(slug)),
