@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """How it is given: "method" (it chooses tokens), "attention" (it acts on attention and cache) or "compressor"."""
+        """How it is given: "method" (it chooses tokens), "attention" (acts on attention and cache) or "compressor"."""
         return "method" if issubclass(self.cls, Method) else "compressor" if self.slug in _COMPRESSION else "attention"
 
 

@@ -13,8 +13,7 @@ class SoftPrompt:
     """A compressed context of one decoder: what `engine.generate(prompt, context=...)` takes.
 
     Attributes:
-        embeddings: [positions, hidden], in the place of token embeddings (before any factor that the model applies to
-            them itself).
+        embeddings: [positions, hidden], in the place of what the model's embedding layer gives for tokens.
         original_tokens: the context's length in the decoder's tokens.
         method: slug of the compressor.
         model: fingerprint of the decoder's weights.

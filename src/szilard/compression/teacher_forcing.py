@@ -1,0 +1,69 @@
+"""The loss of given text behind vectors: how every soft compressor is trained through its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from szilard.compression.inputs import left_padded
+from szilard.engines.model_parts import unembed
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What a decoder says of given text.
+
+    Attributes:
+        loss: nats per target token, mean over all of them; with gradients.
+        nats: per row, summed, float32 [batch].
+        tokens: per row, that count, int64 [batch].
+        right: share of the targets that are the likeliest token.
+    """
+
+    loss: torch.Tensor
+    nats: torch.Tensor
+    tokens: torch.Tensor
+    right: torch.Tensor
+
+
+def teacher_forced(
+    model: Any,
+    before: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    *,
+    first: bool = True,
+) -> Forced:
+    """Cross-entropy of `targets` behind the vectors `before`, one forward of the decoder.
+
+    Gradients reach the vectors and, where its weights ask for them, the decoder. Output logits are computed of target
+    places only.
+
+    Args:
+        model: a causal language model of transformers.
+        before: vectors in the place of embeddings, per row [length, hidden], length >= 1.
+        targets: token ids per row, int64 [n], n >= 1.
+        first: whether the last vector predicts the first target; off: the first is read and does not count (ARC).
+    """
+    embed = model.get_input_embeddings()
+    skip = 0 if first else 1
+    rows = [torch.cat([v, embed(t[:-1]).to(v.dtype)]) for v, t in zip(before, targets, strict=True)]
+    inputs = left_padded(rows)
+    hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state  # [batch, longest, hidden]
+    wanted = [len(t) - skip for t in targets]
+    states = torch.cat([line[line.shape[0] - n :] for line, n in zip(hidden, wanted, strict=True) if n])
+    labels = torch.cat([t[skip:] for t in targets])
+    logits = unembed(model, states).float()  # [targets, vocab]
+    nats = functional.cross_entropy(logits, labels, reduction="none")
+    row = torch.repeat_interleave(
+        torch.arange(len(wanted), device=nats.device), torch.tensor(wanted, device=nats.device)
+    )
+    return Forced(
+        loss=nats.mean(),
+        nats=nats.new_zeros(len(wanted)).index_add(0, row, nats),
+        tokens=torch.tensor(wanted, device=nats.device),
+        right=(logits.argmax(-1) == labels).float().mean(),
+    )
