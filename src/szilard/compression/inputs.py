@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from szilard.compression.soft_prompt import SoftPrompt
+from szilard.compression.text import CompressedText
 from szilard.engines.prompts import as_chat, is_chat
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _MARK = "\ue000context\ue000"  # private use characters, which no prompt holds
 SEPARATOR = "\n\n"  # between a context and what is asked about it
 
-Part = str | SoftPrompt | torch.Tensor
+Part = str | CompressedText | SoftPrompt | torch.Tensor
 
 
 def left_padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -42,28 +43,40 @@ def prompt_inputs(engine: Engine, rows: Sequence[Sequence[Part]]) -> dict[str, t
 
     Args:
         engine: on transformers.
-        rows: per prompt its parts in order: text (without special tokens), int64 ids, or soft prompts of this model.
+        rows: per prompt its parts in order: texts (no special tokens are added), int64 ids, soft prompts of this
+            model.
 
     Raises:
         ValueError: a row without a part, or a soft prompt of another model.
     """
-    model: Any = engine.model  # type: ignore[attr-defined]
-    embed = model.get_input_embeddings()
-    weight = embed.weight
-
-    def vectors(part: Part) -> torch.Tensor:
-        if isinstance(part, SoftPrompt):
-            check_made_for(part, engine)
-            return part.embeddings.to(weight.device, weight.dtype)
-        ids = engine.tokenizer.encode(part, add_special_tokens=False) if isinstance(part, str) else part
-        return embed(torch.as_tensor(ids, dtype=torch.long, device=weight.device))
-
-    made = []
     for row in rows:
         if not row:
             raise ValueError("a prompt has no parts: give texts and soft prompts.")
-        made.append(torch.cat([vectors(part) for part in row]))
-    return left_padded(made)
+    return left_padded([context_vectors(engine, row) for row in rows])
+
+
+def context_vectors(engine: Engine, parts: Sequence[Part]) -> torch.Tensor:
+    """Parts of a prompt as vectors in the place of embeddings, [positions, hidden].
+
+    Raises:
+        ValueError: a soft prompt of another model.
+    """
+    embed = engine.model.get_input_embeddings()  # type: ignore[attr-defined]
+    made = []
+    for part in parts:
+        if isinstance(part, SoftPrompt):
+            check_made_for(part, engine)
+            made.append(part.embeddings.to(embed.weight.device, embed.weight.dtype))
+        else:
+            made.append(embed(part_ids(engine, part).to(embed.weight.device)))
+    return torch.cat(made)
+
+
+def part_ids(engine: Engine, part: str | CompressedText | torch.Tensor) -> torch.Tensor:
+    """A text in the engine's tokens, without special ones, int64 [length]; ids as they are."""
+    if isinstance(part, torch.Tensor):
+        return part.long()
+    return torch.tensor(engine.tokenizer.encode(str(part), add_special_tokens=False), dtype=torch.long)
 
 
 def check_made_for(soft: SoftPrompt, engine: Engine) -> None:

@@ -6,7 +6,7 @@ import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -29,6 +29,9 @@ from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.options import check_number, nearest
 from szilard.registry import make_attention, make_method
+
+if TYPE_CHECKING:
+    from szilard.engines.context import ContextInputs
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
@@ -60,6 +63,7 @@ class Engine(Tokenized):
         method: str | type[Method] | Method | None = None,
         *,
         images: Any = None,
+        context: Any = None,
         max_new_tokens: int = 128,
         seed: int | None = None,
         raw: bool = False,
@@ -79,6 +83,9 @@ class Engine(Tokenized):
             method: a method object, class or name; None: greedy, or with `do_sample=True` sampling.
             images: for one prompt an image or a list of them (path, URL-free: PIL image or array); for a batch a list
                 of those per prompt.
+            context: what the prompt is about, put at the beginning of its first user turn: text, what
+                `szilard.compress` gave, an entry of a `ContextStore`, or a list of these; for a batch one for all
+                prompts, or a list with an entry per prompt.
             max_new_tokens: limit per row.
             seed: makes sampling repeatable: this run draws from a stream of its own, seeded with it.
             raw: continue the text as it is, without the model's chat template.
@@ -110,7 +117,12 @@ class Engine(Tokenized):
         check_needs(chosen, self.provides, f"engine '{self.kind}' with {self.name}")
         prompts, single = as_batch(prompt)
         config = self._generation_config(max_new_tokens, options)
-        inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
+        found = None
+        if context is None:
+            inputs = self.encode(prompts, images=images_per_prompt(images, prompts, single), raw=raw)
+        else:
+            found = self._with_context(prompts, context, single, raw, chosen, images=images, template=template)
+            inputs = found.inputs
         if template is not None:
             inputs |= self._encode_template(template, prompts, single)
         longest = max(map(len, inputs["template"])) if template is not None else config.max_new_tokens
@@ -130,7 +142,7 @@ class Engine(Tokenized):
                 recorder=TraceRecorder() if trace else None,
                 generator=_generator(seed, self.device),
             )
-        results = self._results(state, chosen, inputs, raw)
+        results = self._results(state, chosen, inputs, raw, found)
         return results[0] if single else results
 
     def stream(
@@ -258,6 +270,28 @@ class Engine(Tokenized):
             "leave the template out."
         )
 
+    def _with_context(
+        self, prompts: Sequence[Prompt], context: Any, single: bool, raw: bool, method: Method, **others: Any
+    ) -> ContextInputs:
+        """The prompts with their contexts as model inputs.
+
+        Raises:
+            ValueError: beside pictures or a template.
+        """
+        from szilard.engines.context import contexts_per_prompt, read_contexts
+
+        for name, value in others.items():
+            if value is not None:
+                raise ValueError(f"context and {name} do not go together: put the context into the prompt's text.")
+        return read_contexts(
+            self,
+            prompts,
+            contexts_per_prompt(context, prompts, single),
+            raw=raw,
+            # who reads the whole prompt's states, or stores other things than every token, reads it anew
+            use_stored=not isinstance(method, Under) and "hidden_states" not in method.needs,
+        )
+
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
         for name in options:
             if name in _INSTEAD:
@@ -310,11 +344,20 @@ class Engine(Tokenized):
                 f"{self.name}, {window}: at most {window - longest} new tokens fit."
             )
 
-    def _results(self, state: DecodingState, method: Method, inputs: Mapping[str, Any], raw: bool) -> list[Result]:
+    def _results(
+        self,
+        state: DecodingState,
+        method: Method,
+        inputs: Mapping[str, Any],
+        raw: bool,
+        found: ContextInputs | None = None,
+    ) -> list[Result]:
         rows = state.generated_tokens()
-        prompts = [
-            ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ]
+        if "input_ids" in inputs:
+            pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+            prompts = [ids[mask.bool()].tolist() for ids, mask in pairs]
+        else:
+            prompts = [[]] * len(rows)  # vectors
         before = [self._read_before(prompt) if raw else [] for prompt in prompts]
         trace = state.trace.finish(self._decode_all, before) if state.trace is not None else None
         results = []
@@ -328,8 +371,8 @@ class Engine(Tokenized):
                     tokens=tokens,
                     finish_reason="length" if at_limit else "stop",
                     method=method,
-                    prompt=self.tokenizer.decode(prompts[index]),
-                    prompt_tokens=len(prompts[index]),
+                    prompt=self.tokenizer.decode(prompts[index]) if found is None else found.asked[index],
+                    prompt_tokens=len(prompts[index]) if found is None else found.lengths[index],
                     trace=None if trace is None else trace.row(index),
                     cost=state.cost,
                 )

@@ -130,7 +130,8 @@ class TransformersEngine(Engine):
             name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
         }
         if streamer is not None:
-            streamer.put(inputs["input_ids"].cpu())
+            prompt = inputs.get("input_ids")  # none: the prompt is vectors
+            streamer.put(torch.empty(1, 0, dtype=torch.long) if prompt is None else prompt.cpu())
         return self.model.generate(
             **inputs,
             generation_config=config,

@@ -132,7 +132,7 @@ def provided_by(model: Any) -> frozenset[str]:
     return frozenset(offers)
 
 
-def check_needs(method: Method, provided: frozenset[str], engine: str) -> None:
+def check_needs(method: Any, provided: frozenset[str], engine: str) -> None:
     """Refuse a method whose needs the engine lacks, naming both.
 
     Raises:
