@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szilard.cli import options as o
+from szilard.cli.compress import StoreOption, context_from
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
 from szilard.cli.following import follow
@@ -24,6 +25,11 @@ def generate_command(
     set_: o.SetOption = None,
     model: o.ModelOption = None,
     image: o.ImageOption = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", help="A file of text the prompt is about; with --store an id. Repeatable."),
+    ] = None,
+    store: StoreOption = None,
     max_new_tokens: o.TokensOption = 256,
     sample: o.SampleOption = False,
     temperature: o.TemperatureOption = None,
@@ -57,7 +63,8 @@ def generate_command(
     chosen = o.method_from(method, set_)
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
     o.check_writable(html)
-    given = {} if template is None else {"template": template}
+    given: dict[str, Any] = {} if template is None else {"template": template}
+    about = context_from(context, store)
     if prompts is not None or output is not None:
         if prompts is None or output is None:
             raise ValueError("--prompts FILE and --output FILE.jsonl go together.")
@@ -66,6 +73,8 @@ def generate_command(
         check_number("batch-size", batch_size, low=1, integer=True)
         check_number("limit", limit, low=1, integer=True, optional=True)
         o.check_writable(output)
+        if about is not None:
+            raise ValueError("--prompts answers a file of prompts: put the contexts into them.")
         asked = read_prompts(prompts)[:limit]
         loaded = load_engine(model, engine, device, dtype)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -91,6 +100,7 @@ def generate_command(
     loaded = load_engine(model, engine, device, dtype)
     settings: dict[str, Any] = {
         "images": image or None,
+        "context": about,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "raw": raw,

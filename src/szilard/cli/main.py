@@ -17,6 +17,7 @@ from szilard.cli import (
     analyze_visual_entropy,
     chat,
     compare,
+    compress,
     doctor,
     evaluate,
     generate,
@@ -46,6 +47,7 @@ app.command("info")(info.info_command)
 app.command("generate")(generate.generate_command)
 app.command("chat")(chat.chat_command)
 app.command("compare")(compare.compare_command)
+app.command("compress")(compress.compress_command)
 app.command("trace")(trace.trace_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("report")(report.report_command)

@@ -19,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
+from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.speculative import draft_config
-from szilard.training.config import CorpusConfig, TrainingConfig
+from szilard.training.config import TrainingConfig
 
 # slug: (settings, module, in it the class of the objective or a training of the method's own, what is trained)
 _TRAINER = "szilard.speculative.draft_training"
-HEADS: dict[str, tuple[type[CorpusConfig], str, str, str]] = {
+HEADS: dict[str, tuple[type[TrainingConfig], str, str, str]] = {
     "chimera": (
         draft_config.ChimeraConfig,
         "szilard.speculative.chimera.training",
@@ -61,6 +62,12 @@ HEADS: dict[str, tuple[type[CorpusConfig], str, str, str]] = {
         "szilard.diffusion.training",
         "train_masked_diffusion",
         "a model on, to fill in masked tokens anywhere instead of writing one after the other",
+    ),
+    "mean-pool": (
+        MeanPoolConfig,
+        "szilard.compression.mean_pool.training",
+        "train_mean_pool",
+        "mean pooling's MLP, the baseline of soft compression",
     ),
     "medusa": (
         draft_config.MedusaConfig,

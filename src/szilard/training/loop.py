@@ -31,7 +31,7 @@ from szilard.training.config import TrainingConfig
 
 _WHOLE = "whole"  # lies in a checkpoint that was written to its end
 NOTHING = "there is nothing to train on: no text is long enough or has an answer."
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, or lists of them
 
 
 def fit(

@@ -1,0 +1,1 @@
+"""Mean pooling of a frozen model's hidden states: the baseline of every soft compressor."""

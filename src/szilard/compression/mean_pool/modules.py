@@ -1,0 +1,49 @@
+"""The trained part of mean pooling, and how a frozen model is read for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from szilard.training.add_on import AddOn
+
+
+class MeanPoolProjector(AddOn):
+    """Means of `ratio` neighbouring hidden states of one layer -> vectors for the same model.
+
+    Args:
+        base: the model.
+        layer: whose output is read, 1 to the number of layers; 0: the embeddings.
+        ratio: tokens of a mean.
+        scale: root mean square of the model's embeddings, which the output begins with.
+    """
+
+    slug = "mean-pool"
+
+    def __init__(self, base: dict[str, Any], layer: int, ratio: int, scale: float) -> None:
+        super().__init__(base)
+        self.layer, self.ratio = layer, ratio
+        width = self.hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        nn.init.normal_(self.outer.weight, std=scale / math.sqrt(0.3 * width))  # 0.3: mean square of GELU(normal)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: torch.Tensor, ratio: int | None = None) -> torch.Tensor:
+        """Hidden states of a context [tokens, hidden] -> [ceil(tokens / ratio), hidden]; the last mean is of the rest."""
+        ratio = ratio or self.ratio
+        means = torch.stack([group.mean(0) for group in hidden.float().split(ratio)])
+        return self.outer(nn.functional.gelu(self.inner(self.norm(means))))
+
+
+@torch.no_grad()
+def hidden_states(model: Any, contexts: Sequence[torch.Tensor], layer: int) -> list[torch.Tensor]:
+    """A layer's hidden states of every context alone, [tokens, hidden] each; one forward, padded on the right."""
+    device = model.get_input_embeddings().weight.device
+    ids = nn.utils.rnn.pad_sequence([context.to(device) for context in contexts], batch_first=True)
+    found = model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[layer]
+    return [row[: len(context)] for row, context in zip(found, contexts, strict=True)]
