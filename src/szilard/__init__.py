@@ -21,6 +21,7 @@ _LAZY = {
     "methods": "szilard.registry",
     "make_method": "szilard.registry",
     "make_attention": "szilard.registry",
+    "make_compressor": "szilard.registry",
     "Method": "szilard.decoding",
     "AttentionMethod": "szilard.attention",
     "Under": "szilard.attention",

@@ -34,7 +34,7 @@ class MeanPoolProjector(AddOn):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, hidden: torch.Tensor, ratio: int | None = None) -> torch.Tensor:
-        """Hidden states of a context [tokens, hidden] -> [ceil(tokens / ratio), hidden]; the last mean is of the rest."""
+        """Hidden states of a context [tokens, hidden] -> [ceil(tokens / ratio), hidden]; the last of what is left."""
         ratio = ratio or self.ratio
         means = torch.stack([group.mean(0) for group in hidden.float().split(ratio)])
         return self.outer(nn.functional.gelu(self.inner(self.norm(means))))

@@ -1,0 +1,146 @@
+"""What soft compressors keep: pairs of words scattered over a text, asked for behind its vectors.
+
+    python benchmarks/soft_recall.py --data FOLDER [--methods mean-pool,comprexit] [--ratios 4,8,16]
+
+The decoder is zoo/tiny-recall, which finds every pair in the text itself. Each compressor is trained for the same steps
+on the same texts (WikiText-2, validation part, with pairs set in, then all keys in another order, each with its value)
+and asked on texts of the test part. Same budget: ceil(tokens / ratio) vectors per context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from results_store import Store
+
+import szilard
+from szilard.compression.soft_prompt import SoftPrompt
+from szilard.evaluation.long_context import PAIR, WORDS
+
+CONTEXT, PAIRS = 64, 4
+TRAINED, ASKED = 12_000, 512
+TARGET = 3 * PAIRS  # " key", ":", " value"
+COMMON = ["--batch-size", "32", "--log-every", "50", "--held-out", "0.02", "--seed", "0", "--warmup", "0.05"]
+
+
+def texts(tokenizer, text: str, count: int, seed: str) -> list[tuple[list[int], list[int]]]:
+    """(context, target) ids."""
+    filler = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        words = rng.sample(WORDS, 2 * PAIRS)
+        pairs = list(zip(words[::2], words[1::2], strict=True))
+        stated = [
+            tokenizer.encode(PAIR.format(key=key, value=f" {value}"), add_special_tokens=False) for key, value in pairs
+        ]
+        size = CONTEXT - sum(map(len, stated))
+        start = rng.randrange(len(filler) - size)
+        body = filler[start : start + size]
+        context, done = [], 0
+        for statement, place in zip(stated, sorted(rng.randint(0, size) for _ in stated), strict=True):
+            context += body[done:place] + statement
+            done = place
+        context += body[done:]
+        rng.shuffle(pairs)
+        target = [
+            token for key, value in pairs for token in tokenizer.encode(f" {key}: {value}", add_special_tokens=False)
+        ]
+        assert len(context) == CONTEXT and len(target) == TARGET
+        made.append((context, target))
+    return made
+
+
+# method: flags of its training for a ratio, a list per stage
+TRAININGS = {
+    "mean-pool": lambda ratio, steps: [
+        ["--ratio", ratio, "--context", CONTEXT, "--target", TARGET, "--steps", steps, "--learning-rate", 1e-3]
+    ],
+}
+
+
+def train(method: str, ratio: int, steps: int, corpus: Path, folder: Path) -> Path:
+    """Train through the command line; a stopped run goes on."""
+    for stage, flags in enumerate(TRAININGS[method](ratio, steps)):
+        out = folder / f"{method}-{ratio}-{stage}"
+        command = [sys.executable, "-m", "szilard", "train", method, "--model", "zoo/tiny-recall"]
+        command += ["--data", str(corpus), "-o", str(out), *COMMON, *map(str, flags)]
+        subprocess.run(command, check=True)
+    return out
+
+
+@torch.no_grad()
+def ask(engine, soft: list[SoftPrompt], targets: list[list[int]]) -> dict[str, float]:
+    """How often the value is the likeliest token, and its nats."""
+    right, nats, count = 0, 0.0, 0
+    for first in range(0, len(soft), 64):
+        some = range(first, min(first + 64, len(soft)))
+        rows = [soft[index].embeddings for index in some]
+        wanted = [torch.tensor(targets[index]) for index in some]
+        inputs = [
+            torch.cat([v, engine.model.get_input_embeddings()(t[:-1])]) for v, t in zip(rows, wanted, strict=True)
+        ]
+        for row, v, t in zip(inputs, rows, wanted, strict=True):
+            logits = engine.model(inputs_embeds=row[None]).logits[0, len(v) - 1 :].float()
+            values = logits[2::3]
+            right += int((values.argmax(-1) == t[2::3]).sum())
+            nats += float(torch.nn.functional.cross_entropy(values, t[2::3], reduction="sum"))
+            count += PAIRS
+    return {"right": right / count, "nats": nats / count, "asked": count}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with wikitext2_valid.txt and wikitext2_test.txt"
+    )
+    parser.add_argument("--methods", default=",".join(TRAININGS))
+    parser.add_argument("--ratios", default="4,8,16")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--folder", type=Path, default=Path("build/soft-recall"))
+    parser.add_argument("--store", default="soft_recall")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    engine = szilard.load("zoo/tiny-recall", device="cpu")
+    corpus = options.folder / "pairs.jsonl"
+    if not corpus.exists():
+        made = texts(engine.tokenizer, (options.data / "wikitext2_valid.txt").read_text(), TRAINED, "learned")
+        scratch = corpus.with_suffix(".tmp")
+        scratch.write_text("".join(json.dumps({"ids": c + t}) + "\n" for c, t in made))
+        scratch.replace(corpus)
+    asked = texts(engine.tokenizer, (options.data / "wikitext2_test.txt").read_text(), ASKED, "asked")
+    contexts = [torch.tensor(context) for context, _ in asked]
+    targets = [target for _, target in asked]
+    store = Store(options.store)
+    embed = engine.model.get_input_embeddings()
+    whole = [SoftPrompt(embed(row).detach(), len(row), "whole", engine.fingerprint) for row in contexts]
+    key = {"method": "whole context", "ratio": 1, "steps": 0}
+    if key not in store:
+        store.add(key, ask(engine, whole, targets))
+    for method in options.methods.split(","):
+        for ratio in map(int, options.ratios.split(",")):
+            key = {"method": method, "ratio": ratio, "steps": options.steps}
+            if key in store:
+                continue
+            started = time.perf_counter()
+            folder = train(method, ratio, options.steps, corpus, options.folder)
+            seconds = time.perf_counter() - started
+            compressor = szilard.methods()[method].cls.from_pretrained(folder)
+            soft = compressor.compress(contexts, engine=engine)
+            positions = sum(s.positions for s in soft) / len(soft)
+            store.add(key, ask(engine, soft, targets) | {"positions": positions, "training_seconds": round(seconds)})
+            print(method, ratio, positions, ask(engine, soft, targets), flush=True)
+    if options.store.startswith("try"):
+        shutil.rmtree(options.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
