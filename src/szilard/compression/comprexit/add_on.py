@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from szilard.compression.comprexit.depth import DepthTransmission
-from szilard.compression.comprexit.width import WidthTransmission, slots_per_window
+from szilard.compression.comprexit.width import WidthTransmission, fields, slots_per_window
 from szilard.engines.model_parts import weights_fingerprint
 from szilard.options import check_bool, check_choice, check_number
 from szilard.training.add_on import AddOn
@@ -161,6 +161,17 @@ class ComprExITAddOn(AddOn):
     def slots_per_window(self, ratio: float | None = None) -> int:
         """K_w at the trained ratio, or at another one: no weight depends on it."""
         return slots_per_window(self.window, self.ratio if ratio is None else ratio)
+
+    def positions(self, length: int, slots: int, segment: int) -> int:
+        """Slots of a context of so many tokens, read in segments, at K_w slots per window."""
+        owner = fields(self.window, slots)
+        whole, rest = divmod(length, segment)
+        total = 0
+        for times, tokens in ((whole, segment), (1, rest)):
+            windows, left = divmod(tokens, self.window)
+            part = owner[:left] if self.alignment == "first" else owner[self.window - left :]
+            total += times * (windows * slots + len(part.unique()))
+        return total
 
     def forward(self, hidden: Sequence[torch.Tensor], mask: torch.Tensor, slots: int | None = None) -> Transmitted:
         """Compress a batch of pieces.

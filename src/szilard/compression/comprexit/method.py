@@ -21,7 +21,7 @@ import torch
 
 from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.encode import Slots, transmit
-from szilard.compression.comprexit.width import fields, slots_per_window
+from szilard.compression.comprexit.width import slots_per_window
 from szilard.compression.method import Budget, SoftCompressor, check_budget, tokens_of_budget
 from szilard.compression.soft_prompt import SoftPrompt
 from szilard.options import check_number
@@ -42,7 +42,8 @@ class ComprExIT(SoftCompressor):
     Attributes:
         checkpoint: the add-on, or its folder, hub id or name in the zoo ("zoo/..."); `szilard train comprexit` makes
             one, `from_causal_lm` an untrained one.
-        segment: tokens that are read together; longer contexts are compressed piece by piece and their slots joined.
+        segment: tokens that are read together, fewer where the model's window is shorter; longer contexts are
+            compressed piece by piece and their slots joined.
         batch_size: segments per forward. The hidden states of all layers are in memory at once.
         keep_below: contexts of fewer tokens are left as they are (their token embeddings), whatever the budget.
     """
@@ -115,7 +116,7 @@ class ComprExIT(SoftCompressor):
         return changed
 
     def check(self, engine: Engine | None = None) -> None:
-        """Refuse a missing add-on, a broken one, one of another model, and segments that the model cannot read."""
+        """Refuse a missing add-on, a broken one, and one of another model."""
         if engine is not None and not self.needs <= engine.provides:
             raise ValueError(
                 f"comprexit reads the hidden states of all layers and writes vectors, which {engine.name} on "
@@ -131,9 +132,6 @@ class ComprExIT(SoftCompressor):
         add_on.check_base(
             vocab_size=engine.vocab_size, hidden_size=width, name=engine.name, fingerprint=engine.fingerprint
         )
-        longest = getattr(engine, "context_window", None)
-        if longest and self.segment > longest:
-            raise ValueError(f"segment={self.segment} is longer than the {longest} tokens that {engine.name} reads.")
 
     @torch.no_grad()
     def compress(self, contexts: Sequence[Any], budget: Budget = None, *, engine: Engine) -> list[SoftPrompt]:
@@ -160,12 +158,13 @@ class ComprExIT(SoftCompressor):
         model: Any = engine.model  # type: ignore[attr-defined]
         if work:
             add_on = self.add_on().to(model.device).eval()
-            wanted = [self._fields(add_on, len(rows[index]), budget) for index in work]
+            segment = min(self.segment, getattr(engine, "context_window", None) or self.segment)
+            wanted = [self._fields(add_on, len(rows[index]), budget, segment) for index in work]
             made = transmit(
                 model,
                 add_on,
                 [rows[index] for index in work],
-                segment=self.segment,
+                segment=segment,
                 batch_size=self.batch_size,
                 slots=wanted,
             )
@@ -188,7 +187,7 @@ class ComprExIT(SoftCompressor):
             prompts.append(SoftPrompt(vectors, len(row), self.slug, engine.fingerprint, trace, cost))
         return prompts
 
-    def _fields(self, add_on: ComprExITAddOn, length: int, budget: Budget) -> int:
+    def _fields(self, add_on: ComprExITAddOn, length: int, budget: Budget, segment: int) -> int:
         """K_w for a context of so many tokens.
 
         Raises:
@@ -200,27 +199,13 @@ class ComprExIT(SoftCompressor):
             return slots_per_window(add_on.window, 1 / budget)
         most = tokens_of_budget(budget, length)
         for count in range(add_on.window, 0, -1):
-            if self.positions(add_on, length, count) <= most:
+            if add_on.positions(length, count, segment) <= most:
                 return count
-        least = self.positions(add_on, length, 1)
+        least = add_on.positions(length, 1, segment)
         raise ValueError(
             f"comprexit gives every window of {add_on.window} tokens a slot, so that this context of {length} tokens "
             f"takes {least} positions at least, not {budget}: give a larger budget, or shorten the text first."
         )
-
-    def positions(self, add_on: ComprExITAddOn, length: int, fields_per_window: int) -> int:
-        """Slots of a context of so many tokens at some K_w."""
-        owner = fields(add_on.window, fields_per_window)
-        whole, rest = divmod(length, self.segment)
-        total = 0
-        for times, tokens in ((whole, self.segment), (1, rest)):
-            windows, left = divmod(tokens, add_on.window)
-            touched = 0
-            if left:
-                part = owner[:left] if add_on.alignment == "first" else owner[-left:]
-                touched = len(part.unique())
-            total += times * (windows * fields_per_window + touched)
-        return total
 
 
 def _ids(context: Any, engine: Engine) -> torch.Tensor:

@@ -81,6 +81,6 @@ def question_corpus(questions: Questions) -> Iterator[Path]:
         file = Path(scratch) / "questions.jsonl"
         with file.open("w", encoding="utf-8") as out:
             for item in questions.items:
-                before = [*item["head"], *item["context"], *item["prompt"]]
-                out.write(json.dumps({"prompt_ids": before, "ids": item["target"]}) + "\n")
+                ids = [token for name in ("head", "context", "prompt", "target") for token in item[name]]
+                out.write(json.dumps({"ids": ids}) + "\n")
         yield file
