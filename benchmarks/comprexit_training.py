@@ -142,7 +142,9 @@ def measure(several: Several, data: Passages, count: int) -> dict[str, Any]:
     return found
 
 
-def run(part: str, names: Sequence[str], steps: int, arguments: argparse.Namespace, store: Store, target: Target) -> None:
+def run(
+    part: str, names: Sequence[str], steps: int, arguments: argparse.Namespace, store: Store, target: Target
+) -> None:
     key = {"run": part, "model": target.engine.name, "steps": steps, "contexts": arguments.contexts}
     if key in store:
         return

@@ -1,1 +1,1 @@
-"""ComprExIT: a context's hidden states of all layers, mixed token by token and moved into slots by optimal transport."""
+"""ComprExIT: a context's hidden states of all layers, mixed token by token, moved into slots by optimal transport."""

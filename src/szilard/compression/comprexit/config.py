@@ -27,7 +27,8 @@ class ComprExITConfig(CorpusConfig):
     target: int = setting(128, "Tokens behind a context: those that follow it, or question and answer, at most.")
     packed: bool = setting(True, "ntp: cut contexts from the texts joined, not from each text by itself.")
     prompt_form: str = setting(
-        PAPER_PROMPT, "sft: what stands behind the slots, with {prompt} in it; or chat: the model's template, as in use."
+        PAPER_PROMPT,
+        "sft: what stands behind the slots, with {prompt} in it; or chat: the model's template, as in use.",
     )
     measured: int = setting(256, "Held-out contexts that are measured at the end, at most.")
     ratio: float = setting(4.0, "Tokens per slot, r.")

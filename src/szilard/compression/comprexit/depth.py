@@ -1,15 +1,15 @@
 """Depth-wise transmission: what each token takes from every layer of the frozen model.
 
-Ye et al. 2026, arXiv 2602.03784, section "depth-wise transmission". For the hidden states h^(0..L) of a token, h^(0) the
-embedding and h^(L) behind the final norm, each [d]:
+Ye et al. 2026, arXiv 2602.03784, section "depth-wise transmission". A token has the hidden states h^(0..L), [d] each, h^(0)
+its embedding and h^(L) behind the final norm:
 
     c    = sum_l softmax(w)_l h^(l)                                        what the token is about, w: prior
     a_l  = softmax_l( <W_q c, W_k h^(l) + e_l> / (sqrt(g) tau) )           gate
     h~   = sum_l a_l W_v h^(l)                                             anchor
 
 The states are read where they lie, layer by layer, in two passes (c, then gates and anchor), and never stacked. Two
-products are moved out of the sum over layers, with the same result: <W_q c, W_k h> = <W_k^T W_q c, h>, and W_v after the
-weighted sum, whose weights add up to 1.
+products are moved out of the sum over layers, with the same result: <W_q c, W_k h> = <W_k^T W_q c, h>, and W_v after
+the weighted sum, whose weights add up to 1.
 """
 
 from __future__ import annotations

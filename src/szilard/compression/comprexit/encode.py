@@ -53,9 +53,7 @@ def read(model: Any, pieces: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor
     ids = pad_sequence(list(pieces), batch_first=True).to(device)
     lengths = torch.tensor([len(piece) for piece in pieces], device=device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-    outputs = model.get_decoder()(
-        input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False
-    )
+    outputs = model.get_decoder()(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False)
     return outputs.hidden_states, mask
 
 
@@ -77,7 +75,7 @@ def transmit(
         batch_size: segments per forward; None: all.
         slots: K_w of each context; None: that of the trained ratio.
     """
-    wanted = [None] * len(contexts) if slots is None else list(slots)
+    wanted: list[int | None] = [None] * len(contexts) if slots is None else list(slots)
     jobs = [
         (row, first, context[first : first + segment])
         for row, context in enumerate(contexts)

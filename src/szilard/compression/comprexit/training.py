@@ -142,6 +142,7 @@ def train_comprexit(
             f"{engine.name} reads: lower them."
         )
     stretches: Stretches
+    collate: Any  # a batch is lists of ids
     if config.stage == "sft":
         asked = Questions(data, engine, config, begin(engine), limit=limit)
         with question_corpus(asked) as corpus:  # what the run is known by: all parts of the questions

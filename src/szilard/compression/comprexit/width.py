@@ -1,6 +1,6 @@
 """Width-wise transmission: anchors of a window moved into its slots by one transport plan.
 
-Ye et al. 2026, arXiv 2602.03784, section "width-wise transmission". For the W anchors h~_t of a window and its K_w slots:
+Ye et al. 2026, arXiv 2602.03784, section "width-wise transmission". For the W anchors h~_t and K_w slots of a window:
 
     r_k  = mean of the anchors in field k                                  receivers: the window cut into K_w fields
     C_tk = 1 - <u(h~_t), u(r_k)>,   u(x) = W_u LN(x) / ||W_u LN(x)||       cost
@@ -9,8 +9,8 @@ Ye et al. 2026, arXiv 2602.03784, section "width-wise transmission". For the W a
     P    = sinkhorn(C, a, b; epsilon, 30 turns)                            plan
     z_k  = (1 / b_k) sum_t P_tk W_g LN''(h~_t)                             slots
 
-A column of P adds up to b_k, so a slot is a convex combination of values, and W_g may come after the sum: K_w products in
-the place of W. LN, the biases, lambda and 1 / b_k are of the released code only.
+A column of P adds up to b_k, so a slot is a convex combination of values, and W_g may come after the sum: K_w products
+in the place of W. LN, the biases, lambda and 1 / b_k are of the released code only.
 """
 
 from __future__ import annotations
