@@ -1,7 +1,7 @@
 """Depth-wise transmission: what each token takes from every layer of the frozen model.
 
-Ye et al. 2026, arXiv 2602.03784, section "depth-wise transmission". A token has the hidden states h^(0..L), [d] each, h^(0)
-its embedding and h^(L) behind the final norm:
+Ye et al. 2026, arXiv 2602.03784, section "depth-wise transmission". A token has the hidden states h^(0..L), [d] each:
+h^(0) its embedding, h^(L) behind the final norm.
 
     c    = sum_l softmax(w)_l h^(l)                                        what the token is about, w: prior
     a_l  = softmax_l( <W_q c, W_k h^(l) + e_l> / (sqrt(g) tau) )           gate
