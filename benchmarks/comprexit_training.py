@@ -5,7 +5,8 @@
 FOLDER holds wikitext2_valid.txt (learned from) and wikitext2_test.txt (measured on). Contexts of 64 tokens in 16 slots,
 the 16 tokens behind them to be predicted. All variants of a run learn from the same batches, which the model reads once
 for all of them, in one training that resumes where it was killed; no batch comes twice. Results go to
-results/comprexit.jsonl: nats per token behind the slots, behind nothing and behind the whole context.
+results/comprexit.jsonl: nats per token behind the slots, behind nothing, behind the whole context, and behind the slots
+of another context, which tell how much is only the kind of text.
 """
 
 from __future__ import annotations
@@ -113,8 +114,10 @@ def measure(several: Several, data: Passages, count: int) -> dict[str, Any]:
     for start in range(0, count, 8):
         batch = Passages.collate([data[index] for index in chosen[start : start + 8]])
         whole = [embed(ids) for ids in batch["contexts"]]
+        slots = several.slots(batch["contexts"])
         before: dict[str, Any] = {"none": [rows[:0] for rows in whole], "full": whole}
-        for name, rows in (before | several.slots(batch["contexts"])).items():
+        before |= slots | {f"{name} of another": rows.roll(1, 0) for name, rows in slots.items()}
+        for name, rows in before.items():
             forced = several.reader.behind(list(rows), batch["targets"])
             nats.setdefault(name, []).append(forced.nats / forced.tokens)
     rows = {name: torch.cat(parts) for name, parts in nats.items()}
@@ -163,7 +166,7 @@ def run(
     seconds = round(time.perf_counter() - start, 1)
     store.add(key, {"variants": found, "curves": curves, "parameters": sizes, "log_every": 10, "seconds": seconds})
     for name, row in found.items():
-        print(f"{part:10} {steps:4} steps  {name:12} {row['nats']:.3f} nats +- {row['error']:.3f}", flush=True)
+        print(f"{part:10} {steps:4} steps  {name:22} {row['nats']:.3f} nats +- {row['error']:.3f}", flush=True)
 
 
 def main() -> None:
@@ -172,7 +175,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the trainings")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--ablation-steps", type=int, default=70)
-    parser.add_argument("--contexts", type=int, default=96, help="of the test text, measured")
+    parser.add_argument("--contexts", type=int, default=64, help="of the test text, measured")
     arguments = parser.parse_args()
     target = Target(szilard.load())
     middle, last = target.config.num_hidden_layers // 2, target.config.num_hidden_layers

@@ -252,6 +252,8 @@ def test_budgets_other_than_the_trained_one_are_met(engine) -> None:
     context = _ids(20)[0]
     positions = {budget: method.compress([context], budget, engine=engine)[0].positions for budget in (0.25, 0.5, 1.0)}
     assert positions == {0.25: 5, 0.5: 10, 1.0: 20}
+    odd = _ids(21)[0]
+    assert [method.compress([odd], budget, engine=engine)[0].positions for budget in (None, 0.25)] == [6, 3]
     for most in (3, 4, 7, 11, 20):
         assert 3 <= method.compress([context], most, engine=engine)[0].positions <= most
     with pytest.raises(ValueError, match="takes 3 positions at least, not 2"):

@@ -21,7 +21,6 @@ import torch
 
 from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.encode import Slots, transmit
-from szilard.compression.comprexit.width import slots_per_window
 from szilard.compression.method import Budget, SoftCompressor, check_budget, tokens_of_budget
 from szilard.compression.soft_prompt import SoftPrompt
 from szilard.options import check_number
@@ -137,8 +136,8 @@ class ComprExIT(SoftCompressor):
     def compress(self, contexts: Sequence[Any], budget: Budget = None, *, engine: Engine) -> list[SoftPrompt]:
         """Compress each context for the model of an engine; see `SoftCompressor.compress`.
 
-        A share is met window by window, K_w = ceil(W share); a number of positions is the most that a context gets,
-        with the same K_w in all of its windows.
+        A budget is the most that a context gets: the largest K_w, the same in all of its windows, that stays within it.
+        Without one K_w is that of the trained ratio, whose rounding up in each window may give a position more.
 
         The trace of a soft prompt: "tokens" int64 [N]; "gates" [N, L + 1]; "plan" [windows, W, K_w], "capacity"
         [windows, W], "places" int64 [windows, W] (the context's token at each place of each window, -1 for none),
@@ -191,12 +190,10 @@ class ComprExIT(SoftCompressor):
         """K_w for a context of so many tokens.
 
         Raises:
-            ValueError: a number of positions that cannot be met.
+            ValueError: fewer positions than windows.
         """
         if budget is None:
             return add_on.slots_per_window()
-        if isinstance(budget, float):
-            return slots_per_window(add_on.window, 1 / budget)
         most = tokens_of_budget(budget, length)
         for count in range(add_on.window, 0, -1):
             if add_on.positions(length, count, segment) <= most:
