@@ -63,6 +63,7 @@ class Several(nn.Module):
         self.variants = nn.ModuleDict({name: made(target, name) for name in names})
         self.reader = ComprExITObjective(ComprExITAddOn.from_causal_lm(target.engine), target, CONTEXT)
         self.reader.add_on = None  # only its way of putting vectors before targets is used
+        self.reader.begin = [target.engine.tokenizer.bos_token_id]  # as in the paper; SmolLM2's tokenizer adds none
 
     def slots(self, contexts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """[batch, slots, d] of every variant."""

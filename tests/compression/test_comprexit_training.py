@@ -106,12 +106,13 @@ def test_of_questions_the_answer_is_learned_behind_the_tail_of_the_context(engin
     item = asked[0]
     words = {name: engine.tokenizer.convert_ids_to_tokens(ids.tolist()) for name, ids in item.items()}
     assert words["prompt"] == ["w7", "w7", "w8", "w10"] and words["target"] == ["w9", "<eos>"]
-    assert words["head"] == ["<bos>"] and words["context"] == (_words(12, 0) + " " + _words(12, 9)).split()[-16:]
+    assert words["head"] == [] and words["context"] == (_words(12, 0) + " " + _words(12, 9)).split()[-16:]
     chat = Questions(questions, engine, replace(config, prompt_form="chat"), begin(engine))[0]
     words = {name: engine.tokenizer.convert_ids_to_tokens(ids.tolist()) for name, ids in chat.items()}
     assert words["head"] == ["<user>"] and words["prompt"] == ["w7", "w8", "<bot>"]
     with question_corpus(asked) as file:
         assert len(file.read_text().splitlines()) == 5
+    assert [words.shape for words in (Questions.collate([asked[0]])["heads"])] == [(0,)]
     with pytest.raises(ValueError, match="raise target"):
         Questions(questions, engine, replace(config, target=4, prompt_form=_words(4, 0) + "{prompt}"), [2])
 
@@ -129,8 +130,8 @@ def test_what_is_measured_behind_whole_and_empty_contexts_is_the_models_own(engi
     for name, context in (("nats_full_context", True), ("nats_without_context", False)):
         total = 0.0
         for item in data:
-            before = [torch.tensor([2]), *([item["context"]] if context else [])]
-            logits = engine.model(torch.cat([*before, item["target"]])[None]).logits[0, -6:-1]
+            before = item["context"] if context else item["context"][-1:]  # there is no BOS
+            logits = engine.model(torch.cat([before, item["target"]])[None]).logits[0, -6:-1]
             total += torch.nn.functional.cross_entropy(logits, item["target"], reduction="sum").item()
         assert found[name] == pytest.approx(total / 15, rel=1e-5)
 

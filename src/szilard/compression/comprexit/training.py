@@ -20,6 +20,7 @@ from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.config import ComprExITConfig
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
+from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages
 from szilard.compression.teacher_forcing import Forced, teacher_forced
 from szilard.engines.engine import Engine
@@ -61,7 +62,7 @@ class ComprExITObjective(nn.Module):
         """The loss of the targets behind vectors [n, d] per row in the context's place.
 
         Args:
-            heads: ids in front of the context; None: BOS, where the model has one.
+            heads: ids in front of the context; None: what a text of this model begins with, see `begin`.
             prompts: ids between the context and the target.
         """
         model = self.target.model
@@ -77,8 +78,8 @@ class ComprExITObjective(nn.Module):
     @torch.no_grad()
     def measure(self, data: Any, collate: Any, batch_size: int) -> dict[str, float]:
         """On held-out contexts, mean nats per target token: "nats" behind the slots, "nats_without_context" and
-        "nats_full_context" behind nothing and behind the context's own embeddings; "right" behind the slots; and
-        "positions", slots per token of the contexts."""
+        "nats_full_context" behind nothing (or, where nothing else is there, the context's last token) and behind the
+        context's own embeddings; "right" behind the slots; and "positions", slots per token of the contexts."""
         self.eval()
         embed = self.target.model.get_input_embeddings()
         device = self.target.model.device
@@ -90,7 +91,9 @@ class ComprExITObjective(nn.Module):
             contexts, rest = batch.pop("contexts"), batch
             whole = [embed(ids.to(device)) for ids in contexts]
             made: list[Slots] = transmit(self.target.model, self.add_on, contexts, segment=self.segment)
-            for index, vectors in enumerate(([row.vectors for row in made], [row[:0] for row in whole], whole)):
+            others = bool(self.begin) or "prompts" in rest  # something stands there beside the context
+            nothing = [row[:0] if others else row[-1:] for row in whole]
+            for index, vectors in enumerate(([row.vectors for row in made], nothing, whole)):
                 forced = self.behind(vectors, **rest)
                 sums[index] += float(forced.nats.sum())
                 if index == 0:
@@ -103,11 +106,8 @@ class ComprExITObjective(nn.Module):
 
 
 def begin(engine: Engine) -> list[int]:
-    """BOS, or what else stands at the beginning of a text where a model has none of that name: EOS, as in GPT-2."""
-    for token in (engine.tokenizer.bos_token_id, engine.tokenizer.eos_token_id):
-        if token is not None:
-            return [int(token)]
-    raise ValueError(f"the tokenizer of {engine.name} has neither a BOS nor an EOS token to stand before a context.")
+    """What a text without a chat template begins with: BOS where the tokenizer puts one, as `engine.generate` does."""
+    return around_context(engine, "a", raw=True)[0]
 
 
 def train_comprexit(
