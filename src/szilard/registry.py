@@ -67,6 +67,7 @@ _ATTENTION = {
 # What shortens a context before a model reads it.
 _COMPRESSION: dict[str, tuple[str, str]] = {
     "mean-pool": ("szilard.compression.mean_pool.method", "MeanPool"),
+    "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

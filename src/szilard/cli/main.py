@@ -29,6 +29,7 @@ from szilard.cli import (
     train_adadec,
     train_aded,
     train_caad,
+    train_comprexit,
     train_heads,
     train_learn2pd,
     train_tidal_decode,
@@ -57,6 +58,7 @@ train = typer.Typer(help="Fit the small part that a method needs for a model.", 
 train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("caad")(train_caad.caad)
+train.command("comprexit")(train_comprexit.comprexit)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

@@ -13,6 +13,7 @@ from szilard.information.logits import (
 )
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.token_entropy import token_matrix_entropy
+from szilard.information.transport import sinkhorn
 
 __all__ = [
     "Measures",
@@ -24,6 +25,7 @@ __all__ = [
     "matrix_entropy",
     "measure",
     "perplexity",
+    "sinkhorn",
     "spectrum",
     "token_matrix_entropy",
     "top_k_mass",

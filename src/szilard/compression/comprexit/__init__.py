@@ -1,0 +1,1 @@
+"""ComprExIT: a context's hidden states of all layers, mixed token by token, moved into slots by optimal transport."""
