@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from szilard.compression.arc_encoder.config import ArcConfig
-from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, read_subsets
+from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, as_examples, read_subsets
 from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.model import ArcModel, usable_name
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
@@ -60,7 +60,8 @@ def train_arc_encoder(
     if uses_fsdp():
         raise ValueError("the encoder is trained through a frozen decoder, which FSDP would take apart: use DDP.")
     questions = read_questions(data, limit=limit) if config.stage == "finetune" else []
-    with Course(engine, data, config, folder, limit=limit, restart=restart) as course:
+    examples = as_examples(questions, engine) if questions else None
+    with Course(engine, data, config, folder, limit=limit, restart=restart, examples=examples) as course:
         engines = [engine, *others]
         for other in others:
             Target(other)  # frozen
