@@ -34,8 +34,10 @@ from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import Interleaved, PassageObjective
 from szilard.compression.arc_encoder.training import train_arc_encoder
 from szilard.engines import TransformersEngine
+from szilard.training.config import TrainingConfig
 from szilard.training.corpus import read_corpus
 from szilard.training.hidden_states import Tokens
+from szilard.training.loop import fit
 from szilard.training.target import Target
 
 WORDS, PAIRS = 32, 12  # keys and as many values; pairs of a dictionary
@@ -54,6 +56,7 @@ TINY = ArcConfig(
     pooling_factor=4,
     held_out=0.03,
     log_every=50,
+    save_every=100,
 )
 ARMS: dict[str, dict[str, Any]] = {
     "x=4": {},
@@ -74,6 +77,28 @@ def dictionaries(count: int, seed: int) -> torch.Tensor:
     header = torch.stack([keys, values], 2)
     looked = torch.stack([keys.gather(1, asked), values.gather(1, asked)], 2)
     return torch.cat([header, looked], 1).flatten(1)
+
+
+class Modelled(nn.Module):
+    """The loss of a language model.
+
+    Args:
+        model: which is trained.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of a batch, int64 [batch, length]."""
+        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())}
+
+
+def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Texts of one length as a batch."""
+    return {"ids": torch.stack(rows)}
 
 
 def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
@@ -97,18 +122,17 @@ def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
             eos_token_id=None,
         )
         model: Any = AutoModelForCausalLM.from_config(config)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
-        for step in range(steps):
-            ids = dictionaries(32, 1_000 + step)
-            loss = model(input_ids=ids, labels=ids).loss
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            if step % 50 == 0:
-                print(f"language model, step {step}: {float(loss):.3f} nats", flush=True)
+        settings = TrainingConfig(
+            steps=steps,
+            batch_size=32,
+            learning_rate=2e-3,
+            warmup=0.1,
+            weight_decay=0.01,
+            beta_2=0.98,
+            log_every=50,
+        )
+        rows = dictionaries(32 * steps, 1)
+        fit(Modelled(model), rows, settings, folder / "training", collate=collate, device="cpu")  # type: ignore[arg-type]
         model.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     return TransformersEngine(model, tokenizer, name="tiny-dictionaries")
@@ -167,7 +191,7 @@ def real(folder: Path, data: Path, steps: int, factor: int) -> None:
         before=0,
         pooling_factor=factor,
         held_out=0.02,
-        save_every=50,
+        save_every=20,
         log_every=10,
     )
     out = folder / f"smollm2-x{factor}"

@@ -185,8 +185,8 @@ class ArcEncoder(SoftCompressor):
         Args:
             contexts: texts, or token ids (int64 [length]) of the engine's tokenizer.
             budget: a share in (0, 1]: the pooling factor is its inverse, rounded up; a whole number: so many vectors
-                of each context; None: `pooling_factor`, or what the checkpoint was trained for. <Cont> comes on top,
-                as the paper counts.
+                of each context (at most, where it is read in pieces or by several pooling layers); None:
+                `pooling_factor`, or what the checkpoint was trained for. <Cont> comes on top, as the paper counts.
             engine: the decoder, on transformers.
 
         Raises:
@@ -213,7 +213,7 @@ class ArcEncoder(SoftCompressor):
                 model.tokens(context if isinstance(context, str) else engine.tokenizer.decode(context))
                 for context in contexts
             ]
-        poolings = [self._pooling(model, budget, min(len(ids), self.chunk or len(ids))) for ids in documents]
+        poolings = [self._pooling(model, budget, len(ids)) for ids in documents]
         states: list[torch.Tensor | None] = [None] * len(documents)
         for pooling in dict.fromkeys(poolings):
             chosen = [index for index, own in enumerate(poolings) if own == pooling]
@@ -380,13 +380,17 @@ class ArcEncoder(SoftCompressor):
             return smaller(trained, math.ceil(1 / budget - 1e-9))
         if budget > length:
             raise ValueError(
-                f"a budget of {budget} vectors is larger than the context, which has {length} encoder tokens"
-                f"{' a piece' if self.chunk else ''}: give a smaller one, or use the context as it is."
+                f"a budget of {budget} vectors is larger than the context, which has {length} encoder tokens: give a "
+                "smaller one, or use the context as it is."
             )
-        if trained.vectors is not None or len(trained.factors) > 1:
-            return smaller(trained, -(-length // budget))
-        smaller(trained, -(-length // budget))  # refuses what is too large
-        return Pooling(trained.factors, budget)
+        pieces, factor = _pieces(length, self.chunk), -(-length // budget)
+        chosen = smaller(trained, factor)
+        if len(pieces) == 1 and len(trained.factors) == 1:
+            return Pooling(trained.factors, budget)  # exactly so many
+        while sum(chosen.count(piece) for piece in pieces) > budget:  # groups end with their piece
+            factor += 1
+            chosen = smaller(trained, factor)
+        return chosen
 
 
 def smaller(trained: Pooling, factor: int) -> Pooling:

@@ -7,6 +7,7 @@ code book of up to 256 entries, found by k-means; kept are the numbers of the ne
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import numpy as np
 import torch
@@ -59,9 +60,10 @@ class ProductQuantiser:
         data = vectors.reshape(count, parts, width // parts).numpy()
         chosen = data if count <= _SAMPLE else data[rng.choice(count, _SAMPLE, replace=False)]
         entries = min(_ENTRIES, count)
-        books = np.stack(
-            [kmeans2(chosen[:, part], entries, minit="points", missing="warn", rng=rng)[0] for part in range(parts)]
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an entry that nothing is near to stays where it began, which does no harm
+            found = [kmeans2(chosen[:, part], entries, minit="points", rng=rng)[0] for part in range(parts)]
+        books = np.stack(found)
         made = cls(torch.from_numpy(books.astype(np.float32)).half().float())  # what the file will give back
         return made, made.codes(vectors)
 
