@@ -76,7 +76,7 @@ class Course:
         self.folder, self.cache = folder, cache
         self.device = engine.device.type  # type: ignore[attr-defined]
         self.examples = list(read_corpus(data, engine, limit=limit) if examples is None else examples)
-        if not len(Windows(self.tokens(), config.window)):
+        if examples is None and not len(Windows(self.tokens(), config.window)):
             raise ValueError(NOTHING)
         cpu = {"cpu": True} if self.device == "cpu" else {}
         self._processes = PartialState(timeout=timedelta(days=7), **cpu)  # others wait while the first reads the corpus

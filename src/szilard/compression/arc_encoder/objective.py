@@ -73,7 +73,7 @@ class ArcObjective(nn.Module):
         super().__init__()
         self.settings = config
         self.engines = dict(engines)
-        self.parts = (arc,)  # no submodule: what is frozen is in no checkpoint
+        self.kept = (arc,)  # no submodule: what is frozen is in no checkpoint
         self.sides = nn.ModuleDict({name: arc.sides[name] for name in engines})
         if config.freeze_encoder:
             arc.encoder.requires_grad_(False)
@@ -94,7 +94,7 @@ class ArcObjective(nn.Module):
     @property
     def arc(self) -> ArcModel:
         """The add-on."""
-        return self.parts[0]
+        return self.kept[0]
 
     def learning_rate_of(self, name: str) -> float:
         """The largest learning rate of a parameter of this objective."""
