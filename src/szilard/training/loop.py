@@ -194,7 +194,8 @@ class _Loop(Trainer):
         optimizer = super().create_optimizer(model)
         rate_of = getattr(self.model, "learning_rate_of", None)
         if first and rate_of is not None:
-            names = {id(parameter): name for name, parameter in (model or self.model).named_parameters()}
+            learner: Any = self.model if model is None else model
+            names = {id(parameter): name for name, parameter in learner.named_parameters()}
             groups: dict[tuple[int, float], dict[str, Any]] = {}
             for index, group in enumerate(optimizer.param_groups):
                 for parameter in group["params"]:

@@ -218,8 +218,8 @@ class ArcEncoder(SoftCompressor):
         for pooling in dict.fromkeys(poolings):
             chosen = [index for index, own in enumerate(poolings) if own == pooling]
             found = self._encoded(model, [documents[index] for index in chosen], pooling)
-            for index, state in zip(chosen, found, strict=True):
-                states[index] = state
+            for index, encoded in zip(chosen, found, strict=True):
+                states[index] = encoded
         made = []
         for ids, document, pooling, state in zip(rows, documents, poolings, states, strict=True):
             assert state is not None
@@ -352,7 +352,7 @@ class ArcEncoder(SoftCompressor):
         from szilard.compression.arc_encoder.config import ArcAddDecoderConfig
         from szilard.compression.arc_encoder.training import train_arc_encoder
 
-        chosen = config or ArcAddDecoderConfig(bottleneck=bottleneck, specials=specials, seed=seed)
+        chosen = config or ArcAddDecoderConfig(bottleneck=bottleneck, instruct=not specials, seed=seed)
         train_arc_encoder(engine, Path(data), chosen, Path(output), start=arc, names=[name])
         return ArcEncoder(**{**self.options(), "checkpoint": ArcModel.from_pretrained(output)})
 

@@ -212,10 +212,12 @@ class PassageObjective(ArcObjective):
             before = [torch.cat([ends[0], middle.to(ends[0].dtype), ends[1]]) for middle in middles]
             return teacher_forced(model, before, wanted, first=True)
         # (inferred) a context that is repeated has no text in front of it.
-        plain = [[] for _ in middles] if fronts is None or task == "rec" else self.for_decoder(fronts, name)
+        plain: Sequence[Any] = [()] * len(middles)
+        if fronts is not None and task == "cont":
+            plain = self.for_decoder(fronts, name)
         before = []
         for middle, front in zip(middles, plain, strict=True):
-            text = self.embedded(name, [*self.begins[name], *(int(token) for token in front)])
+            text = self.embedded(name, [*self.begins[name], *map(int, front)])
             before.append(torch.cat([text, middle.to(text.dtype)]))
         return teacher_forced(model, before, wanted, first=False)
 

@@ -80,7 +80,8 @@ def train_arc_encoder(
             if not len(passages):
                 raise ValueError(NOTHING)
             objective = PassageObjective(arc, decoders, config)
-            held = course.train(objective, passages, Interleaved.collate)
+            collate: Any = Interleaved.collate  # lists of tensors, which the loop takes as well
+            held = course.train(objective, passages, collate)
         if not course.leads:
             return {}
         measured: Any = objective
