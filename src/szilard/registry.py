@@ -68,6 +68,7 @@ _ATTENTION = {
 _COMPRESSION: dict[str, tuple[str, str]] = {
     "mean-pool": ("szilard.compression.mean_pool.method", "MeanPool"),
     "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
+    "arc-encoder": ("szilard.compression.arc_encoder.method", "ArcEncoder"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

@@ -68,6 +68,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert torch.equal(whole.layer.weight, resumed.layer.weight)
 
 
+def test_each_parameter_learns_at_the_rate_that_the_objective_gives_it(tmp_path):
+    class Rated(Line):
+        def learning_rate_of(self, name):
+            return {"layer.weight": 0.05, "layer.bias": 0.0}[name]
+
+    start, one = Line(), Rated()
+    fit(one, Points(), CONFIG, tmp_path / "one", collate=collate, device="cpu")
+    assert torch.equal(one.layer.bias, start.layer.bias)
+    assert not torch.allclose(one.layer.weight, start.layer.weight)
+    cut = Rated(stop_at=10, how=_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, Points(), CONFIG, tmp_path / "cut", collate=collate, device="cpu")
+    again = Rated()
+    fit(again, Points(), CONFIG, tmp_path / "cut", collate=collate, device="cpu")
+    assert torch.equal(again.layer.weight, one.layer.weight)
+
+
 def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
     script = (
         "import os, signal, sys; from pathlib import Path; from tests.training.test_loop import *\n"

@@ -28,6 +28,7 @@ from szilard.cli import (
     trace,
     train_adadec,
     train_aded,
+    train_arc_encoder,
     train_caad,
     train_comprexit,
     train_heads,
@@ -57,6 +58,7 @@ app.command("doctor")(doctor.doctor_command)
 train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
 train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
+train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)

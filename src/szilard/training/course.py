@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Subset
 from szilard.engines.engine import Engine
 from szilard.training.add_on import AddOn
 from szilard.training.config import TrainingConfig
-from szilard.training.corpus import digest, read_corpus
+from szilard.training.corpus import Example, digest, read_corpus
 from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, Windows, cache_hidden_states
 from szilard.training.loop import NOTHING, Batch, fit
 from szilard.training.target import Target
@@ -47,6 +47,7 @@ class Course:
         cache: where what the model says of the corpus is kept for further trainings; None: here, until the end.
         limit: only the first so many texts.
         restart: forget an earlier run in the folder.
+        examples: the corpus, where it is no file of texts (questions about contexts); None: `data` is read.
 
     Attributes:
         target: the frozen model.
@@ -67,14 +68,15 @@ class Course:
         cache: Path | None = None,
         limit: int | None = None,
         restart: bool = False,
+        examples: Sequence[Example] | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.target = Target(engine)
         self.config: Any = config
         self.folder, self.cache = folder, cache
         self.device = engine.device.type  # type: ignore[attr-defined]
-        self.examples = list(read_corpus(data, engine, limit=limit))
-        if not len(Windows(self.tokens(), config.window)):
+        self.examples = list(read_corpus(data, engine, limit=limit) if examples is None else examples)
+        if examples is None and not len(Windows(self.tokens(), config.window)):
             raise ValueError(NOTHING)
         cpu = {"cpu": True} if self.device == "cpu" else {}
         self._processes = PartialState(timeout=timedelta(days=7), **cpu)  # others wait while the first reads the corpus

@@ -48,7 +48,8 @@ def fit(
 
     Args:
         objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}. With an attribute
-            `skips_parameters` that is true, a batch may leave some of its parameters out.
+            `skips_parameters` that is true, a batch may leave some of its parameters out. A method `learning_rate_of`
+            (name of a parameter -> its largest learning rate) takes the place of the config's one rate.
         data: examples by index.
         config: the settings.
         folder: where checkpoints, `metrics.jsonl` and TensorBoard's files go.
@@ -187,6 +188,22 @@ class _Loop(Trainer):
         self.model_accepts_loss_kwargs = False
         self._sums: dict[str, torch.Tensor] = {}
         self._batches = 0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        first = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate_of = getattr(self.model, "learning_rate_of", None)
+        if first and rate_of is not None:
+            learner: Any = self.model if model is None else model
+            names = {id(parameter): name for name, parameter in learner.named_parameters()}
+            groups: dict[tuple[int, float], dict[str, Any]] = {}
+            for index, group in enumerate(optimizer.param_groups):
+                for parameter in group["params"]:
+                    name = names[id(parameter)].replace("_fsdp_wrapped_module.", "").removeprefix("module.")
+                    rate = float(rate_of(name))
+                    groups.setdefault((index, rate), {**group, "lr": rate, "params": []})["params"].append(parameter)
+            optimizer.param_groups = list(groups.values())  # schedules multiply each group's own rate
+        return optimizer
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         outputs = model(**inputs)
