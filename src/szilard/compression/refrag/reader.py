@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ class Prepared(dict[str, torch.Tensor]):
     "position_ids".
 
     Attributes:
-        trace: per prompt {"expanded": bool per chunk, "logits": its score by the policy (nan: it gave none), "tokens":
+        trace: per prompt {"expanded": bool per chunk, "logits": its score by the policy (None: it gave none), "tokens":
             its length, "texts"}, chunks in the order of the prompt.
         cost: per prompt.
     """
@@ -245,7 +246,7 @@ class Reader:
             softs.append(SoftPrompt(rows, len(ids), "refrag", self.engine.fingerprint))
         noted = {
             "expanded": expanded.tolist(),
-            "logits": scores.tolist(),
+            "logits": [None if math.isnan(score) else score for score in scores.tolist()],
             "tokens": store.chunks.lengths.tolist(),
             "texts": list(store.chunks.texts),
         }
