@@ -149,8 +149,7 @@ class Refrag(SoftCompressor):
     def compress(self, contexts: Sequence[Any], budget: Budget = None, *, engine: Engine) -> list[SoftPrompt]:
         """Compress each context for the model of an engine; see `SoftCompressor.compress`.
 
-        A budget counts decoder positions: as many chunks are expanded as fit, T' = floor((budget - L) / (k - 1)), by
-        `policy`. Special tokens that ids begin with stay tokens, and so does all where the budget is the context.
+        A budget counts decoder positions: as many chunks are expanded as fit, by `policy`. Special tokens that ids begin with stay tokens, and so does all where the budget is the context.
 
         Raises:
             ValueError: an empty context, a budget below one position per chunk, or missing or foreign parts.
@@ -177,10 +176,10 @@ class Refrag(SoftCompressor):
             if first == len(ids):
                 raise ValueError("a context holds nothing but special tokens: leave it out.")
             store = reader.encode(ids[first:])
-            count = expanded_count(self.keep, len(store))
+            chosen: dict[str, Any] = {"count": expanded_count(self.keep, len(store))}
             if budget is not None:
-                count = _fitting(budget, first, store, reader.parts.chunk)
-            (soft,), trace, scored = reader.expand(store, [len(store)], count, self.policy, self.seed)
+                chosen = {"room": _room(budget, first, store, reader.parts.chunk)}
+            (soft,), trace, scored = reader.expand(store, [len(store)], self.policy, seed=self.seed, **chosen)
             vectors = torch.cat([embed(ids[:first].to(device)), soft.embeddings])
             cost = reader.cost([store], len(vectors), first, scored).to_dict()
             cost["seconds"] = time.perf_counter() - begun
@@ -199,8 +198,8 @@ def _ids(context: Any, engine: Engine) -> torch.Tensor:
     return context.cpu()
 
 
-def _fitting(budget: float | int, first: int, store: ChunkStore, chunk: int) -> int:
-    """How many chunks may stay tokens within a budget of positions.
+def _room(budget: float | int, first: int, store: ChunkStore, chunk: int) -> int:
+    """Positions of a budget beyond one per chunk and the special tokens in front.
 
     Raises:
         ValueError: not even all chunks as vectors fit.
@@ -212,4 +211,4 @@ def _fitting(budget: float | int, first: int, store: ChunkStore, chunk: int) -> 
             f"a budget of {budget!r} leaves {allowed} positions, but {tokens} tokens in chunks of {chunk} take at least "
             f"{least}: give a larger one, or parts with longer chunks."
         )
-    return (allowed - least) // max(1, chunk - 1)
+    return allowed - least

@@ -16,7 +16,7 @@ from szilard.compression.refrag.chunks import Chunks, cut_chunks
 from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.curriculum import lengths, schedule
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
-from szilard.compression.refrag.policy import most_likely
+from szilard.compression.refrag.selection import pick
 from szilard.compression.teacher_forcing import Forced, teacher_forced
 from szilard.training.target import Target
 
@@ -65,7 +65,9 @@ class ReadingObjective(nn.Module):
         """Token embeddings, [n] -> [n, hidden]."""
         return self.embedding[0](ids.to(self.embedding[0].weight.device))
 
-    def cut(self, contexts: list[Ids], targets: Ids, factors: Sequence[int], *, anywhere: bool) -> tuple[list[Ids], Ids]:
+    def cut(
+        self, contexts: list[Ids], targets: Ids, factors: Sequence[int], *, anywhere: bool
+    ) -> tuple[list[Ids], Ids]:
         """Contexts of so many chunks each: those next to the target, or where they are copied, some of the stretch.
 
         Args:
@@ -95,7 +97,12 @@ class ReadingObjective(nn.Module):
         return list(self.parts.embed(texts).split(counts))
 
     def before(
-        self, chunked: list[Chunks], vectors: torch.Tensor, expanded: torch.Tensor, head: torch.Tensor, tail: torch.Tensor
+        self,
+        chunked: list[Chunks],
+        vectors: torch.Tensor,
+        expanded: torch.Tensor,
+        head: torch.Tensor,
+        tail: torch.Tensor,
     ) -> torch.Tensor:
         """What the decoder reads before a target, [positions, hidden]: phi(c) [L, hidden], or tokens where expanded."""
         device = vectors.device
@@ -106,14 +113,13 @@ class ReadingObjective(nn.Module):
         ):
             if number:
                 pieces.append(self.embed(self.between))
-            pieces.append(
-                arrange(self.embedding[0], chunks.ids.to(device), chunks.lengths.to(device), own, mask)
-            )
+            pieces.append(arrange(self.embedding[0], chunks.ids.to(device), chunks.lengths.to(device), own, mask))
         return torch.cat([*pieces, self.embed(tail)])
 
     def some(self, count: int, generator: torch.Generator | None) -> torch.Tensor:
         """T' of so many chunks at random, bool [count]."""
-        return most_likely(torch.rand(count, generator=generator), expanded_count(self.settings.share, count))
+        generator = generator or torch.default_generator  # which checkpoints keep
+        return pick("random", expanded_count(self.settings.share, count), torch.zeros(count), generator)
 
     # ---- the loss --------------------------------------------------------------------------------------------
 

@@ -47,13 +47,6 @@ class PolicyNetwork(nn.Module):
         return self.head(self.leave(states)).squeeze(-1).masked_fill(~real, -torch.inf)
 
 
-def most_likely(logits: torch.Tensor, count: int) -> torch.Tensor:
-    """The greedy choice: which chunks have the `count` largest logits, bool [L]; of equal ones the earlier (inferred)."""
-    chosen = torch.zeros_like(logits, dtype=torch.bool)
-    chosen[logits.argsort(descending=True, stable=True)[:count]] = True
-    return chosen
-
-
 def drawn_orders(
     logits: torch.Tensor, group: int, counts: torch.Tensor, *, generator: torch.Generator | None = None
 ) -> torch.Tensor:

@@ -93,9 +93,7 @@ class PolicyObjective(ReadingObjective):
         embeddings = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)  # [batch, L, d_e]
         lengths = torch.tensor([len(c) for c in encoded], device=embeddings.device)
         real = torch.arange(embeddings.shape[1], device=embeddings.device) < lengths[:, None]
-        counts = torch.tensor(
-            [expanded_count(self.settings.share, len(c)) for c in encoded], device=embeddings.device
-        )
+        counts = torch.tensor([expanded_count(self.settings.share, len(c)) for c in encoded], device=embeddings.device)
         logits = self.parts.policy(embeddings, real)
         orders = drawn_orders(logits, self.settings.group, counts)  # [batch, G, T]
         before, wanted = [], []

@@ -14,7 +14,7 @@ from szilard.compression.refrag.add_on import RefragParts
 from szilard.compression.refrag.arrangement import arrange, expanded_count
 from szilard.compression.refrag.chunks import Chunks, cut_chunks
 from szilard.compression.refrag.cost import ReadingCost
-from szilard.compression.refrag.selection import POLICIES, by_passage, chunk_nats, pick, policy_logits
+from szilard.compression.refrag.selection import POLICIES, by_passage, chunk_nats, policy_logits, ranked
 from szilard.compression.refrag.store import ChunkStore
 from szilard.compression.soft_prompt import SoftPrompt
 from szilard.engines.engine import Engine
@@ -90,6 +90,8 @@ class Reader:
         rows = {} if known is None else dict(zip(known.chunks.texts, known.embeddings, strict=True))
         read = {} if known is None else dict(zip(known.chunks.texts, known.encoder_tokens.tolist(), strict=True))
         fresh = [text for text in dict.fromkeys(texts) if text not in rows]
+        new = set(fresh)
+        first = [text in new and not new.discard(text) for text in texts]  # of equal chunks one is encoded
         if fresh:
             tokenized = self.parts.encoder.tokenize(fresh)
             rows |= zip(fresh, self.parts.encoder(tokenized).cpu(), strict=True)
@@ -104,7 +106,7 @@ class Reader:
             torch.repeat_interleave(torch.arange(len(cut)), torch.tensor([len(chunks) for chunks in cut])),
             torch.tensor([read[text] for text in texts]),
             self.encoder_fingerprint,
-            sum(read[text] for text in fresh),
+            torch.tensor(first),
         )
 
     def _ids(self, passage: Any) -> torch.Tensor:
@@ -189,7 +191,9 @@ class Reader:
             made.append(parts)
             trace.append(noted)
             real = sum(
-                len(self.engine.tokenizer.encode(part, add_special_tokens=False)) if isinstance(part, str) else len(part)
+                len(self.engine.tokenizer.encode(part, add_special_tokens=False))
+                if isinstance(part, str)
+                else len(part)
                 for part in row
                 if not isinstance(part, ChunkStore)
             )
@@ -203,43 +207,57 @@ class Reader:
             return [], {"expanded": [], "logits": [], "tokens": [], "texts": []}, 0
         joined = ChunkStore.joined(stores)
         self._check(joined)
-        return self.expand(joined, [len(store) for store in stores], expanded_count(keep, len(joined)), policy, seed)
+        sizes = [len(store) for store in stores]
+        return self.expand(joined, sizes, policy, count=expanded_count(keep, len(joined)), seed=seed)
 
     def expand(
-        self, store: ChunkStore, sizes: Sequence[int], count: int, policy: str, seed: int
+        self,
+        store: ChunkStore,
+        sizes: Sequence[int],
+        policy: str,
+        *,
+        count: int | None = None,
+        room: int = 0,
+        seed: int = 0,
     ) -> tuple[list[SoftPrompt], dict[str, Any], int]:
-        """A prompt's chunks as the decoder reads them, of which `count` stay tokens.
+        """A prompt's chunks as the decoder reads them.
 
         Args:
             store: all chunks of the prompt.
             sizes: chunks of each stretch.
-            count: T'.
             policy, seed: see `prepare`.
+            count: T', chunks that stay tokens; None: as many as fit into `room`.
+            room: positions to spare beyond one per chunk.
 
         Returns:
             A soft prompt for each stretch, the trace, and how many tokens the decoder read to find perplexities.
         """
-        total, chosen = len(store), 0 < count < len(store) and policy != "none"
+        total, lengths = len(store), store.chunks.lengths
+        if count is None and room >= int((lengths - 1).sum()):
+            count = total
         scores, scored = torch.full((total,), torch.nan), 0
-        if chosen and policy == "learned":
-            if not int(self.parts.policy_steps):
-                raise ValueError(UNTRAINED)
-            scores = policy_logits(self.parts, store.embeddings)
-        elif chosen and policy.startswith("perplexity"):
-            scores = self._nats(store)
-            scored = len(store.chunks.ids)
-        if count == total and policy != "none":
+        if policy == "none" or count == 0:
+            expanded = torch.zeros(total, dtype=torch.bool)
+        elif count == total:
             expanded = torch.ones(total, dtype=torch.bool)
         else:
-            expanded = pick(policy, count, scores, torch.Generator().manual_seed(seed))
+            if policy == "learned":
+                if not int(self.parts.policy_steps):
+                    raise ValueError(UNTRAINED)
+                scores = policy_logits(self.parts, store.embeddings)
+            elif policy != "random":
+                scores, scored = self._nats(store), len(store.chunks.ids)
+            order = ranked(policy, scores, torch.Generator().manual_seed(seed))
+            if count is None:
+                count = int(((lengths[order] - 1).cumsum(0) <= room).sum())
+            expanded = torch.zeros(total, dtype=torch.bool)
+            expanded[order[:count]] = True
         softs = []
         device = self.embedding.weight.device
         token_parts = store.chunks.ids.split(
             [int(n.sum()) for n in by_passage(store.chunks.lengths, sizes)]
         )  # of each stretch
-        stretches = (
-            by_passage(whole, sizes) for whole in (store.chunks.lengths, store.embeddings, expanded)
-        )
+        stretches = (by_passage(whole, sizes) for whole in (store.chunks.lengths, store.embeddings, expanded))
         for ids, lengths, embeddings, mask in zip(token_parts, *stretches, strict=True):
             vectors = self.parts.project(embeddings.to(device))
             rows = arrange(self.embedding, ids.to(device), lengths.to(device), vectors, mask.to(device))

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from szilard.compression.refrag.add_on import RefragParts
-from szilard.compression.refrag.policy import most_likely
 from szilard.engines.model_parts import unembed
 
 POLICIES = ("learned", "perplexity", "perplexity-asc", "random", "none")
@@ -56,20 +55,25 @@ def chunk_nats(model: Any, ids: torch.Tensor, lengths: torch.Tensor, start: Sequ
     return total / torch.zeros(len(lengths)).index_add(0, chunk, torch.cat(known)).clamp(min=1)
 
 
-def pick(policy: str, count: int, scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Which chunks are expanded, bool [L].
+def ranked(policy: str, scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """All chunks, those first that a policy expands first, int64 [L]; of equal ones the earlier (inferred).
 
     Args:
-        policy: one of `POLICIES`.
-        count: T'.
-        scores: [L], of the learned policy or nats per token; not looked at by the other policies.
+        policy: one of `POLICIES` but "none".
+        scores: [L], of the learned policy or nats per token; not looked at by "random".
         generator: of "random".
     """
-    if policy == "none" or not count:
-        return torch.zeros(len(scores), dtype=torch.bool)
     if policy == "random":
-        scores = torch.rand(len(scores), generator=generator)
-    return most_likely(-scores if policy == "perplexity-asc" else scores, count)
+        return torch.randperm(len(scores), generator=generator)
+    return (scores if policy == "perplexity-asc" else -scores).argsort(stable=True)
+
+
+def pick(policy: str, count: int, scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Which `count` chunks (T') are expanded, bool [L]; see `ranked`."""
+    chosen = torch.zeros(len(scores), dtype=torch.bool)
+    if policy != "none" and count:
+        chosen[ranked(policy, scores, generator)[:count]] = True
+    return chosen
 
 
 def by_passage(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:

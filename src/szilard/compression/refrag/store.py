@@ -30,7 +30,8 @@ class ChunkStore:
         passages: which passage each chunk is of, ascending from 0, int64 [L].
         encoder_tokens: that the encoder reads of each chunk, int64 [L].
         encoder: fingerprint of the encoder (`RefragParts.encoder_fingerprint`).
-        fresh_tokens: encoder tokens that making this store took; 0 when it was loaded.
+        fresh: which chunks were encoded when this store was made (of equal ones the first), bool [L]; none of a loaded
+            one's.
     """
 
     chunks: Chunks
@@ -38,10 +39,15 @@ class ChunkStore:
     passages: torch.Tensor
     encoder_tokens: torch.Tensor
     encoder: str
-    fresh_tokens: int = 0
+    fresh: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.chunks)
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Encoder tokens that making this store took."""
+        return int(self.encoder_tokens[self.fresh].sum())
 
     @property
     def count(self) -> int:
@@ -65,6 +71,7 @@ class ChunkStore:
             torch.zeros_like(self.passages[here]),
             self.encoder_tokens[here],
             self.encoder,
+            self.fresh[here],
         )
 
     @classmethod
@@ -89,7 +96,7 @@ class ChunkStore:
             torch.cat([store.passages + first for store, first in zip(stores, firsts, strict=True)]),
             torch.cat([store.encoder_tokens for store in stores]),
             stores[0].encoder,
-            sum(store.fresh_tokens for store in stores),
+            torch.cat([store.fresh for store in stores]),
         )
 
     def save(self, file: str | Path) -> None:
@@ -146,11 +153,12 @@ class ChunkStore:
             tensors["passages"],
             tensors["encoder_tokens"],
             encoder,
+            torch.zeros_like(tensors["passages"], dtype=torch.bool),
         )
 
     def cached(self) -> ChunkStore:
         """The store as it is when nothing had to be encoded for it."""
-        return replace(self, fresh_tokens=0)
+        return replace(self, fresh=torch.zeros_like(self.fresh))
 
 
 def _checksum(tensors: dict[str, torch.Tensor], encoder: str) -> str:

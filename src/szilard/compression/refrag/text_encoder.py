@@ -124,7 +124,7 @@ def bare_config(model: Any) -> dict[str, Any]:
 
 
 def fitting_pooling(pooling: str, config: dict[str, Any]) -> str:
-    """"auto" as what fits the model.
+    """ "auto" as what fits the model.
 
     Raises:
         ValueError: the first state of a model that looks back only, which has seen nothing.
