@@ -43,6 +43,7 @@ from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
 
 VOCAB, CHUNK, CHUNKS = 64, 4, 8
+DECODER_STEPS = 800
 LENGTH = CHUNK * CHUNKS
 
 
@@ -77,7 +78,7 @@ def real(arguments: argparse.Namespace) -> None:
         context=4 * arguments.chunk,
         steps=arguments.steps,
         batch_size=8,
-        learning_rate=5e-4,
+        learning_rate=1e-4,
         held_out=0.01,
         save_every=50,
         log_every=5,
@@ -150,8 +151,8 @@ def tiny_decoder(texts: Callable[[random.Random], list[int]], steps: int, folder
         )
     )
     rng = random.Random(seed)
-    data: Any = [torch.tensor(texts(rng)) for _ in range(steps * 32)]
-    config = TrainingConfig(steps=steps, batch_size=32, learning_rate=2e-3, save_every=500, log_every=50, seed=seed)
+    data: Any = [torch.tensor(texts(rng)) for _ in range(steps * 16)]
+    config = TrainingConfig(steps=steps, batch_size=16, learning_rate=2e-3, save_every=100, log_every=20, seed=seed)
     rows = fit(Language(model), data, config, folder, collate=lambda rows: {"ids": torch.stack(rows)}, device="cpu")
     print("decoder:", round(rows[-1]["loss"], 4), "nats per token", flush=True)
     return TransformersEngine(model, tokenizer_of_words(), name=folder.name)
@@ -166,10 +167,8 @@ def chain(rng: random.Random, length: int) -> list[int]:
 
 
 def copied(rng: random.Random) -> list[int]:
-    """A stretch of the chain, and itself again: a decoder that never saw a copy has nothing to read vectors with."""
-    length = rng.randint(8, LENGTH)
-    once = chain(rng, length)
-    return (once + once + chain(rng, 2 * LENGTH - 2 * length + 1)[1:])[: 2 * LENGTH]
+    """A stretch of the chain, again and again: a decoder that never saw a copy has nothing to read vectors with."""
+    return (chain(rng, rng.randint(8, LENGTH)) * 8)[: 2 * LENGTH]
 
 
 def words(ids: list[int]) -> str:
@@ -180,7 +179,7 @@ def words(ids: list[int]) -> str:
 def curriculum(arguments: argparse.Namespace) -> None:
     """With and without the curriculum, in as many steps."""
     out, seed, steps = arguments.output, arguments.seed, arguments.steps
-    engine = tiny_decoder(copied, 1500, out / f"copying-{seed}", seed)
+    engine = tiny_decoder(copied, DECODER_STEPS, out / f"copying-{seed}", seed)
     rng = random.Random(f"texts {seed}")
     texts = [words(chain(rng, LENGTH)) for _ in range(20_000)]
     for by_curriculum in (True, False):
@@ -190,11 +189,11 @@ def curriculum(arguments: argparse.Namespace) -> None:
             context=LENGTH,
             curriculum=by_curriculum,
             steps=steps,
-            batch_size=32,
+            batch_size=16,
             learning_rate=2e-3,
             held_out=0.01,
-            save_every=500,
-            log_every=50,
+            save_every=100,
+            log_every=20,
             seed=seed,
         )
         key = {"part": "curriculum", "curriculum": by_curriculum, "steps": steps, "seed": seed}

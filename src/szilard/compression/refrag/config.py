@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from szilard.compression.refrag.text_encoder import POOLINGS
 from szilard.options import check_bool, check_choice, check_number
 from szilard.training.config import CorpusConfig, setting
 
 # The paper's largest learning rates; it names none for the policy: 1e-4 (inferred).
 LEARNING_RATES = {"reconstruction": 2e-4, "cpt": 5e-5, "policy": 1e-4, "sft": 2e-5}
 STAGES = tuple(LEARNING_RATES)
+POOLINGS = ("auto", "first", "mean", "last")
 CHUNK, ENCODER = 16, "FacebookAI/roberta-large"
 
 
@@ -44,7 +44,7 @@ class RefragConfig(CorpusConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("stage", self.stage, STAGES)
-        check_choice("pooling", self.pooling, ("auto", *POOLINGS))
+        check_choice("pooling", self.pooling, POOLINGS)
         check_number("chunk", self.chunk, low=1, integer=True, optional=True)
         for name in ("encoder_width", "encoder_layers", "context", "target", "rank", "inner_epochs"):
             check_number(name, getattr(self, name), low=1, integer=True)

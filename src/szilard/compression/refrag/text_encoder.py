@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, Pretr
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-POOLINGS = ("first", "mean", "last")
 SMALL = "small"
 _TEXTS_AT_ONCE = 512
 _NOISE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
