@@ -33,7 +33,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 import szilard
-from szilard.compression.refrag.add_on import RefragParts
 from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.reader import Reader
 from szilard.compression.refrag.selection import POLICIES, chunk_nats, pick, policy_logits
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    {"curriculum": curriculum, "real": real}[arguments.part](arguments)
+    {"curriculum": curriculum, "policy": policy, "real": real}[arguments.part](arguments)
 
 
 # ---- the real one ------------------------------------------------------------------------------------------------
@@ -115,15 +114,18 @@ class Language(nn.Module):
 
     Args:
         model: to be trained.
+        given: tokens in front that are not learned.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, given: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.given = model, given
 
     def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """A batch, int64 [batch, length]."""
-        return {"loss": self.model(input_ids=ids, labels=ids, use_cache=False).loss}
+        labels = ids.clone()
+        labels[:, : self.given] = -100
+        return {"loss": self.model(input_ids=ids, labels=labels, use_cache=False).loss}
 
 
 def tokenizer_of_words() -> Any:
@@ -134,7 +136,9 @@ def tokenizer_of_words() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def tiny_decoder(texts: Callable[[random.Random], list[int]], steps: int, folder: Path, seed: int) -> Any:
+def tiny_decoder(
+    texts: Callable[[random.Random], list[int]], steps: int, folder: Path, seed: int, given: int = 0
+) -> Any:
     """A decoder of 4 layers, d = 128, that has learned a source of texts; trained once for a folder."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
@@ -153,7 +157,9 @@ def tiny_decoder(texts: Callable[[random.Random], list[int]], steps: int, folder
     rng = random.Random(seed)
     data: Any = [torch.tensor(texts(rng)) for _ in range(steps * 16)]
     config = TrainingConfig(steps=steps, batch_size=16, learning_rate=2e-3, save_every=100, log_every=20, seed=seed)
-    rows = fit(Language(model), data, config, folder, collate=lambda rows: {"ids": torch.stack(rows)}, device="cpu")
+    rows = fit(
+        Language(model, given), data, config, folder, collate=lambda rows: {"ids": torch.stack(rows)}, device="cpu"
+    )
     print("decoder:", round(rows[-1]["loss"], 4), "nats per token", flush=True)
     return TransformersEngine(model, tokenizer_of_words(), name=folder.name)
 
@@ -198,6 +204,85 @@ def curriculum(arguments: argparse.Namespace) -> None:
         )
         key = {"part": "curriculum", "curriculum": by_curriculum, "steps": steps, "seed": seed}
         run(key, engine, texts, config, out / f"curriculum-{by_curriculum}-{steps}-{seed}")
+
+
+# ---- the policy --------------------------------------------------------------------------------------------------
+
+PLAIN, MARK, ASK, END = range(4)
+FILLERS, KEYS, VALUES = range(4, 16), range(16, 40), range(40, 64)
+
+
+def marked(rng: random.Random) -> tuple[list[int], int]:
+    """Eight chunks "mark key value filler", one of them marked, the question for its key, and its value; and which."""
+    place, keys = rng.randrange(CHUNKS), rng.sample(KEYS, CHUNKS)
+    ids, answer = [], END
+    for chunk, key in enumerate(keys):
+        value = rng.choice(VALUES)
+        ids += [MARK if chunk == place else PLAIN, key, value, rng.choice(FILLERS)]
+        answer = value if chunk == place else answer
+    return [*ids, ASK, keys[place], answer, END], place
+
+
+def policy(arguments: argparse.Namespace) -> None:
+    """GRPO on what the marked chunk answers."""
+    out, seed, steps = arguments.output, arguments.seed, arguments.steps
+    key = {"part": "policy", "steps": steps, "seed": seed}
+    store = Store("refrag")
+    if key in store:
+        print(key, "is done")
+        return
+    begun = time.process_time()
+    engine = tiny_decoder(lambda rng: marked(rng)[0], DECODER_STEPS, out / f"answering-{seed}", seed, given=LENGTH)
+    rng = random.Random(f"texts {seed}")
+    data = written([words(marked(rng)[0]) for _ in range(5000)], out / "marked.jsonl")
+    both = {"context": LENGTH, "target": 4, "keep": 1 / CHUNKS, "held_out": 0.02, "save_every": 100, "log_every": 20}
+    cpt = RefragConfig(
+        stage="cpt",
+        chunk=CHUNK,
+        encoder="small",
+        encoder_width=4,  # too narrow for what a chunk says
+        curriculum=False,
+        steps=400,
+        batch_size=16,
+        learning_rate=2e-3,
+        seed=seed,
+        **both,
+    )
+    print(train_refrag(engine, data, cpt, out / f"cpt-{seed}"), flush=True)
+    decoder = szilard.load(out / f"cpt-{seed}" / "decoder")
+    learned = RefragConfig(
+        stage="policy",
+        start=str(out / f"cpt-{seed}"),
+        steps=steps,
+        batch_size=8,
+        learning_rate=2e-3,
+        seed=seed,
+        **both,
+    )
+    folder = out / f"policy-{steps}-{seed}"
+    metrics = train_refrag(decoder, data, learned, folder)
+    reader = szilard.Refrag.from_pretrained(folder, model=decoder)
+    shares = picked(reader, random.Random(f"new {seed}"))
+    seconds = time.process_time() - begun
+    print(metrics, shares, flush=True)
+    found = {name: round(value, 4) for name, value in (metrics | shares).items()}
+    store.add(key, found | {"cpu_seconds": round(seconds, 1)})
+
+
+@torch.no_grad()
+def picked(reader: Reader, rng: random.Random, count: int = 500) -> dict[str, float]:
+    """How often each policy expands the marked chunk of new contexts, when it may expand one of eight."""
+    right = dict.fromkeys(POLICIES, 0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        ids, place = marked(rng)
+        store = reader.encode(torch.tensor(ids[:LENGTH]))
+        logits = policy_logits(reader.parts, store.embeddings)
+        nats = chunk_nats(reader.model, store.chunks.ids, store.chunks.lengths, [])
+        for name in POLICIES:
+            chosen = pick(name, 1, logits if name == "learned" else nats, generator)
+            right[name] += int(chosen[place])
+    return {f"picked_{name.replace('-', '_')}": hits / count for name, hits in right.items() if name != "none"}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def cut_chunks(tokenizer: Any, ids: torch.Tensor, size: int) -> Chunks:
     """
     tokens = ids.tolist()
     bounds = [*range(0, len(tokens), size), len(tokens)] if tokens else [0]
-    texts = [_text(tokenizer, tokens[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    texts = [_text(tokenizer, tokens[a:b]) for a, b in itertools.pairwise(bounds)]
     if any(_BROKEN in text for text in texts):
         bounds, texts = _clean(tokenizer, tokens, size)
     return Chunks(ids, torch.tensor(bounds, dtype=torch.int64).diff(), tuple(texts))

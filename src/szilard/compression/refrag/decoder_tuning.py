@@ -54,7 +54,7 @@ class DecoderTuning(nn.Module):
             self._names += tuned
             self.tuned.extend(tuned.values())
             return self
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             self._open.callback(setattr, parameter, "data", parameter.data)
             parameter.data = parameter.data.clone()
         if start is not None:

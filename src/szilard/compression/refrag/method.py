@@ -149,7 +149,8 @@ class Refrag(SoftCompressor):
     def compress(self, contexts: Sequence[Any], budget: Budget = None, *, engine: Engine) -> list[SoftPrompt]:
         """Compress each context for the model of an engine; see `SoftCompressor.compress`.
 
-        A budget counts decoder positions: as many chunks are expanded as fit, by `policy`. Special tokens that ids begin with stay tokens, and so does all where the budget is the context.
+        A budget counts decoder positions: as many chunks are expanded as fit, by `policy`. Special tokens that ids
+        begin with stay tokens, and so does everything where the budget is the whole context.
 
         Raises:
             ValueError: an empty context, a budget below one position per chunk, or missing or foreign parts.
@@ -208,7 +209,7 @@ def _room(budget: float | int, first: int, store: ChunkStore, chunk: int) -> int
     allowed, least = tokens_of_budget(budget, tokens), first + len(store)
     if allowed < least:
         raise ValueError(
-            f"a budget of {budget!r} leaves {allowed} positions, but {tokens} tokens in chunks of {chunk} take at least "
-            f"{least}: give a larger one, or parts with longer chunks."
+            f"a budget of {budget!r} leaves {allowed} positions, but {tokens} tokens in chunks of {chunk} take at "
+            f"least {least}: give a larger one, or parts with longer chunks."
         )
     return allowed - least

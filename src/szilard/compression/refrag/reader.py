@@ -24,8 +24,8 @@ from szilard.options import check_choice, check_number
 
 Part = str | torch.Tensor | ChunkStore
 UNTRAINED = (
-    "the policy of this refrag add-on was not trained: szilard train refrag --stage policy, or take policy 'perplexity', "
-    "'random' or 'none'."
+    "the policy of this refrag add-on was not trained: szilard train refrag --stage policy, or take policy "
+    "'perplexity', 'random' or 'none'."
 )
 
 
@@ -90,8 +90,9 @@ class Reader:
         rows = {} if known is None else dict(zip(known.chunks.texts, known.embeddings, strict=True))
         read = {} if known is None else dict(zip(known.chunks.texts, known.encoder_tokens.tolist(), strict=True))
         fresh = [text for text in dict.fromkeys(texts) if text not in rows]
-        new = set(fresh)
-        first = [text in new and not new.discard(text) for text in texts]  # of equal chunks one is encoded
+        places = {text: place for place, text in reversed(list(enumerate(texts)))}  # of equal chunks one is encoded
+        encoded = torch.zeros(len(texts), dtype=torch.bool)
+        encoded[[places[text] for text in fresh]] = True
         if fresh:
             tokenized = self.parts.encoder.tokenize(fresh)
             rows |= zip(fresh, self.parts.encoder(tokenized).cpu(), strict=True)
@@ -106,7 +107,7 @@ class Reader:
             torch.repeat_interleave(torch.arange(len(cut)), torch.tensor([len(chunks) for chunks in cut])),
             torch.tensor([read[text] for text in texts]),
             self.encoder_fingerprint,
-            torch.tensor(first),
+            encoded,
         )
 
     def _ids(self, passage: Any) -> torch.Tensor:

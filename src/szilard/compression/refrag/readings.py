@@ -36,7 +36,7 @@ class Readings(Stretches):
         return self.readings[index]
 
     @staticmethod
-    def collate(items: Sequence[Reading]) -> dict[str, list[Any]]:
+    def collate(items: Sequence[Reading]) -> dict[str, Any]:
         """{"contexts", "heads", "tails", "targets"}, lists over the batch."""
         return {
             "contexts": [item["contexts"] for item in items],
@@ -83,7 +83,7 @@ def answers(file: Path, engine: Engine, context: int, limit: int | None) -> Read
     return Readings(readings, range(len(readings)))
 
 
-def _of_text(pairs: list[tuple[torch.Tensor, torch.Tensor | None]], texts: list[int], tokenizer: Any) -> Readings:
+def _of_text(pairs: Sequence[tuple[torch.Tensor, torch.Tensor | None]], texts: list[int], tokenizer: Any) -> Readings:
     readings, whose = [], []
     nothing = torch.zeros(0, dtype=torch.int64)
     for (ids, target), text in zip(pairs, texts, strict=True):
