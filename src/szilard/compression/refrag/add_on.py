@@ -62,6 +62,7 @@ class RefragParts(AddOn):
         self.policy_steps: torch.Tensor
         self.register_buffer("policy_steps", torch.tensor(0))
         self.changes = None if changes is None else LowRank(**changes)
+        self._known: tuple[Any, str] | None = None  # the encoder's fingerprint, and what it was taken of
 
     @property
     def width(self) -> int:
@@ -71,10 +72,14 @@ class RefragParts(AddOn):
     @property
     def encoder_fingerprint(self) -> str:
         """A hash of what chunk embeddings depend on: encoder, tokenizer, pooling and chunk length."""
-        found = hashlib.sha256(f"{self.chunk} {self.encoder.pooling} {self.encoder.longest}".encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-        return found.hexdigest()[:12]
+        tensors = sorted(self.encoder.state_dict().items())
+        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for _, t in tensors)
+        if self._known is None or self._known[0] != state:
+            found = hashlib.sha256(f"{self.chunk} {self.encoder.pooling} {self.encoder.longest}".encode())
+            for name, tensor in tensors:
+                found.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+            self._known = state, found.hexdigest()[:12]
+        return self._known[1]
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """c: chunk embeddings, float32 [texts, d_e], each of its own text alone; with gradients."""

@@ -14,6 +14,7 @@ from szilard.compression.refrag.add_on import RefragParts
 from szilard.compression.refrag.arrangement import arrange, expanded_count
 from szilard.compression.refrag.chunks import Chunks, cut_chunks
 from szilard.compression.refrag.cost import ReadingCost
+from szilard.compression.refrag.prepared import Prepared
 from szilard.compression.refrag.selection import POLICIES, by_passage, chunk_nats, policy_logits, ranked
 from szilard.compression.refrag.store import ChunkStore
 from szilard.compression.soft_prompt import SoftPrompt
@@ -27,21 +28,6 @@ UNTRAINED = (
     "the policy of this refrag add-on was not trained: szilard train refrag --stage policy, or take policy "
     "'perplexity', 'random' or 'none'."
 )
-
-
-class Prepared(dict[str, torch.Tensor]):
-    """What `model.generate(**prepared)` takes, a batch padded on the left: "inputs_embeds", "attention_mask",
-    "position_ids".
-
-    Attributes:
-        trace: per prompt {"expanded": bool per chunk, "logits": its score by the policy (None: it gave none), "tokens":
-            its length, "texts"}, chunks in the order of the prompt.
-        cost: per prompt.
-    """
-
-    def __init__(self, inputs: dict[str, torch.Tensor], trace: list[dict[str, Any]], cost: list[ReadingCost]) -> None:
-        super().__init__(inputs)
-        self.trace, self.cost = trace, cost
 
 
 class Reader:
