@@ -69,6 +69,7 @@ _COMPRESSION: dict[str, tuple[str, str]] = {
     "mean-pool": ("szilard.compression.mean_pool.method", "MeanPool"),
     "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
     "arc-encoder": ("szilard.compression.arc_encoder.method", "ArcEncoder"),
+    "refrag": ("szilard.compression.refrag.method", "Refrag"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

@@ -1,4 +1,4 @@
-"""`szilard train medusa`, ...: drafting heads on a frozen model. Every setting of a training is a flag."""
+"""`szilard train medusa`, `refrag`, ...: parts for a frozen model. Every setting of a training is a flag."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
 from szilard.compression.mean_pool.config import MeanPoolConfig
+from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
@@ -74,6 +75,12 @@ HEADS: dict[str, tuple[type[TrainingConfig], str, str, str]] = {
         "szilard.speculative.medusa.training",
         "MedusaObjective",
         "Medusa's heads on the last hidden state",
+    ),
+    "refrag": (
+        RefragConfig,
+        "szilard.compression.refrag.training",
+        "train_refrag",
+        "one stage of REFRAG's parts, which read passages as one vector per chunk (--stage, --start)",
     ),
 }
 DataOption = Annotated[
