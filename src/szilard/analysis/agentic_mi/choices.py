@@ -77,7 +77,9 @@ def recommend(
         error = best.error if best.error is not None and math.isfinite(best.error) else 0.0
         near = [one for one in within if (one.distortion or 0.0) <= (best.distortion or 0.0) + error]
         chosen = min(near, key=lambda one: (one.flops, one.distortion))
-        reason = f"{chosen.pair}: distortion {chosen.distortion:.3f} with {chosen.bits:.2f} bits in {chosen.length:.0f} "
+        reason = (
+            f"{chosen.pair}: distortion {chosen.distortion:.3f} with {chosen.bits:.2f} bits in {chosen.length:.0f} "
+        )
         reason += f"tokens, {chosen.flops:.3g} FLOPs a question"
         if chosen is not best:
             reason += (

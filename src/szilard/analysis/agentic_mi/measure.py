@@ -1,8 +1,8 @@
 """The measurement: write the compressions, score each under every competing context, estimate.
 
-    1. z_ij = sample(compressor, prompt(x_i, q_i)); empty and truncated texts are kept and counted
-    2. for every context l: read prompt(x_l, q) once, score all z_ij behind it, each under its own query q_i
-    3. I_i = mean_j (S[i,j,i] - logsumexp_l S[i,j,l] + log N);  I = max(0, mean_i I_i)
+1. z_ij = sample(compressor, prompt(x_i, q_i)); empty and truncated texts are kept and counted
+2. for every context l: read prompt(x_l, q) once, score all z_ij behind it, each under its own query q_i
+3. I_i = mean_j (S[i,j,i] - logsumexp_l S[i,j,l] + log N);  I = max(0, mean_i I_i)
 """
 
 from __future__ import annotations

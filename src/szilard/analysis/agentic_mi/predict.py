@@ -85,7 +85,9 @@ def answer_questions(
         ValueError: no questions, other counts of texts and questions, or a prompt that does not fit into the window.
     """
     if len(questions) != len(texts) or not any(questions):
-        raise ValueError(f"questions are a list of (question, answer) for each of {len(texts)} contexts, not all empty.")
+        raise ValueError(
+            f"questions are a list of (question, answer) for each of {len(texts)} contexts, not all empty."
+        )
     for what in ("{notes}", "{question}"):
         if what not in ask:
             raise ValueError(f"ask must hold {what}, which is filled in.")

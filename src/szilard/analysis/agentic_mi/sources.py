@@ -224,7 +224,9 @@ def source_of(compressor: Any, contexts: Sequence[str], settings: Mapping[str, A
     if isinstance(compressor, Sequence):
         rows = [[text] if isinstance(text, str) else list(text) for text in compressor]
         if len(rows) != len(contexts) or len({len(row) for row in rows}) != 1 or not rows[0]:
-            raise ValueError(f"precomputed texts are one, or equally many in a list, for each of {len(contexts)} contexts.")
+            raise ValueError(
+                f"precomputed texts are one, or equally many in a list, for each of {len(contexts)} contexts."
+            )
         if not all(isinstance(text, str) for row in rows for text in row):
             raise TypeError("precomputed texts must be text.")
         return GivenTexts(rows)
