@@ -31,7 +31,7 @@ from szilard.analysis.agentic_mi.scoring import Scorer
 from szilard.compression.method import TextCompressor
 from szilard.compression.text import CompressedText
 from szilard.decoding.cost import ModelSize
-from szilard.information import RateDistortion
+from szilard.information import RateDistortion, mutual_information_from_log_likelihood
 from tests.conftest import tiny_tokenizer
 
 PROMPT = CondensePrompt(plain="{context} w20 w21", with_query="{context} w20 {query} w22")
@@ -171,8 +171,8 @@ def test_a_text_that_names_its_source_reaches_the_ceiling(embedded):
     contexts = ["Ann has a red car.", "Bob has two black dogs.", "Carl lives in Oslo."]
     report = agentic_mi(contexts, embedded, contexts)
     assert report.bits == pytest.approx(math.log2(3), abs=0.01) and report.saturation == 1.0
-    wrong = agentic_mi(contexts[1:] + contexts[:1], embedded, contexts)
-    assert wrong.nats == 0.0 and wrong.information.raw < -1
+    wrong = mutual_information_from_log_likelihood(report.matrix, own=[1, 2, 0])  # each under another's context
+    assert wrong.nats == 0.0 and wrong.raw < -1
 
 
 # ---- where texts come from -------------------------------------------------------------------------------------------

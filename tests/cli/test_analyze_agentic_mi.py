@@ -61,3 +61,11 @@ def test_contexts_without_questions_take_no_predictor(run, tmp_path):
     data.write_text('{"context": "w3"}\n{"context": "w4"}\n', encoding="utf-8")
     code, _, err = run("--compressor", run.texts, "--predictor", run.model, data=data)
     assert code == 2 and "needs questions" in err
+
+
+def test_near_duplicates_of_each_context_compete_when_they_are_given(run, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    records = [{"context": f"w{at} w3", "negatives": [f"w{at} w4", f"w{at} w5"]} for at in (30, 31, 32)]
+    data.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    code, out, _ = run("--compressor", run.texts, "--hard-negatives", "given", "--json", data=data)
+    assert code == 0 and json.loads(out)["compressors"][0]["competitors"] == 3

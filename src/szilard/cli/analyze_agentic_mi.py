@@ -1,4 +1,4 @@
-"""`szilard analyze agentic-mi`: how many bits of a context compressors keep, and what predictors make of their texts."""
+"""`szilard analyze agentic-mi`: how many bits of a context compressors keep, and what predictors make of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def agentic_mi(
         Path,
         typer.Option(
             "--contexts",
-            help='.jsonl: "context", and if there is one "query", "answer", "questions" ({"question", "answer"}).',
+            help='.jsonl: "context"; "query" with "answer", "questions" ({"question", "answer"}), "negatives" (texts).',
         ),
     ],
     scorer: Annotated[
@@ -51,7 +51,7 @@ def agentic_mi(
     sentences: Annotated[int, typer.Option("--sentences", help="Asked for: 3, 6 or 9.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Limit of a text.")] = 256,
     hard_negatives: Annotated[
-        str, typer.Option("--hard-negatives", help="none: all contexts compete; bm25: each with its nearest.")
+        str, typer.Option("--hard-negatives", help="none: all contexts compete; bm25: each with its nearest; given.")
     ] = "none",
     negatives: Annotated[int | None, typer.Option("--negatives", help="How many, for bm25; default: 15.")] = None,
     most_tokens: Annotated[
@@ -77,7 +77,7 @@ def agentic_mi(
     from szilard.analysis.agentic_mi.page import to_html
 
     o.check_writable(output)
-    texts, queries, questions = read_contexts(contexts)
+    texts, queries, questions, own_negatives = read_contexts(contexts)
     if predictors and not any(questions):
         raise ValueError(
             f'--predictor needs questions: give "query" and "answer", or "questions", in {str(contexts)!r}.'
@@ -110,7 +110,7 @@ def agentic_mi(
                 sentences=sentences,
                 max_new_tokens=max_new_tokens,
                 hard_negatives=hard_negatives,
-                negatives=negatives,
+                negatives=own_negatives if hard_negatives == "given" else negatives,
                 budget=amount if is_method else None,
                 counter=reading if is_method else None,
                 folder=None if folder is None else folder / f"compressor-{place}",
@@ -129,15 +129,21 @@ def agentic_mi(
                     progress=told(f"{Path(name).name} on {report.compressor}"),
                 )
                 points.append(point(report, answers, prices=money))
-    fits = fitted(points)
+    fits, fits_of_bits = fitted(points, "rate"), fitted(points, "bits")
     advice = recommend(points or [point(report) for report in reports], tokens=most_tokens, flops=most_flops)
     if output is not None:
-        o.write_text(output, to_html([one.to_dict() for one in reports], points, fits, advice=[advice.reason]))
+        known = [one.to_dict() for one in reports]
+        page = to_html(known, points, fits, fits_of_bits=fits_of_bits, advice=[advice.reason])
+        o.write_text(output, page)
         note(f"page written to {output}")
     if json_:
         found: dict[str, Any] = {"compressors": [report.to_dict() for report in reports]}
         found |= {"pairs": [_plain(asdict(one)) for one in points]}
-        found |= {"fits": {name: asdict(fit) for name, fit in fits.items()}, "recommendation": advice.reason}
+        found |= {"fits": {name: asdict(fit) for name, fit in fits.items()}}
+        found |= {
+            "fits_of_bits": {name: asdict(fit) for name, fit in fits_of_bits.items()},
+            "recommendation": advice.reason,
+        }
         print(json.dumps(found))
         return
     _print(reports, points, fits, advice.reason)
@@ -189,8 +195,8 @@ def source_of(name: str, engines: Engines, progress: Progress | None = None) -> 
     return engines.get(name, progress), False
 
 
-def read_contexts(file: Path) -> tuple[list[str], list[str] | None, list[list[tuple[str, str]]]]:
-    """Contexts, their queries (None: there are none) and their questions.
+def read_contexts(file: Path) -> tuple[list[str], list[str] | None, list[list[tuple[str, str]]], list[Any]]:
+    """Contexts, their queries (None: there are none), their questions, and their hard negatives.
 
     Raises:
         ValueError: no such file, a line without a context, or queries for some of the contexts only.
@@ -207,7 +213,8 @@ def read_contexts(file: Path) -> tuple[list[str], list[str] | None, list[list[tu
             f'in {str(file)!r} some contexts have a "query" and some have none: give one to all, or to none.'
         )
     asked = [str(query) for query in queries] if records and queries[0] is not None else None
-    return [record["context"] for record in records], asked, list(questions_of(records))
+    negatives = [record.get("negatives") or [] for record in records]
+    return [record["context"] for record in records], asked, list(questions_of(records)), negatives
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -221,13 +228,15 @@ def _records(file: Path) -> list[dict[str, Any]]:
     return records
 
 
-def fitted(points: Sequence[Point]) -> dict[str, RateDistortion]:
-    """The rate-distortion curve of every predictor with points enough for one."""
+def fitted(points: Sequence[Point], by: str) -> dict[str, RateDistortion]:
+    """The curve over "rate" or "bits" of every predictor with points enough for one."""
     from szilard.information import rate_distortion
 
     found = {}
     for name in dict.fromkeys(one.predictor for one in points):
-        own = [(one.rate, one.distortion) for one in points if one.predictor == name and one.distortion is not None]
+        own = [
+            (getattr(one, by), one.distortion) for one in points if one.predictor == name and one.distortion is not None
+        ]
         if len({rate for rate, _ in own}) >= 3:
             try:
                 found[str(name)] = rate_distortion(own)

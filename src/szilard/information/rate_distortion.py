@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+_NOTHING = 1e-6  # explained share below which there is no curve
 _STARTS = (0.3, 1.0, 3.0, 10.0, 30.0)  # decays to start from, over the span of the rates
 
 
@@ -50,6 +51,9 @@ def rate_distortion(
         points: (rate, distortion), at least three different rates; any unit of rate, as in bits per token.
         highest: bound of C.
         highest_floor: bound of D_0; None: the largest distortion measured.
+
+    Returns:
+        The curve. Where distortions do not fall with the rate it is flat: C = b = 0, D_0 their mean.
 
     Raises:
         ValueError: too few points, numbers that are not finite, or scipy is missing (it comes with the extra `eval`).
@@ -87,4 +91,6 @@ def rate_distortion(
     scale, decay, floor = map(float, best.x)
     spread = float(((distortions - distortions.mean()) ** 2).sum())
     r2 = 1 - 2 * float(best.cost) / spread if spread > 0 else 0.0
+    if r2 < _NOTHING:  # any C and b that vanish between the points would do, so it is said that there is no decay
+        return RateDistortion(0.0, 0.0, float(distortions.mean()), max(r2, 0.0), len(found))
     return RateDistortion(scale, decay, floor, r2, len(found))

@@ -80,7 +80,7 @@ def competitors(
 
 
 def bm25(texts: Sequence[str]) -> np.ndarray:
-    """How well each text answers another as a query: Okapi BM25 (Robertson and Zaragoza 2009), float64 [query, text]."""
+    """How well each text answers another as a query, float64 [query, text]: Okapi BM25 (Robertson, Zaragoza 2009)."""
     words = [re.findall(r"\w+", text.lower()) for text in texts]
     index = {word: number for number, word in enumerate(sorted({word for text in words for word in text}))}
     counts = np.zeros((len(texts), max(len(index), 1)))

@@ -63,7 +63,7 @@ def agentic_mi(
         contexts: texts, at least two.
         queries: one per context, for I(X;Z|Q): texts are written and scored with their own query, whatever the
             context. Text compressors do not read it; their texts are scored with it.
-        samples: M, texts per context and seed; a text compressor without a seed, and a model at temperature 0, give one.
+        samples: M, texts per context and seed; a text compressor without a seed and a model at temperature 0 give one.
         temperature: of the writing model (inferred); 0: greedy.
         scoring_temperature: of the scorer (inferred: 1). Equal to `temperature`, with the compressor as scorer, the
             claim is about the channel that the texts were drawn from.
@@ -116,7 +116,7 @@ def agentic_mi(
     rivals = competitors(contexts, hard_negatives, negatives)
     source = source_of(compressor, contexts, settings)
     reader = Scorer(scorer or compressor, prompt, sentences, scoring_temperature)
-    asked = list(dict.fromkeys(queries or [None]))
+    asked: list[str | None] = [None] if queries is None else list(dict.fromkeys(queries))
     longest = max_new_tokens if source.engine is not None else 1
     for query in asked:
         reader.check_window([reader.ids(text, query) for text in rivals.pool], longest)

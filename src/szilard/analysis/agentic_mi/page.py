@@ -18,6 +18,7 @@ _WIDTH, _HEIGHT = 720, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44  # margins of the plot in a picture
 _COLOURS = 6  # series whose colours differ
 _CURVE = 80  # pieces of a fitted line
+_LETTER, _LINE = 6.0, 13.0  # about a letter's width and a line's height
 
 
 def to_html(
@@ -25,6 +26,7 @@ def to_html(
     points: Sequence[Point] = (),
     fits: Mapping[str, RateDistortion] | None = None,
     *,
+    fits_of_bits: Mapping[str, RateDistortion] | None = None,
     advice: Sequence[str] = (),
     title: str = "Information that compressors keep",
 ) -> str:
@@ -33,7 +35,8 @@ def to_html(
     Args:
         reports: of the compressors, `InformationReport.to_dict()`.
         points: compressors with predictors.
-        fits: the fitted curve of a predictor, by its name.
+        fits: the curve of a predictor over bits per token, by its name.
+        fits_of_bits: the same over bits.
         advice: sentences of recommendation.
         title: heading.
     """
@@ -51,10 +54,11 @@ def to_html(
     )
     values = {
         "title": escape(title),
-        "about": f"{kind} over {reports[0]['contexts']} contexts, at most {ceiling:.2f} bits; scored by {escape(scorers)}.",
+        "about": f"{kind} over {reports[0]['contexts']} contexts, at most {ceiling:.2f} bits; scored by "
+        f"{escape(scorers)}.",
         "warning": warning,
         "bits": _bits_picture(reports, ceiling),
-        "rates": f"<h2>Distortion against rate</h2>{_rate_picture(answered, fits or {})}" if answered else "",
+        "rates": _distortion_pictures(answered, fits or {}, fits_of_bits or {}) if answered else "",
         "advice": "".join(f"<p>{escape(sentence)}</p>" for sentence in advice),
         "table": _table(reports),
         "pairs": _pairs(answered) if answered else "",
@@ -70,6 +74,7 @@ class _Axes:
         self.right = self.step_x * math.ceil(across / self.step_x - 1e-9)
         self.top = self.step_y * math.ceil(up / self.step_y - 1e-9)
         self.labels = labels
+        self._names: list[tuple[float, float, float]] = []  # left, right and height of those that stand
 
     def x(self, value: float) -> float:
         return _LEFT + value / self.right * (_WIDTH - _LEFT - _RIGHT)
@@ -93,22 +98,32 @@ class _Axes:
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         shapes.append(f'<text class="tick" x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{across}</text>')
         at = (_TOP + _HEIGHT - _BOTTOM) / 2
-        shapes.append(
-            f'<text class="tick" x="14" y="{at:.0f}" text-anchor="middle" transform="rotate(-90 14 {at:.0f})">{up}</text>'
-        )
+        turned = f'text-anchor="middle" transform="rotate(-90 14 {at:.0f})"'
+        shapes.append(f'<text class="tick" x="14" y="{at:.0f}" {turned}>{up}</text>')
         return shapes
 
     def dot(self, across: float, up: float, series: int, label: str, hint: str) -> str:
-        """A point with its name beside it, on the side where there is room."""
+        """A point, and its name beside it where no earlier name stands."""
         x, y = self.x(across), self.y(up)
-        anchor, shift = ("end", -8) if x > _WIDTH * 0.7 else ("start", 8)
-        name = (
-            f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(label)}</text>' if label else ""
-        )
+        name = ""
+        if label:
+            to_the_left = x > _WIDTH * 0.7
+            width = _LETTER * len(label)
+            left = x - 8 - width if to_the_left else x + 8
+            shifts = (number // 2 * _LINE * (-1) ** number for number in range(1, 2 * len(self._names) + 3))
+            at = next((y + shift for shift in shifts if not self._covered(left, left + width, y + shift)), y)
+            self._names.append((left, left + width, at))
+            place = f'x="{x - 8 if to_the_left else x + 8:.1f}" y="{at + 4:.1f}"'
+            name = f'<text {place} text-anchor="{"end" if to_the_left else "start"}">{escape(label)}</text>'
         return (
             f'<g class="s{series % _COLOURS}"><circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(hint)}</title>'
             f"</circle>{name}</g>"
         )
+
+    def _covered(self, left: float, right: float, y: float) -> bool:
+        """Whether a name here would leave the plot or stand on another."""
+        outside = not _TOP - 8 <= y <= _HEIGHT - _BOTTOM
+        return outside or any(left < b and a < right and abs(y - at) < _LINE for a, b, at in self._names)
 
 
 def _bits_picture(reports: Sequence[Mapping[str, Any]], ceiling: float) -> str:
@@ -131,33 +146,38 @@ def _bits_picture(reports: Sequence[Mapping[str, Any]], ceiling: float) -> str:
     return _svg("Bits against length", shapes)
 
 
-def _rate_picture(points: Sequence[Point], fits: Mapping[str, RateDistortion]) -> str:
-    """Distortions over rates, a colour and a fitted line per predictor."""
-    axes = _Axes(
-        max(one.rate for one in points) or 1.0,
-        max(one.distortion or 0.0 for one in points) or 1.0,
-        ("bits per token", "distortion"),
+def _distortion_pictures(
+    points: Sequence[Point], fits: Mapping[str, RateDistortion], fits_of_bits: Mapping[str, RateDistortion]
+) -> str:
+    """Over bits per token, as published, and over bits: at the ceiling bits per token are one over the length."""
+    return (
+        "<h2>Distortion against rate</h2>"
+        + _distortion_picture(points, [one.rate for one in points], "bits per token", fits)
+        + "<h2>Distortion against bits</h2>"
+        + _distortion_picture(points, [one.bits for one in points], "bits", fits_of_bits)
     )
-    shapes = axes.frame()
-    names = list(dict.fromkeys(str(one.predictor) for one in points))
-    for number, name in enumerate(names):
-        fit = fits.get(name)
+
+
+def _distortion_picture(
+    points: Sequence[Point], across: Sequence[float], unit: str, fits: Mapping[str, RateDistortion]
+) -> str:
+    """Points, a colour and a fitted line per predictor; lines reach as far as there are points."""
+    axes = _Axes(max(across) or 1.0, max(one.distortion or 0.0 for one in points) or 1.0, (unit, "distortion"))
+    shapes, legend = axes.frame(), []
+    for number, name in enumerate(dict.fromkeys(str(one.predictor) for one in points)):
+        own = [(at, one) for at, one in zip(across, points, strict=True) if str(one.predictor) == name]
+        told, fit = "", fits.get(name)
         if fit is not None:
-            line = (axes.right * piece / _CURVE for piece in range(_CURVE + 1))
-            path = " ".join(f"{axes.x(rate):.1f},{axes.y(min(fit(rate), axes.top)):.1f}" for rate in line)
+            first, last = min(at for at, _ in own), max(at for at, _ in own)
+            line = (first + (last - first) * piece / _CURVE for piece in range(_CURVE + 1))
+            path = " ".join(f"{axes.x(at):.1f},{axes.y(min(fit(at), axes.top)):.1f}" for at in line)
             shapes.append(f'<polyline class="s{number % _COLOURS} fit" points="{path}"/>')
-        for one in points:
-            if str(one.predictor) == name:
-                hint = f"{one.pair}: {one.distortion:.3f} at {one.rate:.3f} bits per token"
-                shapes.append(axes.dot(one.rate, one.distortion or 0.0, number, "", hint))
-    for number, name in enumerate(names):
-        fit = fits.get(name)
-        told = "" if fit is None else f": D₀ = {fit.floor:.2f}, b = {fit.decay:.3g}, R² = {fit.r2:.2f}"
-        place = f'x="{_WIDTH - _RIGHT - 8}" y="{_TOP + 14 + 16 * number}"'
-        shapes.append(
-            f'<g class="s{number % _COLOURS}"><text {place} text-anchor="end">{escape(name + told)}</text></g>'
-        )
-    return _svg("Distortion against rate", shapes)
+            told = f": D₀ = {fit.floor:.2f}, C = {fit.scale:.3g}, b = {fit.decay:.3g}, R² = {fit.r2:.2f}"
+        for at, one in own:
+            hint = f"{one.pair}: {one.distortion:.3f} at {at:.3f} {unit}"
+            shapes.append(axes.dot(at, one.distortion or 0.0, number, "", hint))
+        legend.append(f'<span class="s{number % _COLOURS}">● {escape(name + told)}</span>')
+    return _svg(f"Distortion against {unit}", shapes) + f'<p class="legend">{" ".join(legend)}</p>'
 
 
 def _table(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -257,7 +277,9 @@ svg { width: 100%; background: var(--card); border: 1px solid var(--line); borde
 .bound { stroke: var(--soft); stroke-dasharray: 5 4; }
 .s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); } .s3 { --c: var(--c3); } .s4 { --c: var(--c4); }
 .s5 { --c: var(--c5); }
-circle, g text { fill: var(--c); } .error { stroke: var(--c); stroke-width: 1.5; }
+circle, g text { fill: var(--c); }
+.legend span { color: var(--c); margin-right: 16px; white-space: nowrap; }
+.error { stroke: var(--c); stroke-width: 1.5; }
 .fit { fill: none; stroke: var(--c); stroke-width: 2; opacity: .8; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; width: 100%; }
 th, td { text-align: left; padding: 4px 8px; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -266,9 +288,9 @@ th { color: var(--soft); font-weight: 500; } .n { text-align: right; font-varian
 </head>
 <body>
 <h1>{{title}}</h1>
-<p>{{about}} The dashed line is the ceiling: log2 of the contexts that compete, above which nothing can be measured. Bars
-are one standard error over contexts. Bits tell how well the source is told from the text, not whether what it says is
-useful or true.</p>
+<p>{{about}} The dashed line is the ceiling: log2 of the contexts that compete, above which nothing can be measured.
+Bars are one standard error over contexts. Bits tell how well the source is told from the text, not whether what it says
+is useful or true.</p>
 {{warning}}
 {{bits}}
 {{rates}}

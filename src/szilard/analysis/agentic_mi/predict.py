@@ -184,7 +184,7 @@ def _answers(
 ) -> Answers:
     """Totals over all records: what was lost, over its weights; the error over contexts."""
     size = size_of(predictor)
-    by_context = {}
+    by_context: dict[int, list[tuple[float, float]]] = {}
     for record, loss, weight in zip(records, lost, weights, strict=True):
         by_context.setdefault(record["context"], []).append((loss, weight))
     means = [sum(a for a, _ in pairs) / sum(b for _, b in pairs) for pairs in by_context.values()]
@@ -212,13 +212,13 @@ def questions_of(records: Sequence[dict[str, Any]]) -> Iterator[list[tuple[str, 
         ValueError: one without its answer.
     """
     for number, record in enumerate(records, start=1):
-        pairs = []
+        pairs: list[tuple[str, str]] = []
         listed = record.get("questions") or []
         if record.get("answer") is not None:
             listed = [{"question": record.get("query"), "answer": record["answer"]}, *listed]
         for pair in listed:
-            found = (pair.get("question"), pair.get("answer")) if isinstance(pair, dict) else (None, None)
-            if not all(isinstance(text, str) and text.strip() for text in found):
+            question, answer = (pair.get("question"), pair.get("answer")) if isinstance(pair, dict) else (None, None)
+            if not (isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip()):
                 raise ValueError(f'context {number}: a question is {{"question": text, "answer": text}}, not {pair!r}.')
-            pairs.append(found)
+            pairs.append((question, answer))
         yield pairs

@@ -152,8 +152,8 @@ class InformationReport:
             "standard_error": self.standard_error,
             "per_seed": list(self.per_seed),
         }
-        names = ("bits", "ceiling_bits", "saturation", "length", "bits_per_token", "scorer_length")
-        names += ("bits_per_scorer_token", "empty", "truncated", "flops", "flops_of_reading")
+        names = ["bits", "ceiling_bits", "saturation", "length", "bits_per_token", "scorer_length"]
+        names += ["bits_per_scorer_token", "empty", "truncated", "flops", "flops_of_reading"]
         values |= {name: getattr(self, name) for name in names}
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
