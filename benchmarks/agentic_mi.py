@@ -61,7 +61,7 @@ def known(arguments: argparse.Namespace) -> None:
     models = Models(arguments)
     every = notes.all_pairs()
     contexts = [notes.text_of(record) for record in every]
-    differ, alike = list(notes.SLOTS)[:4], list(notes.SLOTS)[4:]
+    differ, alike = list(notes.SLOTS)[:4], list(notes.SLOTS)[4:6]
     settings: list[tuple[str, dict[str, Any]]] = [(f"keeps {1 - delta:.0%}", {"delta": delta}) for delta in DELTAS]
     settings.append(("keeps 50%, boilerplate", {"delta": 0.5, "boilerplate": 1}))
     settings.append(("keeps 50%, common facts", {"delta": 0.5, "always": alike}))

@@ -39,10 +39,7 @@ SLOTS: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 OPENING = "Note of the morning round. The night was quiet and the patient slept well."
 CLOSING = "The family was told, and the next round is in the evening."
-BOILERPLATE = (
-    "This note was written with care after the round, follows the usual form of the house, and is kept in the usual "
-    "place; further notes may follow in due course."
-)
+BOILERPLATE = "This note follows the usual form of the house and is kept in the usual place."
 Record = dict[str, str]
 
 

@@ -33,6 +33,11 @@ class Competitors:
     columns: np.ndarray
     own: np.ndarray
 
+    def rows(self, number: int) -> list[int]:
+        """The contexts whose texts are scored under text `number` of the pool."""
+        found: list[int] = np.flatnonzero((self.columns == number).any(1)).tolist()
+        return found
+
 
 def competitors(
     contexts: Sequence[str], mode: str = "none", negatives: int | Sequence[Sequence[str]] | None = None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from szilard.analysis.agentic_mi.compute import size_of
-from szilard.analysis.agentic_mi.hard_negatives import competitors
+from szilard.analysis.agentic_mi.hard_negatives import Competitors, competitors
 from szilard.analysis.agentic_mi.prompts import CondensePrompt
 from szilard.analysis.agentic_mi.report import InformationReport
 from szilard.analysis.agentic_mi.run_folder import RunFolder
@@ -116,10 +116,13 @@ def agentic_mi(
     rivals = competitors(contexts, hard_negatives, negatives)
     source = source_of(compressor, contexts, settings)
     reader = Scorer(scorer or compressor, prompt, sentences, scoring_temperature)
-    asked: list[str | None] = [None] if queries is None else list(dict.fromkeys(queries))
-    longest = max_new_tokens if source.engine is not None else 1
-    for query in asked:
-        reader.check_window([reader.ids(text, query) for text in rivals.pool], longest)
+    requests = (
+        (len(reader.ids(text, query)), number)
+        for number, text in enumerate(rivals.pool)
+        for query in dict.fromkeys(_asked(queries, rivals, number))
+    )
+    longest = max(requests)
+    reader.check_window(longest, max_new_tokens if source.engine is not None else 1)
     facts = {
         "contexts": digest(rivals.pool),
         "columns": digest([rivals.columns.tobytes().hex()]),
@@ -136,9 +139,7 @@ def agentic_mi(
             stack.enter_context(held(path / ".lock", f"to {str(path)!r}"))
         written = _write(source, run, len(contexts), progress)
         ids = [[reader.text_ids(one.text, one.ended) for one in row] for row in written]
-        longest = max(len(text) for row in ids for text in row)
-        for query in asked:
-            reader.check_window([reader.ids(text, query) for text in rivals.pool], longest)
+        reader.check_window(longest, max(len(text) for row in ids for text in row))
         columns = _score(reader, rivals, queries, ids, run, progress)
     at = rivals.columns  # [contexts, competitors]
     matrix = torch.from_numpy(columns[at, np.arange(len(contexts))[:, None]].transpose(0, 2, 1).copy())
@@ -163,6 +164,11 @@ def agentic_mi(
     )
 
 
+def _asked(queries: Sequence[str] | None, rivals: Competitors, number: int) -> list[str | None]:
+    """Under which query the texts of each context that competes for text `number` of the pool are scored."""
+    return [None if queries is None else queries[row] for row in rivals.rows(number)]
+
+
 def _write(
     source: Source, run: RunFolder, contexts: int, progress: Progress | None
 ) -> tuple[tuple[Compression, ...], ...]:
@@ -181,7 +187,7 @@ def _write(
 
 def _score(
     reader: Scorer,
-    rivals: Any,
+    rivals: Competitors,
     queries: Sequence[str] | None,
     ids: Sequence[Sequence[list[int]]],
     run: RunFolder,
@@ -193,8 +199,8 @@ def _score(
     for number, text in enumerate(rivals.pool):
         found = run.column(number)
         if found is None:
-            rows = np.flatnonzero((rivals.columns == number).any(1)).tolist()
-            asked = [None if queries is None else queries[row] for row in rows for _ in range(samples)]
+            rows = rivals.rows(number)
+            asked = [query for query in _asked(queries, rivals, number) for _ in range(samples)]
             found = np.full((contexts, samples), np.nan)
             scores = reader.column(text, asked, [one for row in rows for one in ids[row]])
             found[rows] = scores.reshape(len(rows), samples)

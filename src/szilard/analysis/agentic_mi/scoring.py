@@ -24,15 +24,12 @@ class Scorer:
 
     def __init__(self, engine: Engine, prompt: CondensePrompt, sentences: int, temperature: float = 1.0) -> None:
         self.engine, self.prompt, self.sentences, self.temperature = engine, prompt, sentences, temperature
-        self._prompts: dict[tuple[str, str | None], list[int]] = {}
 
     def ids(self, context: str, query: str | None) -> list[int]:
         """The request's token ids, up to where the answer begins."""
-        key = (context, query)
-        if key not in self._prompts:
-            prompt = self.prompt.fill(context, query, self.sentences, chat=self.engine.has_chat_template)
-            self._prompts[key] = self.engine.encode([prompt])["input_ids"][0].tolist()
-        return self._prompts[key]
+        prompt = self.prompt.fill(context, query, self.sentences, chat=self.engine.has_chat_template)
+        found: list[int] = self.engine.encode([prompt])["input_ids"][0].tolist()
+        return found
 
     def text_ids(self, text: str, ended: bool) -> list[int]:
         """A text's token ids, exactly as it stands, and the end of text behind it unless it was cut off."""
@@ -40,20 +37,23 @@ class Scorer:
         end = self.engine.tokenizer.eos_token_id
         return [*ids, end] if ended and end is not None else ids
 
-    def check_window(self, prompts: Sequence[list[int]], longest: int, which: str = "context") -> None:
+    def check_window(self, longest: tuple[int, int], text: int) -> None:
         """Refuse, before any work, what does not fit: cutting a context would silently remove information.
 
+        Args:
+            longest: tokens of the longest request, and the number of its context.
+            text: tokens of the longest text behind it.
+
         Raises:
-            ValueError: a prompt and a text of so many tokens exceed the window.
+            ValueError: both together exceed the window.
         """
-        window = self.engine.context_window
-        for number, ids in enumerate(prompts):
-            if window is not None and len(ids) + longest > window:
-                raise ValueError(
-                    f"{which} {number} takes {len(ids)} tokens with its request and up to {longest} behind it, more "
-                    f"than the window of the scorer {self.engine.name} ({window}): shorten the contexts, or take a "
-                    "scorer with a longer window."
-                )
+        window, (length, number) = self.engine.context_window, longest
+        if window is not None and length + text > window:
+            raise ValueError(
+                f"context {number} takes {length} tokens with its request and up to {text} behind it, more than the "
+                f"window of the scorer {self.engine.name} ({window}): shorten the contexts, or take a scorer with a "
+                "longer window."
+            )
 
     def column(self, context: str, queries: Sequence[str | None], texts: Sequence[list[int]]) -> np.ndarray:
         """Log-likelihoods of texts under one context, each under its own query.
@@ -67,7 +67,8 @@ class Scorer:
             Nats, float64 [texts]: sums of float32 log-probabilities at `temperature`; padding is in no sum. A text
             without any token has the probability 1.
         """
-        prompts = [self.ids(context, query) for query in queries]
+        asked = {query: self.ids(context, query) for query in dict.fromkeys(queries)}
+        prompts = [asked[query] for query in queries]
         scores = np.zeros(len(texts))
         for prefix, members in self._shared(prompts, texts):
             if not members:
