@@ -12,6 +12,7 @@ import sys
 import typer
 
 from szilard.cli import (
+    analyze_agentic_mi,
     analyze_long_context,
     analyze_matrix_entropy,
     analyze_visual_entropy,
@@ -68,6 +69,7 @@ train.command("uncomp")(train_uncomp.uncomp)
 train.command("learn2pd")(train_learn2pd.learn2pd)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
+analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
 analyze.command("long-context")(analyze_long_context.long_context)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
 analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)

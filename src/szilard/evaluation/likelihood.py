@@ -13,6 +13,7 @@ from szilard.engines.engine import Engine
 from szilard.engines.prompts import Prompt
 
 _POSITIONS_AT_ONCE = 512  # logits of so many positions are held at a time
+_ROWS_AT_ONCE = 64  # llama.cpp holds no more than 256 sequences
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def log_likelihoods(
     method: Method | None = None,
     *,
     raw: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[list[Likelihood], Cost]:
     """The likelihood of each continuation right after the prompt.
 
@@ -57,6 +59,7 @@ def log_likelihoods(
         method: one that shapes the distribution of given text (see `Method.shaping`); of any other, the model's own
             likelihoods are meant.
         raw: no chat template.
+        temperature: that the logits are divided by.
 
     Returns:
         One `Likelihood` per continuation, in order, and what it cost.
@@ -91,6 +94,8 @@ def log_likelihoods(
                 scored = scored[: len(tokens)].float()
                 if shape is not None:
                     scored = shape([before + tokens[:at] for at in range(len(tokens))], scored)
+                if temperature != 1.0:
+                    scored = scored / temperature
                 ids = torch.tensor(tokens, device=scored.device)
                 taken = torch.log_softmax(scored, dim=-1).gather(1, ids[:, None])[:, 0]
                 found[index] = Likelihood(tuple(tokens), tuple(taken.tolist()), bool((scored.argmax(-1) == ids).all()))
@@ -104,7 +109,8 @@ def _blocks(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """Indices of rows that are read together, shortest first; each block's last is its longest."""
     blocks: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-        if blocks and (len(blocks[-1]) + 1) * len(rows[index]) <= _POSITIONS_AT_ONCE:
+        width = (len(blocks[-1]) + 1) * len(rows[index]) if blocks else _POSITIONS_AT_ONCE + 1
+        if width <= _POSITIONS_AT_ONCE and len(blocks[-1]) < _ROWS_AT_ONCE:
             blocks[-1].append(index)
         else:
             blocks.append([index])

@@ -12,11 +12,15 @@ from szilard.information.logits import (
     varentropy,
 )
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
+from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
+from szilard.information.rate_distortion import RateDistortion, rate_distortion
 from szilard.information.token_entropy import token_matrix_entropy
 from szilard.information.transport import sinkhorn
 
 __all__ = [
     "Measures",
+    "MutualInformation",
+    "RateDistortion",
     "effective_rank",
     "entropy",
     "entropy_of_probabilities",
@@ -24,8 +28,10 @@ __all__ = [
     "kl_divergence",
     "matrix_entropy",
     "measure",
+    "mutual_information_from_log_likelihood",
     "perplexity",
     "sinkhorn",
+    "rate_distortion",
     "spectrum",
     "token_matrix_entropy",
     "top_k_mass",
