@@ -19,7 +19,28 @@ def _mean_pool(engine) -> Any:
     return szilard.MeanPool(MeanPoolProjector(Target(engine).base, layer=2, ratio=4, scale=0.4))
 
 
-SMALL: dict[str, Callable[[Any], Any]] = {"mean-pool": _mean_pool}
+def _comprexit(engine) -> Any:
+    return szilard.ComprExIT.from_causal_lm(engine, window=8, gate_width=8, metric_width=8, seed=1)
+
+
+def _arc_encoder(engine) -> Any:
+    return szilard.ArcEncoder.from_causal_lm(engine, truncate_layers=1, pooling_factor=4)
+
+
+def _refrag(engine) -> Any:
+    from szilard.compression.refrag.add_on import new_parts
+
+    torch.manual_seed(1)
+    parts = new_parts(Target(engine).base, engine.tokenizer, encoder="small", chunk=4, width=16)
+    return szilard.Refrag(parts.eval(), policy="perplexity")
+
+
+SMALL: dict[str, Callable[[Any], Any]] = {
+    "mean-pool": _mean_pool,
+    "comprexit": _comprexit,
+    "arc-encoder": _arc_encoder,
+    "refrag": _refrag,
+}
 
 
 def small_compressor(slug: str, engine) -> Any:

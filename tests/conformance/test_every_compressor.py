@@ -20,6 +20,7 @@ from tests.conftest import tiny_model, tiny_tokenizer
 ENTRIES = {slug: entry for slug, entry in szilard.methods().items() if entry.kind == "compressor"}
 TEXTS = tuple(slug for slug, entry in ENTRIES.items() if entry.cls.gives == "text")
 SOFT = tuple(slug for slug, entry in ENTRIES.items() if entry.cls.gives == "soft prompt")
+BESIDE = {"arc-encoder": 1}  # <Cont>, which its papers' factors do not count
 CONTEXTS = (
     "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19 w20 w21 w22 w23 w24 w25 w26 w27 w28 w29 w30 w31 w32 w33",
     "w40 w41 w42 w43 w44 w45 w46 w47",
@@ -85,7 +86,7 @@ def test_positions_are_within_the_budget(engine, slug: str, budget) -> None:
         assert soft.original_tokens == original and soft.method == slug and soft.model == engine.fingerprint
         assert soft.positions < original
         if budget is not None:
-            assert soft.positions <= budget * original
+            assert soft.positions <= budget * original + BESIDE.get(slug, 0)
         assert soft.embeddings.shape[1] == 32 and bool(soft.embeddings.isfinite().all())
         assert not soft.embeddings.requires_grad
         result = engine.generate("w9", context=soft, max_new_tokens=2)
@@ -129,7 +130,7 @@ def test_bad_input_is_told_in_a_sentence(engine, slug: str) -> None:
         (CONTEXTS[1], float("nan"), ValueError, "budget must be"),
         (CONTEXTS[1], True, TypeError, "budget must be"),
         (CONTEXTS[1], "half", TypeError, "budget must be"),
-        (CONTEXTS[1], 9, ValueError, "a budget of 9 tokens is larger than the context, which has 8"),
+        (CONTEXTS[1], 9, ValueError, "a budget of 9 .* is larger than the context, which has 8"),
     ):
         with pytest.raises(kind, match=message):
             szilard.compress(context, method, budget, engine=engine)
