@@ -18,11 +18,12 @@ from transformers import (
 )
 
 _WORDS = (
-    "the a an of and to in is was for on that with as by at from it be are were this which or have has had not but they "
-    "his her she he one two all can will when who more other out their so up time if what about than into her some these "
-    "then now only its over also new where after many most through how between state city code access question answer "
-    "how each day eggs sells market duck total number person name river film song year first school water king town "
-    "write function return list print def import value key table price order report meeting council budget motion item"
+    "the a an of and to in is was for on that with as by at from it be are were this which or have has had not "
+    "but they his her she he one two all can will when who more other out their so up time if what about than "
+    "into her some these then now only its over also new where after many most through how between state city "
+    "code access question answer how each day eggs sells market duck total number person name river film song "
+    "year first school water king town write function return list print def import value key table price order "
+    "report meeting council budget motion item"
 ).split()
 _ENDINGS = "s ed ing er est ly ion tion ment ness able al ity ous ive es en 's re un in de th nd rd st".split()
 _CHARACTERS = sorted(set(string.printable.strip()) | set("äöüéèñß€°²µ–—“”’…机器学习很好不"))
@@ -127,3 +128,18 @@ def _filled(model: Any, seed: int = 5) -> Any:
         else:
             weight.copy_(torch.from_numpy(values * (0.6 if "classifier" in name else 0.25)))
     return model.eval()
+
+
+# What the released code was run on; the last is longer than one chunk.
+PROMPTS = [
+    "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and sells the remainder at the "
+    "farmers' market daily for $2 per fresh duck egg. How much in dollars does she make every day?\nThe answer is 18.",
+    "Item 15, report from City Manager: recommendation to adopt three resolutions.\n\nFirst, to join the program; "
+    "second, to appoint the mayor (or his deputy); third, to write a letter. Motion? Motion!! Second?? The vote: 7-0.",
+    "def total(prices):\n    # sums 3 * 4 + 12 / 6 = 14\n    return sum(prices)  # not a list? -> 0\n",
+    "In 2005 the École was 3.5 km from the town; its river (the Øre) rose 40% — nobody knew. 机器学习很好，不是吗？",
+    "[CLS] is a token and so is [PAD], or <unk>, or [NEW3]. ##ing -- _under_score_ \u2581 ...",
+    " ".join(
+        f"The {n}th day was the same as day {n - 1}, and the water in town {n * 7 % 11} rose." for n in range(2, 60)
+    ),
+]

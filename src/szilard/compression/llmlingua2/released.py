@@ -13,10 +13,12 @@ Pan et al. 2024, arXiv 2403.12968; released code: microsoft/LLMLingua 0.2.2 (MIT
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,7 +96,7 @@ class ReleasedTokenizer:
         embeddings = classifier.model.get_input_embeddings().weight
         shared: dict[int, Any] = {id(one): one for one in classifier.model.parameters() if one is not embeddings}
         model = copy.deepcopy(classifier.model, memo=shared)  # only the embedding matrix is another
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet("transformers.modeling_utils"):  # it says how new rows are drawn
             torch.manual_seed(_SEED)
             model.resize_token_embeddings(len(self.tokenizer))
         self.classifier = KeepClassifier(model, self.tokenizer, classifier.name)
@@ -124,12 +126,12 @@ class ReleasedTokenizer:
         """
         if len(strings) > MAX_FORCED:
             raise ValueError(f"the released code forces at most {MAX_FORCED} strings, not {len(strings)}.")
-        added = {text: self.new[index] for index, text in enumerate(strings) if len(self.tokenizer.tokenize(text)) != 1}
+        added = {text: self.new[index] for index, text in enumerate(strings) if len(self._spelled(text)) != 1}
         return ForcedStrings(tuple(strings), added, digits, once)
 
     def chunks(self, text: str, ends: set[str]) -> list[str]:
         """A text, its forced strings replaced, in chunks of at most 511 tokens that stop behind one of `ends`."""
-        tokens = self.tokenizer.tokenize(text)
+        tokens = self._spelled(text)
         stops = np.array([index for index, token in enumerate(tokens) if token in ends], dtype=np.int64)
         size = _LENGTH - 2
         cut = []
@@ -144,6 +146,10 @@ class ReleasedTokenizer:
             cut.append(self.tokenizer.convert_tokens_to_string(tokens[first : last + 1]))
             first = last + 1
         return cut
+
+    def _spelled(self, text: str) -> list[str]:
+        """Tokens as they are spelled in the text, unknown ones included."""
+        return self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).tokens()
 
     def words(
         self,
@@ -304,6 +310,16 @@ def _per_word(values: NDArray[Any], firsts: NDArray[np.int64], how: str) -> NDAr
             total = total + value
         sums[index] = total
     return sums / lengths.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _family(classifier: KeepClassifier) -> str:
