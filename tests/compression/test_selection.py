@@ -89,9 +89,9 @@ def test_percentile_drops_all_of_equal_scores_but_not_forced_ones():
     ]
 
 
-def test_a_third_of_the_text_is_the_67th_percentile():
+def test_a_third_of_the_text_is_what_lies_above_the_68th_percentile():
     scores = np.arange(100) / 100
-    assert select(scores, np.ones(100), "percentile", rate=0.33).sum() == 100 - 67 - 1
+    assert select(scores, np.ones(100), "percentile", rate=0.33).sum() == 32
 
 
 def test_threshold_keeps_what_reaches_it():

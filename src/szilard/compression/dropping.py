@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from szilard.compression.messages import compress_messages
 from szilard.compression.method import Budget, TextCompressor, check_budget, tokens_of_budget
 from szilard.compression.rebuild import rebuild
 from szilard.compression.selection import SELECTIONS, Mask, select, select_corpus, select_within
+from szilard.compression.stream import compress_stream
 from szilard.compression.structure import safe_units
 from szilard.compression.text import CompressedText, Word
 from szilard.compression.token_counter import CountTokens, TokenCounter
@@ -174,6 +177,29 @@ class WordDropping(TextCompressor):
                 )
             )
         return results
+
+    def compress_messages(
+        self,
+        chat: Sequence[Mapping[str, Any]],
+        budget: Budget = None,
+        *,
+        roles: Collection[str] = ("user",),
+        engine: Engine | None = None,
+    ) -> list[dict[str, Any]]:
+        """A chat in which the messages of `roles` are shortened; see `messages.compress_messages`."""
+        return compress_messages(self, chat, budget, roles=roles, engine=engine)
+
+    def compress_stream(
+        self,
+        source: Iterable[str] | Path,
+        budget: Budget = None,
+        *,
+        engine: Engine | None = None,
+        window: int = 16_384,
+    ) -> Iterator[str]:
+        """A text of any length, window by window, in the memory of one; see `stream.compress_stream`."""
+        units = self.structure == "safe"
+        return compress_stream(self, source, budget, engine=engine, window=window, whole_units=units)
 
     def shared_out(self, texts: Sequence[ScoredText], limits: list[Limit]) -> list[Limit]:
         """The contexts' limits once they are scored; a method may take from one to give to another."""

@@ -12,7 +12,7 @@ Nothing is rewritten, the question is not looked at, and one encoder pass over t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -205,6 +205,13 @@ class LlmLingua2(WordDropping):
             Limit.of(limit.original, tokens_of_budget(rate, limit.original) if kept else 0, rate)
             for limit, kept in zip(limits, stays, strict=True)
         ]
+
+    def compress_stream(
+        self, source: Iterable[str] | Path, budget: Budget = None, *, engine: Engine | None = None, window: int = 16_384
+    ) -> Iterator[str]:
+        if self.compat:
+            raise ValueError("compat follows the released code, which has no streams: leave it out.")
+        return super().compress_stream(source, budget, engine=engine, window=window)
 
     def compress_prompt(self, context: str | Sequence[str], **options: Any) -> dict[str, Any]:
         """The released code's `PromptCompressor.compress_prompt`: its arguments and result; see `peer`.
