@@ -155,7 +155,7 @@ class WordDropping(TextCompressor):
         check_budget(share)
         self.check(engine)
         counter = self.counter(engine)
-        originals = [counter.count(text) for text in contexts]
+        originals = counter.count_all(contexts)
         budgets = [tokens_of_budget(share, original) for original in originals]
         texts = self.scored(contexts, engine)
         limits = self.shared_out(texts, [Limit.of(*pair, share) for pair in zip(originals, budgets, strict=True)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +25,13 @@ class TokenCounter:
         name: for results.
         tokenizer: a Hugging Face tokenizer, or None.
         function: tokens of a text, or None. With neither, words are counted.
+        known: places of the tokens of texts that were counted with `count_all`.
     """
 
     name: str
     tokenizer: Any = None
     function: CountTokens | None = None
+    known: dict[str, Spans] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -50,6 +52,20 @@ class TokenCounter:
             return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         return len(regex_words(text))
 
+    def count_all(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, whose words can then be counted without reading it again."""
+        if self.function is not None or self.tokenizer is None or not self.tokenizer.is_fast or not texts:
+            return [self.count(text) for text in texts]
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        self.known.update(zip(texts, map(as_spans, encoded["offset_mapping"]), strict=True))
+        return [len(ids) for ids in encoded["input_ids"]]
+
     def per_word(self, text: str, spans: Spans) -> NDArray[np.int64]:
         """Tokens of each word where it stands, int64 [words]; with a fast tokenizer they add up to those of the text.
 
@@ -60,8 +76,9 @@ class TokenCounter:
         if self.tokenizer is None and self.function is None:
             return np.bincount(owners(spans, regex_words(text)), minlength=len(spans)).astype(np.int64)
         if self.tokenizer is not None and self.tokenizer.is_fast:
-            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            places = as_spans(encoded["offset_mapping"])
+            if text not in self.known:
+                self.count_all([text])
+            places = self.known[text]
             return np.bincount(owners(spans, solid_places(text, places)), minlength=len(spans)).astype(np.int64)
         words = [text[max(a - 1, 0) : b] if text[max(a - 1, 0)] == " " else text[a:b] for a, b in spans.tolist()]
         known = {word: self.count(word) for word in dict.fromkeys(words)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,13 @@ class KeepClassifier:
         ]
 
     def keep_probability(
-        self, rows: Sequence[NDArray[np.int64]], *, batch_size: int, backend: str = "torch", hidden: int | None = None
+        self,
+        rows: Sequence[NDArray[np.int64]],
+        *,
+        batch_size: int,
+        backend: str = "torch",
+        precision: str = "float32",
+        hidden: int | None = None,
     ) -> list[NDArray[np.float32]]:
         """p_t of every token, in batches of rows of about the same length.
 
@@ -148,6 +154,7 @@ class KeepClassifier:
             rows: int64 [tokens] each, special tokens included.
             batch_size: rows of a batch.
             backend: "torch" or "onnx".
+            precision: of PyTorch's products: "float32" or "bfloat16".
             hidden: id of a token that no other token may look at, beside the padding.
 
         Returns:
@@ -155,7 +162,7 @@ class KeepClassifier:
         """
         found: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        run = self.onnx if backend == "onnx" else self._forward
+        run = self.onnx if backend == "onnx" else partial(self._forward, half=precision == "bfloat16")
         padding = self.tokenizer.pad_token_id or 0
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -173,10 +180,11 @@ class KeepClassifier:
         return found
 
     @torch.inference_mode()
-    def _forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64], half: bool = False) -> NDArray[np.float32]:
         device = self.model.device
         attention = None if mask.all() else torch.from_numpy(mask).to(device)
-        logits = self.model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).logits
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            logits = self.model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).logits
         return logits.float().softmax(-1)[..., KEEP].cpu().numpy()
 
 

@@ -49,6 +49,8 @@ class LlmLingua2(WordDropping):
         keep_contexts: positions of contexts that stay whatever `context_rate` says.
         compat: do exactly what the released code does (see `released`), with its slips.
         backend: what the encoder runs on: "torch" or "onnx".
+        precision: of PyTorch's products: "float32", or "bfloat16", which is faster where the processor has it and moves
+            probabilities in the second decimal place.
     """
 
     slug: ClassVar[str] = "llmlingua2"
@@ -64,6 +66,7 @@ class LlmLingua2(WordDropping):
     keep_contexts: tuple[int, ...] = ()
     compat: bool = False
     backend: str = "torch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +85,9 @@ class LlmLingua2(WordDropping):
             check_number("keep_contexts", position, low=0, integer=True)
         check_bool("compat", self.compat)
         check_choice("backend", self.backend, ("torch", "onnx"))
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+        if self.backend == "onnx" and self.precision != "float32":
+            raise ValueError("backend='onnx' runs in float32: precision='float32'.")
         if self.compat:
             peer.check_compat(self)
 
@@ -177,7 +183,11 @@ class LlmLingua2(WordDropping):
             for tokens, cuts in zip(encoded, bounds, strict=True)
             for first, last in cuts
         ]
-        found = iter(classifier.keep_probability(rows, batch_size=self.batch_size, backend=self.backend))
+        found = iter(
+            classifier.keep_probability(
+                rows, batch_size=self.batch_size, backend=self.backend, precision=self.precision
+            )
+        )
         results = []
         for text, tokens, spans, cuts in zip(contexts, encoded, words, bounds, strict=True):
             probabilities = np.concatenate(

@@ -45,6 +45,7 @@ def check_compat(method: LlmLingua2) -> None:
         (method.selection != "percentile", "selects by percentile: selection='percentile'"),
         (method.structure != "none", "knows no units: structure='none'"),
         (any(not isinstance(one, str) for one in method.keep), "keeps strings only, no patterns"),
+        (method.precision != "float32", "runs in float32: precision='float32'"),
         (method.max_length != 512, "has chunks of 512 tokens: max_length=512"),
         (method.context_rate is not None, "chooses contexts in compress_prompt only: context_rate=None"),
     ):
