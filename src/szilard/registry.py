@@ -70,6 +70,9 @@ _COMPRESSION: dict[str, tuple[str, str]] = {
     "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
     "arc-encoder": ("szilard.compression.arc_encoder.method", "ArcEncoder"),
     "refrag": ("szilard.compression.refrag.method", "Refrag"),
+    "llmlingua2": ("szilard.compression.llmlingua2.method", "LlmLingua2"),
+    "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
+    "truncation": ("szilard.compression.baselines", "Truncation"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}
