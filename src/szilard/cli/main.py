@@ -30,6 +30,7 @@ from szilard.cli import (
     train_caad,
     train_heads,
     train_learn2pd,
+    train_llmlingua2,
     train_tidal_decode,
     train_uncomp,
 )
@@ -60,6 +61,7 @@ for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 train.command("uncomp")(train_uncomp.uncomp)
 train.command("learn2pd")(train_learn2pd.learn2pd)
+train.command("llmlingua2")(train_llmlingua2.llmlingua2)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("long-context")(analyze_long_context.long_context)
