@@ -65,7 +65,10 @@ _ATTENTION = {
     "dual-cache": ("szilard.diffusion.cache", "DualCache"),
 }
 # What shortens a context before a model reads it.
-_COMPRESSION: dict[str, tuple[str, str]] = {}
+_COMPRESSION: dict[str, tuple[str, str]] = {
+    "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
+    "truncation": ("szilard.compression.baselines", "Truncation"),
+}
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}
 

@@ -1,0 +1,76 @@
+"""Whose tokens a budget counts: an engine's, a tokenizer's, a function's, or words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szilard.compression.words import Spans, as_spans, owners, regex_words
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts tokens of texts and of their words.
+
+    Attributes:
+        name: for results.
+        tokenizer: a Hugging Face tokenizer, or None.
+        function: tokens of a text, or None. With neither, words are counted.
+    """
+
+    name: str
+    tokenizer: Any = None
+    function: CountTokens | None = None
+
+    @classmethod
+    def of(
+        cls, engine: Engine | None, function: CountTokens | None, tokenizer: Any = None, name: str = ""
+    ) -> TokenCounter:
+        """The function where one is given, else the engine's tokenizer, else the method's own, else words."""
+        if function is not None:
+            return cls(getattr(function, "__name__", type(function).__name__), function=function)
+        if engine is not None:
+            return cls(engine.name, engine.tokenizer)
+        return cls(name, tokenizer) if tokenizer is not None else cls("words")
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, without special ones."""
+        if self.function is not None:
+            return int(self.function(text))
+        if self.tokenizer is not None:
+            return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return len(regex_words(text))
+
+    def per_word(self, text: str, spans: Spans) -> NDArray[np.int64]:
+        """Tokens of each word where it stands, int64 [words]; with a fast tokenizer they add up to those of the text.
+
+        With any other, each word is counted alone, with a space in front where it has one in the text.
+        """
+        if not len(spans):
+            return np.zeros(0, dtype=np.int64)
+        if self.tokenizer is None and self.function is None:
+            return np.bincount(owners(spans, regex_words(text)), minlength=len(spans)).astype(np.int64)
+        if self.tokenizer is not None and self.tokenizer.is_fast:
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            places = as_spans(encoded["offset_mapping"])
+            return np.bincount(owners(spans, _without_space(text, places)), minlength=len(spans)).astype(np.int64)
+        words = [text[max(a - 1, 0) : b] if text[max(a - 1, 0)] == " " else text[a:b] for a, b in spans.tolist()]
+        known = {word: self.count(word) for word in dict.fromkeys(words)}
+        return np.array([known[word] for word in words], dtype=np.int64)
+
+
+def _without_space(text: str, places: Spans) -> Spans:
+    """Token places that begin behind their white space: byte-level tokenizers count the space before a word to it."""
+    blank = np.fromiter(map(str.isspace, text), dtype=bool, count=len(text))
+    solid = np.append(np.flatnonzero(~blank), len(text))
+    starts = np.minimum(solid[np.searchsorted(solid, places[:, 0])], np.maximum(places[:, 1] - 1, places[:, 0]))
+    return np.stack([starts, places[:, 1]], axis=1)
