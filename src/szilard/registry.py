@@ -67,6 +67,8 @@ _ATTENTION = {
 # What shortens a context before a model reads it.
 _COMPRESSION: dict[str, tuple[str, str]] = {
     "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
+    "selective-context": ("szilard.compression.selective_context", "SelectiveContext"),
+    "llmlingua": ("szilard.compression.llmlingua", "LlmLingua"),
     "truncation": ("szilard.compression.baselines", "Truncation"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION

@@ -1,0 +1,126 @@
+"""Selective Context: drop the phrases that a language model sees coming.
+
+Li, Dong, Lin, Guerin 2023, "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP, arXiv
+2310.06201. Reference code: liyucheng09/Selective_Context (MIT).
+
+    I(x_t) = - ln p(x_t | x_0 .. x_{t-1}),    I(u) = of the tokens of a unit u (a token, a phrase, a sentence)
+
+Units with the largest I stay, as many as the budget allows.
+
+# Paper: I(u) is the sum, since self-information adds up; here: the mean by default, as in the released code, because a
+# budget counts tokens and a sum prefers whatever is long. `total` takes the sum.
+# Paper: phrases are spaCy's noun phrases; here: stretches between signs, cut where a function word follows another
+# word, which need no tagger. They are English; where there are no English function words only signs cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from szilard.compression.dropping import ScoredText, WordDropping
+from szilard.compression.llmlingua2.rule_teacher import FUNCTION, sentences
+from szilard.compression.self_information import OVERLAP, WINDOW, encoded, per_unit, scorer_of, self_information
+from szilard.compression.words import Spans, as_spans, merged, regex_words
+from szilard.options import check_bool, check_choice, check_number
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+UNITS = ("token", "word", "phrase", "sentence")
+
+
+@dataclass(frozen=True)
+class SelectiveContext(WordDropping):
+    """Keeps the units of a text that tell a language model most.
+
+    Attributes:
+        unit: what is kept or dropped as a whole: "token" (of the scoring model), "word" (ours), "phrase" or "sentence".
+        total: a unit is worth the sum over its tokens, not the mean.
+        scorer: the language model that scores: an engine, a transformers model, or a name for `szilard.load`; None: the
+            engine that the context is for.
+        window: tokens that it reads at once; longer texts are read in windows.
+        overlap: tokens that a window has in common with the one before.
+    """
+
+    slug: ClassVar[str] = "selective-context"
+    paper: ClassVar[str] = "Li et al. 2023, EMNLP, arXiv 2310.06201"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    unit: str = "phrase"
+    total: bool = False
+    scorer: str | object | None = None
+    window: int = WINDOW
+    overlap: int = OVERLAP
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("unit", self.unit, UNITS)
+        check_bool("total", self.total)
+        check_number("window", self.window, low=8, integer=True)
+        check_number("overlap", self.overlap, low=0, high=self.window - 1, integer=True)
+
+    def check(self, engine: Engine | None = None) -> None:
+        super().check(engine)
+        scorer_of(self.scorer, engine, self.slug)
+
+    def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
+        model = scorer_of(self.scorer, engine, self.slug)
+        read = [encoded(model, text) for text in contexts]
+        nats, cost = self_information(model, [ids for ids, _ in read], window=self.window, overlap=self.overlap)
+        share: dict[str, float] = {name: amount / len(contexts) for name, amount in cost.items()}
+        found = []
+        for text, (_, places), values in zip(contexts, read, nats, strict=True):
+            spans, forced = self.segmented(text, units(text, places, self.unit))
+            scores = per_unit(values, spans, places, mean=not self.total)
+            found.append(ScoredText(text, spans, scores, forced, dict(share)))
+        return found
+
+
+def units(text: str, places: Spans, unit: str) -> Spans:
+    """The units of a text, int64 [units, 2], without white space at their ends.
+
+    Args:
+        text: the text.
+        places: characters of the scoring model's tokens.
+        unit: one of `UNITS`.
+    """
+    if unit == "word":
+        return regex_words(text)
+    if unit == "phrase":
+        return phrases(text)
+    if unit == "sentence":
+        ends = [0]
+        for sentence in sentences(text):
+            ends.append(ends[-1] + len(sentence))
+        return _trimmed(text, list(zip(ends, ends[1:], strict=False)))
+    return merged(_trimmed(text, places.tolist()))  # tokens of one character that takes several overlap
+
+
+def phrases(text: str) -> Spans:
+    """Stretches between signs, each cut where a function word follows another word, int64 [phrases, 2]."""
+    found: list[list[int]] = []
+    open_phrase, before_is_function = False, False
+    for start, end in regex_words(text).tolist():
+        word = text[start:end].lower()
+        is_function = word in FUNCTION
+        if not word[0].isalnum():
+            found.append([start, end])
+            open_phrase = False
+            continue
+        if open_phrase and not (is_function and not before_is_function):
+            found[-1][1] = end
+        else:
+            found.append([start, end])
+        open_phrase, before_is_function = True, is_function
+    return as_spans(found)
+
+
+def _trimmed(text: str, spans: Sequence[Any]) -> Spans:
+    found = []
+    for start, end in spans:
+        inside = text[start:end]
+        if inside.strip():
+            found.append((start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())))
+    return as_spans(found)
