@@ -66,6 +66,7 @@ _ATTENTION = {
 }
 # What shortens a context before a model reads it.
 _COMPRESSION: dict[str, tuple[str, str]] = {
+    "llmlingua2": ("szilard.compression.llmlingua2.method", "LlmLingua2"),
     "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
     "selective-context": ("szilard.compression.selective_context", "SelectiveContext"),
     "llmlingua": ("szilard.compression.llmlingua", "LlmLingua"),

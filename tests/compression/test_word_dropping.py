@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_the_budget_counts_the_engines_tokens(engine):
 def test_a_less_budget_keeps_a_subset_of_the_words():
     for cls in COMPRESSORS:
         kept = [np.array(cls().compress([TEXT], share)[0].kept) for share in (0.1, 0.3, 0.5, 0.8)]
-        assert all(not (less & ~more).any() for less, more in zip(kept, kept[1:], strict=False))
+        assert all(not (less & ~more).any() for less, more in itertools.pairwise(kept))
 
 
 def test_permuting_contexts_permutes_results():
@@ -102,17 +103,17 @@ def test_one_threshold_for_a_corpus_spends_the_sum_of_the_budgets():
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (dict(rate=0), "above 0"),
-        (dict(rate=1.5), "between 0 and 1"),
-        (dict(rate=float("nan")), "rate"),
-        (dict(selection="best"), "selection must be one of"),
-        (dict(selection="threshold"), "threshold goes with"),
-        (dict(threshold=0.5), "threshold goes with"),
-        (dict(keep=5), "keep must be strings"),
-        (dict(keep_digits=1), "True or False"),
-        (dict(structure="code"), "structure must be one of"),
-        (dict(count_tokens=5), "count_tokens must be a function"),
-        (dict(seed=-1), "seed"),
+        ({"rate": 0}, "above 0"),
+        ({"rate": 1.5}, "between 0 and 1"),
+        ({"rate": float("nan")}, "rate"),
+        ({"selection": "best"}, "selection must be one of"),
+        ({"selection": "threshold"}, "threshold goes with"),
+        ({"threshold": 0.5}, "threshold goes with"),
+        ({"keep": 5}, "keep must be strings"),
+        ({"keep_digits": 1}, "True or False"),
+        ({"structure": "code"}, "structure must be one of"),
+        ({"count_tokens": 5}, "count_tokens must be a function"),
+        ({"seed": -1}, "seed"),
     ],
 )
 def test_bad_options_are_refused_in_a_sentence(options, error):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from szilard.compression.messages import compress_messages
 from szilard.compression.method import Budget, TextCompressor, check_budget, tokens_of_budget
 from szilard.compression.rebuild import rebuild
 from szilard.compression.selection import SELECTIONS, Mask, select, select_corpus, select_within
+from szilard.compression.stream import compress_stream
 from szilard.compression.structure import safe_units
 from szilard.compression.text import CompressedText, Word
 from szilard.compression.token_counter import CountTokens, TokenCounter
@@ -54,6 +59,26 @@ class ScoredText:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a context may keep.
+
+    Attributes:
+        original: its tokens.
+        tokens: how many of them may stay; 0: none, not even forced words.
+        rate: the same as a share.
+    """
+
+    original: int
+    tokens: int
+    rate: float
+
+    @classmethod
+    def of(cls, original: int, tokens: int, share: Budget) -> Limit:
+        """A budget of so many tokens, which was given as a share or as a number."""
+        return cls(original, tokens, share if isinstance(share, float) else tokens / original)
+
+
+@dataclass(frozen=True)
 class WordDropping(TextCompressor):
     """Drops the words with the lowest scores. Subclasses say what a word is worth.
 
@@ -67,6 +92,7 @@ class WordDropping(TextCompressor):
         keep_digits: words with a digit always stay.
         structure: "safe": fenced and inline code, JSON, URLs, e-mail addresses and numbers with their units are kept or
             dropped as a whole; "none": words only.
+        drop_consecutive: of equal words to keep that are left next to each other only the first stays.
         count_tokens: tokens of a text, where neither the engine's nor the method's own are to be counted.
     """
 
@@ -76,6 +102,7 @@ class WordDropping(TextCompressor):
     keep: Any = ()
     keep_digits: bool = False
     structure: str = "none"
+    drop_consecutive: bool = False
     count_tokens: CountTokens | None = None
 
     scale: ClassVar[tuple[float, float]] = (0.0, float("inf"))  # what scores can be
@@ -91,6 +118,7 @@ class WordDropping(TextCompressor):
             raise ValueError("threshold goes with selection='threshold', and only with it.")
         object.__setattr__(self, "keep", check_keep(self.keep))
         check_bool("keep_digits", self.keep_digits)
+        check_bool("drop_consecutive", self.drop_consecutive)
         check_choice("structure", self.structure, ("none", "safe"))
         if self.count_tokens is not None and not callable(self.count_tokens):
             raise TypeError(f"count_tokens must be a function of a text, or None, not {self.count_tokens!r}.")
@@ -128,9 +156,10 @@ class WordDropping(TextCompressor):
         self.check(engine)
         counter = self.counter(engine)
         originals = [counter.count(text) for text in contexts]
-        budgets = [tokens_of_budget(share, original) for original in originals] if originals else []
+        budgets = [tokens_of_budget(share, original) for original in originals]
         texts = self.scored(contexts, engine)
-        kept = self._decide(texts, originals, budgets, counter, share)
+        limits = self.shared_out(texts, [Limit.of(*pair, share) for pair in zip(originals, budgets, strict=True)])
+        kept = self._decide(texts, limits, counter)
         results = []
         for text, (mask, costs), original in zip(texts, kept, originals, strict=True):
             left = rebuild(text.text, text.spans, mask)
@@ -149,51 +178,86 @@ class WordDropping(TextCompressor):
             )
         return results
 
-    def _decide(
+    def compress_messages(
         self,
-        texts: Sequence[ScoredText],
-        originals: Sequence[int],
-        budgets: Sequence[int],
-        counter: TokenCounter,
-        share: float | int,
+        chat: Sequence[Mapping[str, Any]],
+        budget: Budget = None,
+        *,
+        roles: Collection[str] = ("user",),
+        engine: Engine | None = None,
+    ) -> list[dict[str, Any]]:
+        """A chat in which the messages of `roles` are shortened; see `messages.compress_messages`."""
+        return compress_messages(self, chat, budget, roles=roles, engine=engine)
+
+    def compress_stream(
+        self,
+        source: Iterable[str] | Path,
+        budget: Budget = None,
+        *,
+        engine: Engine | None = None,
+        window: int = 16_384,
+    ) -> Iterator[str]:
+        """A text of any length, window by window, in the memory of one; see `stream.compress_stream`."""
+        units = self.structure == "safe"
+        return compress_stream(self, source, budget, engine=engine, window=window, whole_units=units)
+
+    def shared_out(self, texts: Sequence[ScoredText], limits: list[Limit]) -> list[Limit]:
+        """The contexts' limits once they are scored; a method may take from one to give to another."""
+        return limits
+
+    def _decide(
+        self, texts: Sequence[ScoredText], limits: Sequence[Limit], counter: TokenCounter
     ) -> list[tuple[Mask, NDArray[np.int64]]]:
         """Which words stay and what each costs, per text."""
         costs = [counter.per_word(text.text, text.spans) for text in texts]
-        fill = (
-            self.passes_over and self.structure == "safe"
-        )  # one long block of code that does not fit must not end the choice
+        fill = self.passes_over and self.structure == "safe"  # one long block that does not fit must not end the choice
+
+        def count(text: ScoredText, mask: Mask) -> int:
+            return counter.count(rebuild(text.text, text.spans, self._without_repeats(text, mask)))
+
+        masks: list[Mask] = []
         if self.selection == "corpus" and texts:
-            masks = select_corpus(
-                [text.scores for text in texts],
-                costs,
-                sum(budgets),
-                forced=[text.forced for text in texts],
-                fill=fill,
-                count=lambda masks: sum(
-                    counter.count(rebuild(text.text, text.spans, mask)) for text, mask in zip(texts, masks, strict=True)
-                ),
-            )
-            return list(zip(masks, costs, strict=True))
-        decided = []
-        for text, cost, original, tokens in zip(texts, costs, originals, budgets, strict=True):
-            if self.selection == "budget":
-                mask = np.ones(len(cost), dtype=bool)
-                if tokens < original:
-                    mask = select_within(
-                        text.scores,
-                        cost,
-                        tokens,
-                        lambda kept, text=text: counter.count(rebuild(text.text, text.spans, kept)),  # type: ignore[misc]
-                        forced=text.forced,
-                        fill=fill,
-                    )
-            else:
-                rate = share if isinstance(share, float) else min(share / original, 1.0)
-                mask = select(
-                    text.scores, cost, self.selection, rate=rate, threshold=self.threshold, forced=text.forced
+            open_ = [limit.tokens > 0 for limit in limits]
+            chosen = [text for text, is_open in zip(texts, open_, strict=True) if is_open]
+            found = iter(
+                select_corpus(
+                    [text.scores for text in chosen],
+                    [cost for cost, is_open in zip(costs, open_, strict=True) if is_open],
+                    sum(limit.tokens for limit in limits),
+                    forced=[text.forced for text in chosen],
+                    fill=fill,
+                    count=lambda masks: sum(map(count, chosen, masks)),
                 )
-            decided.append((mask, cost))
-        return decided
+            )
+            masks = [
+                next(found) if is_open else np.zeros(len(cost), bool)
+                for cost, is_open in zip(costs, open_, strict=True)
+            ]
+        else:
+            for text, cost, limit in zip(texts, costs, limits, strict=True):
+                if limit.tokens == 0 or (self.selection != "threshold" and limit.tokens >= limit.original):
+                    mask = np.full(len(cost), limit.tokens > 0)
+                elif self.selection == "budget":
+                    mask = select_within(
+                        text.scores, cost, limit.tokens, partial(count, text), forced=text.forced, fill=fill
+                    )
+                else:
+                    mask = select(
+                        text.scores, cost, self.selection, rate=limit.rate, threshold=self.threshold, forced=text.forced
+                    )
+                masks.append(mask)
+        return [(self._without_repeats(text, mask), cost) for text, mask, cost in zip(texts, masks, costs, strict=True)]
+
+    def _without_repeats(self, text: ScoredText, mask: Mask) -> Mask:
+        """Without forced words that follow an equal one, where that was asked for."""
+        if not self.drop_consecutive:
+            return mask
+        kept = np.flatnonzero(mask)
+        words = [text.text[start:end] for start, end in text.spans[kept].tolist()]
+        repeats = [index for index, pair in enumerate(pairwise(words), 1) if pair[0] == pair[1]]
+        mask = mask.copy()
+        mask[kept[repeats]] &= ~text.forced[kept[repeats]]
+        return mask
 
     def segmented(self, text: str, spans: Spans) -> tuple[Spans, Mask]:
         """Words with the method's units and kept white space among them, and which of them always stay."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from szilard.compression.words import Spans, as_spans, owners, regex_words
+from szilard.compression.words import Spans, as_spans, owners, regex_words, solid_places
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -62,15 +62,7 @@ class TokenCounter:
         if self.tokenizer is not None and self.tokenizer.is_fast:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             places = as_spans(encoded["offset_mapping"])
-            return np.bincount(owners(spans, _without_space(text, places)), minlength=len(spans)).astype(np.int64)
+            return np.bincount(owners(spans, solid_places(text, places)), minlength=len(spans)).astype(np.int64)
         words = [text[max(a - 1, 0) : b] if text[max(a - 1, 0)] == " " else text[a:b] for a, b in spans.tolist()]
         known = {word: self.count(word) for word in dict.fromkeys(words)}
         return np.array([known[word] for word in words], dtype=np.int64)
-
-
-def _without_space(text: str, places: Spans) -> Spans:
-    """Token places that begin behind their white space: byte-level tokenizers count the space before a word to it."""
-    blank = np.fromiter(map(str.isspace, text), dtype=bool, count=len(text))
-    solid = np.append(np.flatnonzero(~blank), len(text))
-    starts = np.minimum(solid[np.searchsorted(solid, places[:, 0])], np.maximum(places[:, 1] - 1, places[:, 0]))
-    return np.stack([starts, places[:, 1]], axis=1)

@@ -104,6 +104,17 @@ def owners(spans: Spans, places: Spans) -> NDArray[np.int64]:
     return np.minimum(np.searchsorted(spans[:, 1], places[:, 0], side="right"), max(len(spans) - 1, 0))
 
 
+def solid_places(text: str, places: Spans) -> Spans:
+    """Places of tokens from their first character that is no white space: many tokenizers count the space to the word.
+
+    Tokens of nothing but white space become their last character.
+    """
+    blank = np.fromiter(map(str.isspace, text), dtype=bool, count=len(text))
+    solid = np.append(np.flatnonzero(~blank), len(text))
+    starts = np.minimum(solid[np.searchsorted(solid, places[:, 0])], np.maximum(places[:, 1] - 1, places[:, 0]))
+    return np.stack([starts, places[:, 1]], axis=1)
+
+
 def _literal(text: str) -> re.Pattern[str]:
     before = r"(?<!\w)" if text[0].isalnum() else ""
     after = r"(?!\w)" if text[-1].isalnum() else ""
