@@ -91,7 +91,7 @@ def llmlingua2(
     found = read_pairs(pairs)[: limit if data is None else None]
     metrics = train_classifier(found, model, chosen, output, restart=restart, device=device)
     note(
-        f"{metrics['left']} of {metrics['pairs']} pairs, {metrics['kept_share']:.1%} of the words kept; on held-out ones "
+        f"{metrics['left']} of {metrics['pairs']} pairs, {metrics['kept_share']:.1%} of the words kept; held-out pairs: "
         f"accuracy {metrics['accuracy']:.3f}, f1 {metrics['f1']:.3f}; written to {output}"
     )
 

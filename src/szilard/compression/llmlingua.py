@@ -9,7 +9,7 @@ The text is read in segments s_1 .. s_m. Tokens of a segment are scored behind w
 
 and those above the threshold of the segment, which leaves the wanted share of it, are kept. So unlike Selective Context
 it does not count on words that the reader will not see. A segment is read once; then the model's cache forgets it and
-reads what was kept.
+reads what was kept. Of a compressed text that is longer than a window the model sees the end.
 
 # Paper: before this, whole demonstrations of a prompt are dropped by their perplexity, and instruction and question are
 # kept longer; here: a context is one text, and whoever has several gives a budget for each.
@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from szilard.compression.dropping import ScoredText, WordDropping, check_contexts
+from szilard.compression.dropping import Limit, ScoredText, check_contexts
 from szilard.compression.method import Budget, check_budget, tokens_of_budget
 from szilard.compression.selection import Mask
 from szilard.compression.selective_context import units
-from szilard.compression.self_information import ROWS, WINDOW, Reading, add_cost, encoded, per_unit, scorer_of
+from szilard.compression.self_information import ROWS, InformationDropping, Reading, add_cost, encoded, per_unit
 from szilard.compression.text import CompressedText
 from szilard.compression.words import Spans, owners
 from szilard.options import check_choice, check_number
@@ -53,31 +53,24 @@ class SegmentedText(ScoredText):
 
 
 @dataclass(frozen=True)
-class LlmLingua(WordDropping):
+class LlmLingua(InformationDropping):
     """Keeps what surprises a language model, segment by segment, behind what it has kept so far.
 
     Attributes:
         segment: tokens of a segment.
         unit: what is kept or dropped as a whole: "token" (of the scoring model; the paper's) or "word" (ours).
-        scorer: the language model that scores: an engine, a transformers model, or a name for `szilard.load`; None: the
-            engine that the context is for.
-        window: tokens that it sees at once; of a longer compressed text it sees the end.
     """
 
     slug: ClassVar[str] = "llmlingua"
     paper: ClassVar[str] = "Jiang et al. 2023, EMNLP, arXiv 2310.05736"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
     segment: int = 200
     unit: str = "token"
-    scorer: str | object | None = None
-    window: int = WINDOW
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("segment", self.segment, low=2, integer=True)
         check_choice("unit", self.unit, ("token", "word"))
-        check_number("window", self.window, low=16, integer=True)
         if self.segment > self.window // 2:
             raise ValueError(
                 f"segment={self.segment} must be at most half of window={self.window}, so that there is room for what "
@@ -89,21 +82,17 @@ class LlmLingua(WordDropping):
                 "'budget' or 'percentile'."
             )
 
-    def check(self, engine: Engine | None = None) -> None:
-        super().check(engine)
-        scorer_of(self.scorer, engine, self.slug)
-
     def compress(
         self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
     ) -> list[CompressedText]:
-        """As `WordDropping.compress`. Contexts that are left the same share are read together.
+        """As `WordDropping.compress`. With a share as the budget, contexts are read together.
 
         Raises:
             ValueError: as there; a scorer whose cache cannot forget.
         """
         check_contexts(contexts)
         check_budget(budget)
-        if not isinstance(budget, int):
+        if budget is None or isinstance(budget, float):
             method = self if budget is None else dataclasses.replace(self, rate=budget)
             return super(LlmLingua, method).compress(contexts, engine=engine)
         counter = self.counter(engine)
@@ -114,8 +103,7 @@ class LlmLingua(WordDropping):
             found += super(LlmLingua, method).compress([text], budget, engine=engine)
         return found
 
-    def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
-        model = scorer_of(self.scorer, engine, self.slug)
+    def informed(self, contexts: Sequence[str], model: Engine) -> list[ScoredText]:
         order = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))
         found: dict[int, ScoredText] = {}
         with torch.inference_mode():
@@ -158,16 +146,14 @@ class LlmLingua(WordDropping):
         return [row.scored({name: amount / len(rows) for name, amount in cost.items()}) for row in rows]
 
     def _decide(
-        self,
-        texts: Sequence[ScoredText],
-        originals: Sequence[int],
-        budgets: Sequence[int],
-        counter: TokenCounter,
-        share: float | int,
+        self, texts: Sequence[ScoredText], limits: Sequence[Limit], counter: TokenCounter
     ) -> list[tuple[Mask, NDArray[np.int64]]]:
         """Words compete by their places in their segments, so that every segment keeps about the same share."""
-        placed = [dataclasses.replace(text, scores=text.places_in_segment) for text in texts]  # type: ignore[attr-defined]
-        return super()._decide(placed, originals, budgets, counter, share)
+        placed = [
+            dataclasses.replace(text, scores=text.places_in_segment) if isinstance(text, SegmentedText) else text
+            for text in texts
+        ]
+        return super()._decide(placed, limits, counter)
 
 
 class _Row:

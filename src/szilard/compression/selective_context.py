@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from szilard.compression.dropping import ScoredText, WordDropping
+from szilard.compression.dropping import ScoredText
 from szilard.compression.llmlingua2.rule_teacher import FUNCTION, sentences
-from szilard.compression.self_information import OVERLAP, WINDOW, encoded, per_unit, scorer_of, self_information
+from szilard.compression.self_information import OVERLAP, InformationDropping, encoded, per_unit, self_information
 from szilard.compression.words import Spans, as_spans, merged, regex_words
 from szilard.options import check_bool, check_choice, check_number
 
@@ -32,41 +33,29 @@ UNITS = ("token", "word", "phrase", "sentence")
 
 
 @dataclass(frozen=True)
-class SelectiveContext(WordDropping):
+class SelectiveContext(InformationDropping):
     """Keeps the units of a text that tell a language model most.
 
     Attributes:
         unit: what is kept or dropped as a whole: "token" (of the scoring model), "word" (ours), "phrase" or "sentence".
         total: a unit is worth the sum over its tokens, not the mean.
-        scorer: the language model that scores: an engine, a transformers model, or a name for `szilard.load`; None: the
-            engine that the context is for.
-        window: tokens that it reads at once; longer texts are read in windows.
-        overlap: tokens that a window has in common with the one before.
+        overlap: tokens that a window of a longer text has in common with the one before.
     """
 
     slug: ClassVar[str] = "selective-context"
     paper: ClassVar[str] = "Li et al. 2023, EMNLP, arXiv 2310.06201"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
     unit: str = "phrase"
     total: bool = False
-    scorer: str | object | None = None
-    window: int = WINDOW
     overlap: int = OVERLAP
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("unit", self.unit, UNITS)
         check_bool("total", self.total)
-        check_number("window", self.window, low=8, integer=True)
         check_number("overlap", self.overlap, low=0, high=self.window - 1, integer=True)
 
-    def check(self, engine: Engine | None = None) -> None:
-        super().check(engine)
-        scorer_of(self.scorer, engine, self.slug)
-
-    def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
-        model = scorer_of(self.scorer, engine, self.slug)
+    def informed(self, contexts: Sequence[str], model: Engine) -> list[ScoredText]:
         read = [encoded(model, text) for text in contexts]
         nats, cost = self_information(model, [ids for ids, _ in read], window=self.window, overlap=self.overlap)
         share: dict[str, float] = {name: amount / len(contexts) for name, amount in cost.items()}
@@ -94,7 +83,7 @@ def units(text: str, places: Spans, unit: str) -> Spans:
         ends = [0]
         for sentence in sentences(text):
             ends.append(ends[-1] + len(sentence))
-        return _trimmed(text, list(zip(ends, ends[1:], strict=False)))
+        return _trimmed(text, list(pairwise(ends)))
     return merged(_trimmed(text, places.tolist()))  # tokens of one character that takes several overlap
 
 

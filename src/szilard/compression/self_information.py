@@ -3,27 +3,98 @@
     I(x_t) = - ln p(x_t | x_0, ..., x_{t-1})
 
 The measure of Selective Context and LLMLingua: what a model sees coming can be left out. On any engine that reads from
-left to right. The first token follows the model's beginning-of-text token (or its end-of-text one). A text that does not
-fit into a window is read in windows that overlap, so that every token but the first ones has something before it.
+left to right. The first token follows the model's beginning-of-text token (or its end-of-text one). A text that does
+not fit into a window is read in windows that overlap, so that every token but the first ones has something before it.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from szilard.compression.dropping import ScoredText, WordDropping
+from szilard.compression.method import Budget
+from szilard.compression.text import CompressedText
 from szilard.compression.words import Spans, as_spans, owners
 from szilard.decoding.cost import Cost
 from szilard.engines.engine import Engine
+from szilard.options import check_number
 
 WINDOW, OVERLAP = 1024, 256  # tokens
 ROWS = 8  # texts, or windows, that are read together
 _POSITIONS_AT_ONCE = 512  # logits of so many positions are held at a time
+
+
+@dataclass(frozen=True)
+class InformationDropping(WordDropping):
+    """Drops what a language model sees coming. Subclasses say of what, and after what.
+
+    Attributes:
+        scorer: the language model that scores: an engine, a transformers model, or a name for `szilard.load`; None: the
+            engine that the context is for.
+        window: tokens that it reads at once.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    scorer: str | object | None = None
+    window: int = WINDOW
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("window", self.window, low=16, integer=True)
+
+    def check(self, engine: Engine | None = None) -> None:
+        """Refuse to run without a language model, unless everything stays."""
+        super().check(engine)
+        if self.rate < 1:
+            self.model(engine)
+
+    def model(self, engine: Engine | None) -> Engine:
+        """The model that scores.
+
+        Raises:
+            ValueError: there is none, or one that does not read from left to right.
+        """
+        from szilard.engines.pair import second_engine
+
+        if self.scorer is not None:
+            engine = second_engine(str(self.scorer) if isinstance(self.scorer, Path) else self.scorer, "auto")
+        if engine is None:
+            raise ValueError(
+                f"{self.slug} asks a language model what it sees coming: give engine=szilard.load(...), or the option "
+                "scorer."
+            )
+        if "logits" not in engine.provides:
+            raise ValueError(f"{self.slug} needs a model that reads from left to right, which {engine.name} does not.")
+        return engine
+
+    def compress(
+        self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
+    ) -> list[CompressedText]:
+        if budget is not None and budget != 1.0:
+            self.model(engine)
+        return super().compress(contexts, budget, engine=engine)
+
+    def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
+        if engine is None and self.scorer is None:  # everything stays, and no model is needed
+            segmented = [self.regex_segmented(text) for text in contexts]
+            return [
+                ScoredText(text, spans, np.zeros(len(spans)), forced)
+                for text, (spans, forced) in zip(contexts, segmented, strict=True)
+            ]
+        return self.informed(contexts, self.model(engine)) if contexts else []
+
+    @abstractmethod
+    def informed(self, contexts: Sequence[str], model: Engine) -> list[ScoredText]:
+        """Units of each context and their scores by a language model."""
 
 
 class Reading:
@@ -53,7 +124,7 @@ class Reading:
         return self.state.cost
 
     def read(self, rows: Sequence[Sequence[int]]) -> list[NDArray[Any]]:
-        """Self-information of each row's new tokens, float [tokens]; behind a short row nothing is left in the cache."""
+        """Self-information of each row's new tokens, float [tokens]; nothing else is left in the cache."""
         lengths = torch.tensor([len(row) for row in rows])
         width = int(lengths.max())
         tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -156,22 +227,3 @@ def per_unit(values: NDArray[Any], spans: Spans, places: Spans, *, mean: bool) -
     whose = owners(spans, places)
     sums = np.bincount(whose, weights=values, minlength=len(spans)).astype(np.float64)
     return sums / np.maximum(np.bincount(whose, minlength=len(spans)), 1) if mean else sums
-
-
-def scorer_of(scorer: Any, engine: Engine | None, slug: str) -> Engine:
-    """The model that scores: the method's own where it has one, else the one whose context is shortened.
-
-    Raises:
-        ValueError: there is none, or one that does not read from left to right.
-    """
-    from szilard.engines.pair import second_engine
-
-    if scorer is not None:
-        engine = second_engine(str(scorer), "auto") if isinstance(scorer, (str, Path)) else second_engine(scorer, "auto")
-    if engine is None:
-        raise ValueError(
-            f"{slug} asks a language model what it sees coming: give engine=szilard.load(...), or the option scorer."
-        )
-    if "logits" not in engine.provides:
-        raise ValueError(f"{slug} needs a model that reads from left to right, which {engine.name} does not.")
-    return engine

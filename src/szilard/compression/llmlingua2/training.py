@@ -5,8 +5,8 @@ Pan et al. 2024 (arXiv 2403.12968), section 4. An encoder with a linear head on 
     p_i = softmax(W h_i + b),    L = mean over tokens of CE(p_i, label of the word that x_i is a part of)
 
 Pairs are aligned (`annotation`), the worst left out (`filters`), the rest split 80/20; the epoch with the best accuracy
-on the held-out part stays. The result is a stock transformers folder, a ...ForTokenClassification with the labels "drop"
-and "keep".
+on the held-out part stays. The result is a stock folder of transformers, a ...ForTokenClassification with the labels
+"drop" and "keep".
 
 # Paper: what the released script really does is not what the paper says; here: the paper. The text is tokenised as
 # inference sees it (the script: lemmas without commas, word by word). Special tokens and padding have no loss (the
