@@ -43,6 +43,8 @@ def llmlingua2(
     The output is a token classifier of transformers, for `szilard compress --set checkpoint=OUTPUT`. A stopped run goes
     on when the command is given again, the teacher's part too.
     """
+    from transformers.utils import logging
+
     from szilard.compression.llmlingua2.distillation import chunks, distill, plain_texts, read_pairs
     from szilard.compression.llmlingua2.training import load_tokenizer, train_classifier
     from szilard.training.config import read_config
@@ -89,10 +91,11 @@ def llmlingua2(
             )
     assert pairs is not None
     found = read_pairs(pairs)[: limit if data is None else None]
+    logging.disable_progress_bar()
     metrics = train_classifier(found, model, chosen, output, restart=restart, device=device)
     note(
-        f"{metrics['left']} of {metrics['pairs']} pairs, {metrics['kept_share']:.1%} of the words kept; held-out pairs: "
-        f"accuracy {metrics['accuracy']:.3f}, f1 {metrics['f1']:.3f}; written to {output}"
+        f"{metrics['left']} of {metrics['pairs']} pairs, {metrics['kept_share']:.1%} of the words kept; "
+        f"held-out pairs: accuracy {metrics['accuracy']:.3f}, f1 {metrics['f1']:.3f}; written to {output}"
     )
 
 

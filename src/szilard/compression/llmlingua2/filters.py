@@ -27,7 +27,7 @@ def variation_rate(annotation: Annotation) -> float:
     """VR; 1 where nothing is left, as in the released code."""
     if not annotation.compressed_words:
         return 1.0
-    return 1 - annotation.found / annotation.compressed_words
+    return (annotation.compressed_words - annotation.found) / annotation.compressed_words
 
 
 def hitting_rate(annotation: Annotation) -> float:

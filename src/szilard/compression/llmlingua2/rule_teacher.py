@@ -41,8 +41,8 @@ FUNCTION = EMPTY | frozenset(
 FILLER = frozenset(
     """actually basically really literally quite rather somewhat perhaps maybe probably honestly obviously clearly
     simply certainly definitely anyway anyhow um uh er hmm oh ah yeah yes okay ok like kind sort thing things stuff lot
-    lots bit something anything everything someone anyone everyone somehow mean guess suppose think know see say said says
-    get got going go goes went come came want wanted need needed make made sure way good nice course please
+    lots bit something anything everything someone anyone everyone somehow mean guess suppose think know see say said
+    says get got going go goes went come came want wanted need needed make made sure way good nice course please
     thanks thank sorry hello""".split()
 )
 _ENDS = frozenset(".!?")

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForTokenClassification, AutoTokenizer, TrainerCallback
+from transformers.utils import logging
 
 from szilard.compression.llmlingua2.annotation import Annotation, annotate_pairs, lemmas_by_name, token_labels
 from szilard.compression.llmlingua2.filters import filter_pairs
@@ -204,6 +205,8 @@ def load_classifier(model: str, seed: int) -> tuple[Any, Any]:
         ValueError: no usable model of that name, or no fast tokenizer.
     """
     tokenizer = load_tokenizer(model)
+    spoken = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is no news
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -218,6 +221,8 @@ def load_classifier(model: str, seed: int) -> tuple[Any, Any]:
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ValueError(_no_encoder(model, error)) from error
+    finally:
+        logging.set_verbosity(spoken)
     return classifier, tokenizer
 
 
