@@ -34,7 +34,7 @@ CHUNK = 120  # words of a chunk of running text, at most; fact contexts are as l
 LAYERS, PIECES = 2, 5600
 _LEAST = 30  # words
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_CONFIG = ClassifierConfig(epochs=4, batch_size=16, learning_rate=1e-4, schedule="linear", warmup=0.05, held_out=0.1)
+_CONFIG = ClassifierConfig(epochs=3, batch_size=16, learning_rate=1e-4, schedule="linear", warmup=0.05, held_out=0.1)
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def train(
     work: Path,
     config: ClassifierConfig = _CONFIG,
     texts: int = 2000,
-    contexts: int = 1000,
+    contexts: int = 800,
     layers: int = LAYERS,
     pieces: int = PIECES,
 ) -> dict[str, float]:

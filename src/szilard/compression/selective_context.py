@@ -10,7 +10,7 @@ Units with the largest I stay, as many as the budget allows.
 # Paper: I(u) is the sum, since self-information adds up; here: the mean by default, as in the released code, because a
 # budget counts tokens and a sum prefers whatever is long. `total` takes the sum.
 # Paper: phrases are spaCy's noun phrases; here: stretches between signs, cut where a function word follows another
-# word, which need no tagger. They are English; where there are no English function words only signs cut.
+# word, or after eight words, which needs no tagger. The function words are English.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 UNITS = ("token", "word", "phrase", "sentence")
+_LONGEST = 8  # words of a phrase
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,23 @@ def units(text: str, places: Spans, unit: str) -> Spans:
 
 
 def phrases(text: str) -> Spans:
-    """Stretches between signs, each cut where a function word follows another word, int64 [phrases, 2]."""
+    """Stretches between signs, cut where a function word follows another word, int64 [phrases, 2]."""
     found: list[list[int]] = []
-    open_phrase, before_is_function = False, False
+    length, before_is_function = 0, False  # of the phrase that may go on
     for start, end in regex_words(text).tolist():
         word = text[start:end].lower()
         is_function = word in FUNCTION
         if not word[0].isalnum():
             found.append([start, end])
-            open_phrase = False
+            length = 0
             continue
-        if open_phrase and not (is_function and not before_is_function):
+        if 0 < length < _LONGEST and (before_is_function or not is_function):
             found[-1][1] = end
+            length += 1
         else:
             found.append([start, end])
-        open_phrase, before_is_function = True, is_function
+            length = 1
+        before_is_function = is_function
     return as_spans(found)
 
 
