@@ -72,6 +72,8 @@ _COMPRESSION: dict[str, tuple[str, str]] = {
     "refrag": ("szilard.compression.refrag.method", "Refrag"),
     "llmlingua2": ("szilard.compression.llmlingua2.method", "LlmLingua2"),
     "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
+    "selective-context": ("szilard.compression.selective_context", "SelectiveContext"),
+    "llmlingua": ("szilard.compression.llmlingua", "LlmLingua"),
     "truncation": ("szilard.compression.baselines", "Truncation"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION

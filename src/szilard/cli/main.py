@@ -34,6 +34,7 @@ from szilard.cli import (
     train_comprexit,
     train_heads,
     train_learn2pd,
+    train_llmlingua2,
     train_tidal_decode,
     train_uncomp,
 )
@@ -67,6 +68,7 @@ for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 train.command("uncomp")(train_uncomp.uncomp)
 train.command("learn2pd")(train_learn2pd.learn2pd)
+train.command("llmlingua2")(train_llmlingua2.llmlingua2)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def fit(
     collate: Callable[[list[Any]], Batch],
     resume: bool = True,
     device: torch.device | str | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
     """Train what in `objective` wants gradients, and leave the trained weights in it.
 
@@ -56,6 +57,7 @@ def fit(
         collate: examples -> batch.
         resume: go on from the last whole checkpoint in the folder, exactly; False: start anew.
         device: "cpu" keeps a GPU out of it; None: what there is.
+        callbacks: further ones of transformers: what is measured on the way.
 
     Returns:
         The logged metrics, a row per `log_every` steps: "step", "loss", "learning_rate", ...
@@ -113,7 +115,9 @@ def fit(
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: the frozen model is on one of them
     journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
     learner = copy.deepcopy(objective) if sharded else objective  # FSDP takes a module apart for good
-    trainer = _Loop(model=learner, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal])
+    trainer = _Loop(
+        model=learner, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal, *callbacks]
+    )
     trainer.remove_callback(PrinterCallback)
     bar = _Bar()
     trainer.add_callback(bar)
