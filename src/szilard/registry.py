@@ -66,15 +66,15 @@ _ATTENTION = {
 }
 # What shortens a context before a model reads it.
 _COMPRESSION: dict[str, tuple[str, str]] = {
-    "mean-pool": ("szilard.compression.mean_pool.method", "MeanPool"),
-    "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
-    "arc-encoder": ("szilard.compression.arc_encoder.method", "ArcEncoder"),
-    "refrag": ("szilard.compression.refrag.method", "Refrag"),
     "llmlingua2": ("szilard.compression.llmlingua2.method", "LlmLingua2"),
-    "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
-    "selective-context": ("szilard.compression.selective_context", "SelectiveContext"),
     "llmlingua": ("szilard.compression.llmlingua", "LlmLingua"),
+    "selective-context": ("szilard.compression.selective_context", "SelectiveContext"),
+    "random-dropping": ("szilard.compression.baselines", "RandomDropping"),
     "truncation": ("szilard.compression.baselines", "Truncation"),
+    "refrag": ("szilard.compression.refrag.method", "Refrag"),
+    "arc-encoder": ("szilard.compression.arc_encoder.method", "ArcEncoder"),
+    "comprexit": ("szilard.compression.comprexit.method", "ComprExIT"),
+    "mean-pool": ("szilard.compression.mean_pool.method", "MeanPool"),
 }
 _ALL = _METHODS | _ATTENTION | _COMPRESSION
 CLASSES = {name: slug for slug, (_, name) in _ALL.items()}

@@ -10,6 +10,7 @@ import torch
 import szilard
 from szilard.registry import make_compressor
 from szilard.training.target import Target
+from tests.compression.tiny_classifiers import bert_classifier, bert_tokenizer
 
 
 def _mean_pool(engine) -> Any:
@@ -17,6 +18,12 @@ def _mean_pool(engine) -> Any:
 
     torch.manual_seed(1)
     return szilard.MeanPool(MeanPoolProjector(Target(engine).base, layer=2, ratio=4, scale=0.4))
+
+
+def _llmlingua2(engine) -> Any:
+    from szilard.compression.llmlingua2.classifier import KeepClassifier
+
+    return szilard.LlmLingua2(checkpoint=KeepClassifier(bert_classifier(), bert_tokenizer()), batch_size=2)
 
 
 def _comprexit(engine) -> Any:
@@ -36,6 +43,8 @@ def _refrag(engine) -> Any:
 
 
 SMALL: dict[str, Callable[[Any], Any]] = {
+    "llmlingua2": _llmlingua2,
+    "selective-context": lambda engine: szilard.SelectiveContext(unit="word"),
     "mean-pool": _mean_pool,
     "comprexit": _comprexit,
     "arc-encoder": _arc_encoder,

@@ -100,7 +100,7 @@ def read_contexts(
             parts.append(entry if isinstance(entry, SoftPrompt) else part_ids(engine, entry))
         parts.append(torch.tensor(tail, dtype=torch.long))
         rows.append(parts)
-        asked.append("".join(_shown(engine, part) for part in parts))
+        asked.append(_shown(engine, parts))
         first = found[0] if found and isinstance(found[0], StoredContext) else None
         prefixes.append(_usable(first, head, engine) if use_stored else None)
     if any(isinstance(part, SoftPrompt) for parts in rows for part in parts):
@@ -126,7 +126,15 @@ def _usable(entry: StoredContext | None, head: list[int], engine: Engine) -> KvP
     return prefix if prefix.model == engine.fingerprint and prefix.head == tuple(head) else None
 
 
-def _shown(engine: Engine, part: Any) -> str:
-    if isinstance(part, SoftPrompt):
-        return f"[{part.positions} vectors of {part.method} for {part.original_tokens} tokens]"
-    return str(engine.tokenizer.decode(part))
+def _shown(engine: Engine, parts: list[Any]) -> str:
+    """A prompt as text; vectors are named."""
+    shown, ids = "", []
+    for part in [*parts, None]:
+        if isinstance(part, torch.Tensor):
+            ids += part.tolist()
+            continue
+        shown += str(engine.tokenizer.decode(ids))  # neighbours together: some tokenizers drop a part's first space
+        ids = []
+        if part is not None:
+            shown += f"[{part.positions} vectors of {part.method} for {part.original_tokens} tokens]"
+    return shown
