@@ -10,7 +10,6 @@ without bias and without anything between them:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,8 @@ from transformers import AutoTokenizer
 
 from szilard.compression.arc_encoder.encoder import PooledEncoder, as_json, copied
 from szilard.compression.arc_encoder.groups import Layout, Pooling
+from szilard.compression.arc_encoder.pieces import batches, cut
+from szilard.compression.arc_encoder.sides import Side, check_name, entry_of
 from szilard.engines.engine import Engine
 from szilard.options import check_choice, check_number
 from szilard.training.add_on import AddOn
@@ -29,32 +30,6 @@ from szilard.whole_folder import whole_folder
 Self = TypeVar("Self", bound="ArcModel")
 _TOKENIZER = "tokenizer"
 _TRAIN = "szilard train arc-encoder --stage add-decoder"
-
-
-class Side(nn.Module):
-    """What one decoder has of its own.
-
-    Args:
-        encoder_size: d_e.
-        bottleneck: b.
-        hidden_size: d, of the decoder.
-
-    Attributes:
-        down, up: W_1 and W_2. # Paper: "slope 5" is Kaiming-uniform with a = sqrt(5), which is PyTorch's default.
-        cont, rec: <Cont> and <Rec>, [d_e], ones at first.
-    """
-
-    def __init__(self, encoder_size: int, bottleneck: int, hidden_size: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(encoder_size, bottleneck, bias=False)
-        self.up = nn.Linear(bottleneck, hidden_size, bias=False)
-        self.cont = nn.Parameter(torch.ones(encoder_size))
-        self.rec = nn.Parameter(torch.ones(encoder_size))
-
-    def forward(self, states: Tensor, special: Tensor | None) -> Tensor:
-        """Vectors for the decoder, [m, d_e] -> [m + 1, d], or without a special token [m, d]."""
-        rows = states if special is None else torch.cat([states, special[None].to(states.dtype)])
-        return self.up(self.down(rows))
 
 
 class ArcModel(AddOn):
@@ -293,24 +268,10 @@ class ArcModel(AddOn):
         """
         check_number("chunk", chunk, low=1, integer=True, optional=True)
         pooling = pooling or self.pooling
-        window = self.encoder.context_window
         device = self.encoder.embed_tokens.weight.device
-        pieces: list[Tensor] = []
-        owner: list[int] = []
-        for index, document in enumerate(documents):
-            ids = torch.as_tensor(document, dtype=torch.int64, device=device)
-            if not len(ids):
-                raise ValueError(f"document {index + 1} is empty: there is nothing to compress.")
-            if (chunk or len(ids)) > window:
-                raise ValueError(
-                    f"document {index + 1} has {len(ids)} tokens and is read in pieces of {chunk or len(ids)}, but the "
-                    f"encoder reads {window} at once: give chunk={window} or less."
-                )
-            parts = ids.split(chunk) if chunk else (ids,)
-            pieces.extend(parts)
-            owner.extend([index] * len(parts))
+        pieces, owner = cut(documents, chunk, self.encoder.context_window, device)
         found: list[Tensor | None] = [None] * len(pieces)
-        for batch in _batches([len(piece) for piece in pieces], batch_tokens, packed):
+        for batch in batches([len(piece) for piece in pieces], batch_tokens, packed):
             chosen = [pieces[index] for index in batch]
             lengths = [len(piece) for piece in chosen]
             layout = Layout.of([lengths] if packed else [[length] for length in lengths], device)
@@ -335,52 +296,3 @@ class ArcModel(AddOn):
         side: Any = self.sides[name]
         special = getattr(side, token) if token is not None and self.decoders[name]["specials"] else None
         return side(states, special)
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot name a decoder in a file of weights.
-
-    Raises:
-        ValueError: dots, slashes or nothing.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"a decoder's name is made of letters, digits, - and _, not {name!r}.")
-
-
-def usable_name(name: str) -> str:
-    """An engine's name as the name of a decoder."""
-    return re.sub(r"[^\w-]+", "_", name).strip("_") or "decoder"
-
-
-def entry_of(engine: Engine, bottleneck: int, specials: bool) -> dict[str, Any]:
-    """What the add-on remembers of a decoder.
-
-    Raises:
-        ValueError: an engine that takes no vectors.
-    """
-    if "embeddings_in" not in engine.provides:
-        raise ValueError(f"vectors are what {engine.name} on {engine.kind} does not take: load it with transformers.")
-    config = engine.model.config.get_text_config()  # type: ignore[attr-defined]
-    return {
-        "name": engine.name,
-        "fingerprint": engine.fingerprint,
-        "hidden_size": int(config.hidden_size),
-        "vocab_size": int(config.vocab_size),
-        "bottleneck": int(bottleneck),
-        "specials": bool(specials),
-    }
-
-
-def _batches(lengths: Sequence[int], places: int, packed: bool) -> list[list[int]]:
-    """Which pieces go together, those of like length next to one another: at most so many places a forward."""
-    batches: list[list[int]] = []
-    filled = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        size = lengths[index] if packed or not batches or not batches[-1] else lengths[batches[-1][0]]
-        if not batches or filled + size > places:
-            batches.append([])
-            filled = 0
-            size = lengths[index]
-        batches[-1].append(index)
-        filled += size
-    return batches

@@ -13,8 +13,9 @@ from typing import Any
 from szilard.compression.arc_encoder.config import ArcConfig
 from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, as_examples, read_subsets
 from szilard.compression.arc_encoder.groups import Pooling
-from szilard.compression.arc_encoder.model import ArcModel, usable_name
+from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
+from szilard.compression.arc_encoder.sides import usable_name
 from szilard.compression.passages import read_questions
 from szilard.engines.engine import Engine
 from szilard.training.course import Course, split
