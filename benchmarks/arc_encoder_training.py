@@ -1,7 +1,7 @@
 """What ARC-Encoder's vectors carry: a tiny model on dictionaries, and SmolLM2 on WikiText.
 
     python benchmarks/arc_encoder_training.py tiny -o build/arc-encoder
-    python benchmarks/arc_encoder_training.py real -o build/arc-encoder --data FOLDER [--steps 250]
+    python benchmarks/arc_encoder_training.py real -o build/arc-encoder --data FOLDER [--steps 300]
 
 tiny: a language model (4 layers of width 128) is trained on texts that begin with a dictionary of up to 8 random pairs
 and go on with look-ups of them; it is the frozen decoder, and its first three layers begin the encoder. Then the
@@ -207,6 +207,7 @@ def real(folder: Path, data: Path, steps: int, factor: int) -> None:
         projector_learning_rate=1e-3,
         warmup=0.05,
         weight_decay=0.0,
+        precision="bfloat16",
         window=64,
         target=64,
         before=0,
@@ -245,7 +246,7 @@ def main() -> None:
     parser.add_argument("which", choices=("tiny", "real"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="real: folder with WikiText")
-    parser.add_argument("--steps", type=int, help="of the encoder's training; tiny: 400, real: 250")
+    parser.add_argument("--steps", type=int, help="of the encoder's training; tiny: 400, real: 300")
     parser.add_argument("--model-steps", type=int, default=600, help="tiny: of the language model")
     parser.add_argument("--factor", type=int, default=4, help="real: tokens per vector")
     arguments = parser.parse_args()
@@ -254,7 +255,7 @@ def main() -> None:
     elif arguments.data is None:
         parser.error("real needs --data FOLDER with wikitext2_valid.txt and wikitext2_test.txt")
     else:
-        real(arguments.output / "real", arguments.data, arguments.steps or 250, arguments.factor)
+        real(arguments.output / "real", arguments.data, arguments.steps or 300, arguments.factor)
 
 
 if __name__ == "__main__":
