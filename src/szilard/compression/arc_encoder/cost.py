@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.model import ArcModel
@@ -23,7 +23,7 @@ def counted(
     engine: Engine,
     name: str,
     original: int,
-    read: int,
+    cut: Sequence[int],
     vectors: int,
     positions: int,
     pooling: Pooling,
@@ -34,7 +34,7 @@ def counted(
         model, engine: the encoder and the decoder.
         name: of the decoder.
         original: the context in the decoder's tokens.
-        read: the context in the encoder's tokens.
+        cut: the encoder's tokens of each piece of the context.
         vectors: m.
         positions: of the decoder, <Cont> included.
         pooling: how it was pooled.
@@ -44,12 +44,15 @@ def counted(
         (float16 at the bottleneck), "flops_factor" (prefill with this encoding over prefill without).
     """
     layers = len(model.encoder.layers)
-    pooled = sum(read / math.prod(pooling.factors[: step + 1]) for step in range(pooling.layers))
-    pooled = pooled if pooling.vectors is None else vectors
+    read, pooled = sum(cut), 0
+    for length in cut:
+        for step in range(pooling.layers):
+            length = pooling.groups(length, step)
+            pooled += length
     price = model.encoder_parameters / engine.parameter_count
     return {
         "encoder_tokens": float(read),
-        "layer_tokens": float(read * (layers - pooling.layers) + math.ceil(pooled)),
+        "layer_tokens": float(read * (layers - pooling.layers) + pooled),
         "positions_saved": float(original - positions),
         "stored_bytes": 2.0 * vectors * int(model.decoders[name]["bottleneck"]),
         "flops_factor": (price * read + positions) / original,

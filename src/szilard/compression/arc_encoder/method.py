@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -227,8 +227,8 @@ class ArcEncoder(SoftCompressor):
         for ids, document, pooling, state in zip(rows, documents, poolings, states, strict=True):
             assert state is not None
             vectors = model.project(state, name).to(engine.model.dtype)  # type: ignore[attr-defined]
-            cost = counted(model, engine, name, len(ids), len(document), len(state), len(vectors), pooling)
             cut = pieces(len(document), self.chunk)
+            cost = counted(model, engine, name, len(ids), cut, len(state), len(vectors), pooling)
             trace = {
                 "groups": [size for piece in cut for size in group_sizes(piece, pooling.count(piece))],
                 "pieces": cut,
@@ -351,13 +351,13 @@ class ArcEncoder(SoftCompressor):
         arc = ArcModel.from_pretrained(self.checkpoint) if isinstance(self.checkpoint, str) else self.model()
         if data is None or output is None:
             arc.add_decoder(name, engine, bottleneck=bottleneck, specials=specials, seed=seed)
-            return ArcEncoder(**{**self.options(), "checkpoint": arc})
+            return replace(self, checkpoint=arc)
         from szilard.compression.arc_encoder.config import ArcAddDecoderConfig
         from szilard.compression.arc_encoder.training import train_arc_encoder
 
         chosen = config or ArcAddDecoderConfig(bottleneck=bottleneck, instruct=not specials, seed=seed)
         train_arc_encoder(engine, Path(data), chosen, Path(output), start=arc, names=[name])
-        return ArcEncoder(**{**self.options(), "checkpoint": ArcModel.from_pretrained(output)})
+        return replace(self, checkpoint=ArcModel.from_pretrained(output))
 
     def _encoded(
         self, model: ArcModel, documents: Sequence[Sequence[int]], pooling: Pooling, chunk: int | None = None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from szilard.compression.arc_encoder.encoder import PooledEncoder, as_json, copied
+from szilard.compression.arc_encoder.encoder import PooledEncoder, encoder_config, take_weights
 from szilard.compression.arc_encoder.groups import Layout, Pooling
 from szilard.compression.arc_encoder.pieces import batches, cut
 from szilard.compression.arc_encoder.sides import Side, check_name, entry_of
@@ -70,6 +70,7 @@ class ArcModel(AddOn):
         with torch.random.fork_rng(devices=[]):
             self.sides = nn.ModuleDict({name: self._side(entry) for name, entry in self.decoders.items()})
         self.tokenizer = None
+        self._compared: tuple[Any, Any, bool] | None = None  # two tokenizers, and whether their tokens are the same
 
     def _side(self, entry: dict[str, Any]) -> Side:
         return Side(self.encoder.hidden_size, int(entry["bottleneck"]), int(entry["hidden_size"]))
@@ -109,30 +110,22 @@ class ArcModel(AddOn):
         if source.kind != "transformers":
             raise ValueError(f"the encoder is made of a model on transformers; {source.name} is on {source.kind}.")
         model: Any = source.model  # type: ignore[attr-defined]
-        encoder = copied(model, truncate_layers, attention, queries)
-        if pooling.layers > len(encoder.layers):
-            raise ValueError(f"{pooling.layers} layers cannot pool in an encoder of {len(encoder.layers)}.")
+        settings = encoder_config(model, truncate_layers)
+        width, layers = int(settings["hidden_size"]), int(settings["num_hidden_layers"])
+        if pooling.layers > layers:
+            raise ValueError(f"{pooling.layers} layers cannot pool in an encoder of {layers}.")
         entries = {}
         for name, engine in decoders.items():
             check_name(name)
-            entries[name] = entry_of(engine, bottleneck or round(encoder.hidden_size * 2 / 3), specials)
+            entries[name] = entry_of(engine, bottleneck or round(width * 2 / 3), specials)
         base = {key: next(iter(entries.values()))[key] for key in ("name", "fingerprint", "hidden_size", "vocab_size")}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = cls(
-                base,
-                as_json(encoder.config),
-                entries,
-                list(pooling.factors),
-                pooling.vectors,
-                attention,
-                queries,
-            )
+            made = cls(base, settings, entries, list(pooling.factors), pooling.vectors, attention, queries)
             for name, entry in made.decoders.items():  # drawn here, where the seed is ours
                 made.sides[name] = made._side(entry)
-        dtype = next(encoder.parameters()).dtype
-        made.to(dtype)
-        made.encoder = encoder
+        take_weights(made.encoder, model)
+        made.sides.to(next(made.encoder.parameters()).dtype)
         made.tokenizer = source.tokenizer
         return made.eval()
 
@@ -243,7 +236,9 @@ class ArcModel(AddOn):
         """Whether the decoder's token ids are the encoder's."""
         if tokenizer is self.tokenizer:
             return True
-        return len(tokenizer) == len(self.tokenizer) and tokenizer.get_vocab() == self.tokenizer.get_vocab()
+        if self._compared is None or self._compared[0] is not tokenizer or self._compared[1] is not self.tokenizer:
+            self._compared = tokenizer, self.tokenizer, tokenizer.get_vocab() == self.tokenizer.get_vocab()
+        return self._compared[2]
 
     def encode(
         self,

@@ -68,6 +68,12 @@ def train_arc_encoder(
             Target(other)  # frozen
         arc, called = _beginning(config, engines, source, start, names)
         arc.pooling = _pooling(config, arc)
+        longest = min(config.chunk or config.window, config.window)
+        if longest > arc.encoder.context_window:
+            raise ValueError(
+                f"contexts of {longest} tokens are longer than the {arc.encoder.context_window} that the encoder reads "
+                "at once: lower window, or set chunk."
+            )
         arc.to(engine.device).requires_grad_(True)
         decoders = dict(zip(called, engines, strict=True))
         objective: ArcObjective
