@@ -1,11 +1,11 @@
 """What ARC-Encoder's vectors carry: a tiny model on dictionaries, and SmolLM2 on WikiText.
 
     python benchmarks/arc_encoder_training.py tiny -o build/arc-encoder
-    python benchmarks/arc_encoder_training.py real -o build/arc-encoder --data FOLDER [--steps 250]
+    python benchmarks/arc_encoder_training.py real -o build/arc-encoder --data FOLDER [--steps 300]
 
-tiny: a language model (4 layers of width 128) is trained on texts that begin with a dictionary of 12 random pairs and
-go on with look-ups of them; it is the frozen decoder, and its first three layers begin the encoder. Then the encoder
-is trained with several settings, one at a time.
+tiny: a language model (4 layers of width 128) is trained on texts that begin with a dictionary of up to 8 random pairs
+and go on with look-ups of them; it is the frozen decoder, and its first three layers begin the encoder. Then the
+encoder is trained with several settings, one at a time, on dictionaries of 8 pairs.
 real: SmolLM2-135M-Instruct without its last two layers encodes 64 tokens of WikiText, and SmolLM2 goes on for 64;
 FOLDER holds wikitext2_valid.txt (learned from) and wikitext2_test.txt (measured on).
 
@@ -26,6 +26,7 @@ import torch
 from results_store import Store
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 import szilard
@@ -40,9 +41,10 @@ from szilard.training.hidden_states import Tokens
 from szilard.training.loop import fit
 from szilard.training.target import Target
 
-WORDS, PAIRS = 32, 12  # keys and as many values; pairs of a dictionary
+WORDS, PAIRS, LENGTH = 16, 8, 64  # keys and as many values; pairs of a dictionary; tokens of the model's own texts
+CURRICULUM = (1, 2, 2, 3, 3, 4, 4, 6, 6, 8)  # pairs, batch by batch: of 8 alone a model this small learns very slowly
 TINY = ArcConfig(
-    batch_size=16,
+    batch_size=32,
     learning_rate=1e-3,
     special_learning_rate=1e-3,
     projector_learning_rate=1e-3,
@@ -52,9 +54,8 @@ TINY = ArcConfig(
     target=2 * PAIRS,
     before=0,
     truncate_layers=1,
-    bottleneck=128,
     pooling_factor=4,
-    held_out=0.03,
+    held_out=0.02,
     log_every=50,
     save_every=100,
 )
@@ -68,15 +69,38 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def dictionaries(count: int, seed: int) -> torch.Tensor:
-    """Texts int64 [count, 4 PAIRS]: a dictionary "key value key value ...", then look-ups of it, drawn with replacing."""
+def dictionaries(count: int, seed: int, pairs: int, length: int) -> torch.Tensor:
+    """Texts int64 [count, length]: a dictionary "key value key value ...", then look-ups of it, drawn with replacing."""
     generator = torch.Generator().manual_seed(seed)
-    keys = torch.rand(count, WORDS, generator=generator).argsort(1)[:, :PAIRS]
-    values = torch.randint(WORDS, (count, PAIRS), generator=generator) + WORDS
-    asked = torch.randint(PAIRS, (count, PAIRS), generator=generator)
+    keys = torch.rand(count, WORDS, generator=generator).argsort(1)[:, :pairs]
+    values = torch.randint(WORDS, (count, pairs), generator=generator) + WORDS
+    asked = torch.randint(pairs, (count, length // 2 - pairs), generator=generator)
     header = torch.stack([keys, values], 2)
     looked = torch.stack([keys.gather(1, asked), values.gather(1, asked)], 2)
     return torch.cat([header, looked], 1).flatten(1)
+
+
+class Texts(Dataset[int]):
+    """Numbers of batches; what is in a batch follows from its number.
+
+    Args:
+        count: of batches.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    @staticmethod
+    def collate(numbers: list[int]) -> dict[str, torch.Tensor]:
+        """32 texts of one number of pairs, {"ids": int64 [32, LENGTH]}."""
+        pairs = CURRICULUM[numbers[0] % len(CURRICULUM)]
+        return {"ids": dictionaries(32, 1_000 + numbers[0], pairs, LENGTH)}
 
 
 class Modelled(nn.Module):
@@ -94,11 +118,6 @@ class Modelled(nn.Module):
         """Of a batch, int64 [batch, length]."""
         logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
         return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())}
-
-
-def collate(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Texts of one length as a batch."""
-    return {"ids": torch.stack(rows)}
 
 
 def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
@@ -120,19 +139,19 @@ def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
             pad_token_id=2 * WORDS,
             bos_token_id=None,
             eos_token_id=None,
+            initializer_range=0.05,
         )
         model: Any = AutoModelForCausalLM.from_config(config)
         settings = TrainingConfig(
             steps=steps,
-            batch_size=32,
-            learning_rate=2e-3,
+            batch_size=1,
+            learning_rate=3e-3,
             warmup=0.1,
             weight_decay=0.01,
             beta_2=0.98,
             log_every=50,
         )
-        rows = dictionaries(32 * steps, 1)
-        fit(Modelled(model), rows, settings, folder / "training", collate=collate, device="cpu")  # type: ignore[arg-type]
+        fit(Modelled(model), Texts(steps), settings, folder / "training", collate=Texts.collate, device="cpu")
         model.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     return TransformersEngine(model, tokenizer, name="tiny-dictionaries")
@@ -142,7 +161,9 @@ def tiny(folder: Path, steps: int, model_steps: int) -> None:
     store = Store("arc_encoder_training")
     engine = tiny_decoder(folder / "decoder", model_steps)
     data = folder / "dictionaries.jsonl"
-    data.write_text("".join(json.dumps({"ids": row}) + "\n" for row in dictionaries(8_000, 0).tolist()))
+    data.write_text(
+        "".join(json.dumps({"ids": row}) + "\n" for row in dictionaries(16_000, 0, PAIRS, 4 * PAIRS).tolist())
+    )
     for arm, changed in ARMS.items():
         key = {"experiment": "tiny", "arm": arm, "steps": steps, "model_steps": model_steps, "pairs": PAIRS}
         if key in store:
@@ -186,6 +207,7 @@ def real(folder: Path, data: Path, steps: int, factor: int) -> None:
         projector_learning_rate=1e-3,
         warmup=0.05,
         weight_decay=0.0,
+        precision="bfloat16",
         window=64,
         target=64,
         before=0,
@@ -224,16 +246,16 @@ def main() -> None:
     parser.add_argument("which", choices=("tiny", "real"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="real: folder with WikiText")
-    parser.add_argument("--steps", type=int, help="of the encoder's training; tiny: 500, real: 250")
-    parser.add_argument("--model-steps", type=int, default=1200, help="tiny: of the language model")
+    parser.add_argument("--steps", type=int, help="of the encoder's training; tiny: 400, real: 300")
+    parser.add_argument("--model-steps", type=int, default=600, help="tiny: of the language model")
     parser.add_argument("--factor", type=int, default=4, help="real: tokens per vector")
     arguments = parser.parse_args()
     if arguments.which == "tiny":
-        tiny(arguments.output / "tiny", arguments.steps or 500, arguments.model_steps)
+        tiny(arguments.output / "tiny", arguments.steps or 400, arguments.model_steps)
     elif arguments.data is None:
         parser.error("real needs --data FOLDER with wikitext2_valid.txt and wikitext2_test.txt")
     else:
-        real(arguments.output / "real", arguments.data, arguments.steps or 250, arguments.factor)
+        real(arguments.output / "real", arguments.data, arguments.steps or 300, arguments.factor)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import szilard
+from szilard.compression.arc_encoder.budget import smaller
+from szilard.compression.arc_encoder.cost import flops_factor
 from szilard.compression.arc_encoder.encoder import PooledEncoder, copied
 from szilard.compression.arc_encoder.groups import Layout, Pooling, group_sizes, means
-from szilard.compression.arc_encoder.method import flops_factor, smaller
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.product_quantisation import ProductQuantiser
 from szilard.engines import TransformersEngine

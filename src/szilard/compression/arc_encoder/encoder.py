@@ -183,16 +183,26 @@ def copied(model: Any, truncate_layers: int, attention: str = "full", queries: s
         ValueError: see `encoder_config`; or layers that compute otherwise than the encoder calls them.
     """
     made = PooledEncoder(encoder_config(model, truncate_layers), attention, queries)
-    made = made.to(torch.promote_types(model.dtype, torch.float32))
+    take_weights(made, model)
+    return made
+
+
+@torch.no_grad()
+def take_weights(encoder: PooledEncoder, model: Any) -> None:
+    """Give an encoder the weights of a causal language model, in float32 (float64 stays).
+
+    Raises:
+        ValueError: layers that compute otherwise than the encoder calls them.
+    """
+    encoder.to(torch.promote_types(model.dtype, torch.float32))
     inner = model.get_decoder()
-    for layer, own in zip(made.layers, inner.layers, strict=False):
+    for layer, own in zip(encoder.layers, inner.layers, strict=False):
         layer.load_state_dict(own.state_dict())
-    made.embed_tokens.load_state_dict(inner.embed_tokens.state_dict())
-    _check_same(made, inner, truncate_layers)
-    return made.eval()
+    encoder.embed_tokens.load_state_dict(inner.embed_tokens.state_dict())
+    _check_same(encoder.eval(), inner)
 
 
-def _check_same(made: PooledEncoder, inner: Any, truncate_layers: int) -> None:
+def _check_same(made: PooledEncoder, inner: Any) -> None:
     """The copied layers under a causal mask are the model's own, as far as both go."""
     ids = torch.arange(3, 9)[None] % made.config.vocab_size
     layout = Layout.of([[ids.shape[1]]])
@@ -202,7 +212,7 @@ def _check_same(made: PooledEncoder, inner: Any, truncate_layers: int) -> None:
     taken = len(made.layers)
     states: list[Tensor] = []
     # what the layer behind gets, or, where none is left, the final norm
-    module = inner.layers[taken] if truncate_layers else inner.norm
+    module = inner.layers[taken] if taken < len(inner.layers) else inner.norm
     hook = module.register_forward_pre_hook(
         lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )

@@ -11,18 +11,21 @@ z stands in the place of the document's token embeddings, at consecutive positio
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from szilard.compression.arc_encoder.budget import pieces, pooling_of
+from szilard.compression.arc_encoder.contexts import as_engine, as_it_is, check_takes_vectors, ids_of
+from szilard.compression.arc_encoder.cost import counted
 from szilard.compression.arc_encoder.documents import EncodedDocuments
 from szilard.compression.arc_encoder.groups import Pooling, group_sizes
-from szilard.compression.arc_encoder.model import ArcModel, usable_name
+from szilard.compression.arc_encoder.model import ArcModel
+from szilard.compression.arc_encoder.sides import usable_name
 from szilard.compression.inputs import around_context, prompt_inputs
 from szilard.compression.method import Budget, SoftCompressor, check_budget
 from szilard.compression.soft_prompt import SoftPrompt
@@ -123,9 +126,9 @@ class ArcEncoder(SoftCompressor):
             ValueError: models that do not fit, or settings out of range.
         """
         factors = (pooling_factor,) if isinstance(pooling_factor, int) else tuple(pooling_factor)
-        source = _engine(model)
+        source = as_engine(model)
         if not isinstance(decoder, dict):
-            engine = source if decoder is None else _engine(decoder)
+            engine = source if decoder is None else as_engine(decoder)
             decoder = {usable_name(engine.name): engine}
         made = ArcModel.made_of(
             source,
@@ -145,9 +148,9 @@ class ArcEncoder(SoftCompressor):
         if self.pooling_factor == 0:
             return
         model = self.model()
-        self._pooling(model, None, 1)
+        pooling_of(model.pooling, None, self.pooling_factor, 1, None)  # refuses a factor too large
         if engine is not None:
-            _check_engine(engine)
+            check_takes_vectors(engine)
             model.decoder_of(engine, self.decoder)
 
     def recorded_options(self, engine: Engine) -> dict[str, Any]:
@@ -194,14 +197,14 @@ class ArcEncoder(SoftCompressor):
                 and a pooling factor, or a model that the checkpoint does not serve.
         """
         check_budget(budget)
-        _check_engine(engine)
+        check_takes_vectors(engine)
         if budget is not None and self.pooling_factor is not None:
             raise ValueError("give either a budget or pooling_factor: both say how many tokens become one vector.")
         if not contexts:
             return []
-        rows = [_ids(context, engine, index) for index, context in enumerate(contexts)]
+        rows = [ids_of(context, engine, index) for index, context in enumerate(contexts)]
         if self.pooling_factor == 0:
-            return [_as_it_is(ids, engine) for ids in rows]
+            return [as_it_is(ids, engine, self.slug) for ids in rows]
         model = self.model()
         name = model.decoder_of(engine, self.decoder)
         start = time.perf_counter()
@@ -213,7 +216,7 @@ class ArcEncoder(SoftCompressor):
                 model.tokens(context if isinstance(context, str) else engine.tokenizer.decode(context))
                 for context in contexts
             ]
-        poolings = [self._pooling(model, budget, len(ids)) for ids in documents]
+        poolings = [pooling_of(model.pooling, budget, self.pooling_factor, len(ids), self.chunk) for ids in documents]
         states: list[torch.Tensor | None] = [None] * len(documents)
         for pooling in dict.fromkeys(poolings):
             chosen = [index for index, own in enumerate(poolings) if own == pooling]
@@ -224,11 +227,11 @@ class ArcEncoder(SoftCompressor):
         for ids, document, pooling, state in zip(rows, documents, poolings, states, strict=True):
             assert state is not None
             vectors = model.project(state, name).to(engine.model.dtype)  # type: ignore[attr-defined]
-            cost = _cost(model, engine, name, len(ids), len(document), len(state), len(vectors), pooling)
-            pieces = _pieces(len(document), self.chunk)
+            cut = pieces(len(document), self.chunk)
+            cost = counted(model, engine, name, len(ids), cut, len(state), len(vectors), pooling)
             trace = {
-                "groups": [size for piece in pieces for size in group_sizes(piece, pooling.count(piece))],
-                "pieces": pieces,
+                "groups": [size for piece in cut for size in group_sizes(piece, pooling.count(piece))],
+                "pieces": cut,
                 "decoder": name,
             }
             made.append(SoftPrompt(vectors, len(ids), self.slug, engine.fingerprint, trace, cost))
@@ -255,7 +258,7 @@ class ArcEncoder(SoftCompressor):
         if name not in model.decoders:
             raise ValueError(f"say for which decoder: decoder= one of {', '.join(model.decoders)}, not {name!r}.")
         documents = [model.tokens(text) for text in docs]
-        pooling = self._pooling(model, None, 1)
+        pooling = pooling_of(model.pooling, None, self.pooling_factor, 1, None)
         model.eval()
         states = self._encoded(model, documents, pooling, chunk)
         side: Any = model.sides[name]
@@ -296,7 +299,7 @@ class ArcEncoder(SoftCompressor):
         Raises:
             ValueError: no parts, or a prompt that ends with a document: what its last vector predicts was not trained.
         """
-        _check_engine(engine)
+        check_takes_vectors(engine)
         rows = [list(parts)] if not parts or not isinstance(parts[0], (list, tuple)) else [list(row) for row in parts]
         for row in rows:
             if not row or not isinstance(row[-1], str) or not row[-1]:
@@ -342,19 +345,19 @@ class ArcEncoder(SoftCompressor):
         Raises:
             ValueError: the name is taken, or data without output.
         """
-        engine = _engine(model)
+        engine = as_engine(model)
         if (data is None) != (output is None):
             raise ValueError("data and output go together: texts to train on, and a folder for the training.")
         arc = ArcModel.from_pretrained(self.checkpoint) if isinstance(self.checkpoint, str) else self.model()
         if data is None or output is None:
             arc.add_decoder(name, engine, bottleneck=bottleneck, specials=specials, seed=seed)
-            return ArcEncoder(**{**self.options(), "checkpoint": arc})
+            return replace(self, checkpoint=arc)
         from szilard.compression.arc_encoder.config import ArcAddDecoderConfig
         from szilard.compression.arc_encoder.training import train_arc_encoder
 
         chosen = config or ArcAddDecoderConfig(bottleneck=bottleneck, instruct=not specials, seed=seed)
         train_arc_encoder(engine, Path(data), chosen, Path(output), start=arc, names=[name])
-        return ArcEncoder(**{**self.options(), "checkpoint": ArcModel.from_pretrained(output)})
+        return replace(self, checkpoint=ArcModel.from_pretrained(output))
 
     def _encoded(
         self, model: ArcModel, documents: Sequence[Sequence[int]], pooling: Pooling, chunk: int | None = None
@@ -366,129 +369,3 @@ class ArcEncoder(SoftCompressor):
             packed=self.packed,
             batch_tokens=self.batch_tokens,
         )
-
-    def _pooling(self, model: ArcModel, budget: Budget, length: int) -> Pooling:
-        """How a document of so many tokens is pooled.
-
-        Raises:
-            ValueError: more tokens per vector than the checkpoint was trained for.
-        """
-        trained = model.pooling
-        if budget is None:
-            return trained if self.pooling_factor is None else smaller(trained, self.pooling_factor)
-        if isinstance(budget, float):
-            return smaller(trained, math.ceil(1 / budget - 1e-9))
-        if budget > length:
-            raise ValueError(
-                f"a budget of {budget} vectors is larger than the context, which has {length} encoder tokens: give a "
-                "smaller one, or use the context as it is."
-            )
-        pieces, factor = _pieces(length, self.chunk), -(-length // budget)
-        chosen = smaller(trained, factor)
-        if len(pieces) == 1 and len(trained.factors) == 1:
-            return Pooling(trained.factors, budget)  # exactly so many
-        while sum(chosen.count(piece) for piece in pieces) > budget:  # groups end with their piece
-            factor += 1
-            chosen = smaller(trained, factor)
-        return chosen
-
-
-def smaller(trained: Pooling, factor: int) -> Pooling:
-    """A pooling by `factor` (or, of several layers, by the next smaller that they can), within what was trained.
-
-    Raises:
-        ValueError: a larger factor than was trained, or a checkpoint with a fixed number of vectors.
-    """
-    if trained.vectors is not None:
-        raise ValueError(
-            f"this checkpoint gives {trained.vectors} vectors, whatever the length: leave budget and pooling_factor "
-            "out."
-        )
-    if factor > trained.total:
-        raise ValueError(
-            f"{factor} tokens per vector are more than this checkpoint was trained for, {trained.total}, and larger "
-            f"factors do not generalise: give a budget of at least {1 / trained.total:.4g}, or train it further."
-        )
-    if len(trained.factors) == 1:
-        return Pooling((factor,))
-    factors, total = [1] * len(trained.factors), 1
-    for index in reversed(range(len(factors))):
-        if total * trained.factors[index] <= factor:
-            factors[index] = trained.factors[index]
-            total *= factors[index]
-    return Pooling(tuple(factors))
-
-
-def flops_factor(encoder_parameters: float, decoder_parameters: float, pooling_factor: float) -> float:
-    """Prefill FLOPs with compression on the fly over those without, for a long document: p + 1 / x.
-
-    The encoder reads every token at p = N_encoder / N_decoder of the decoder's price, the decoder one of x. A 3.0 B
-    encoder before a 7.2 B decoder: 0.667 at x = 4, 0.542 at x = 8.
-    """
-    return encoder_parameters / decoder_parameters + 1 / pooling_factor
-
-
-def _cost(
-    model: ArcModel,
-    engine: Engine,
-    name: str,
-    original: int,
-    read: int,
-    vectors: int,
-    positions: int,
-    pooling: Pooling,
-) -> dict[str, float]:
-    layers = len(model.encoder.layers)
-    pooled = sum(read / math.prod(pooling.factors[: step + 1]) for step in range(pooling.layers))
-    pooled = pooled if pooling.vectors is None else vectors
-    price = model.encoder_parameters / engine.parameter_count
-    return {
-        "encoder_tokens": float(read),
-        "layer_tokens": float(read * (layers - pooling.layers) + math.ceil(pooled)),
-        "positions_saved": float(original - positions),
-        "stored_bytes": 2.0 * vectors * int(model.decoders[name]["bottleneck"]),
-        "flops_factor": (price * read + positions) / original,
-    }
-
-
-def _pieces(length: int, chunk: int | None) -> list[int]:
-    whole, rest = divmod(length, chunk or length)
-    return [chunk or length] * whole + ([rest] if rest else [])
-
-
-def _ids(context: Any, engine: Engine, index: int) -> torch.Tensor:
-    """A context in the decoder's tokens.
-
-    Raises:
-        ValueError: it is empty.
-    """
-    if isinstance(context, str):
-        ids = engine.tokenizer.encode(context, add_special_tokens=False) if context.strip() else []
-    elif isinstance(context, torch.Tensor) and context.dim() == 1 and not context.is_floating_point():
-        ids = context.tolist()
-    else:
-        raise TypeError(f"a context is a text or a 1-D tensor of token ids, not {type(context).__name__}.")
-    if not ids:
-        raise ValueError(f"context {index + 1} is empty: there is nothing to compress.")
-    return torch.tensor(ids, dtype=torch.int64)
-
-
-def _as_it_is(ids: torch.Tensor, engine: Engine) -> SoftPrompt:
-    embed: Any = engine.model.get_input_embeddings()  # type: ignore[attr-defined]
-    vectors = embed(ids.to(embed.weight.device))
-    cost = {"encoder_tokens": 0.0, "layer_tokens": 0.0, "positions_saved": 0.0, "seconds": 0.0}
-    return SoftPrompt(vectors, len(ids), ArcEncoder.slug, engine.fingerprint, {}, cost)
-
-
-def _engine(model: Engine | str | Path | None) -> Engine:
-    if isinstance(model, Engine):
-        return model
-    from szilard.engines import load
-
-    return load(model)
-
-
-def _check_engine(engine: Engine | None) -> None:
-    if engine is None or "embeddings_in" not in engine.provides:
-        what = "none was given" if engine is None else f"{engine.name} on {engine.kind} does not take them"
-        raise ValueError(f"arc-encoder gives vectors to a model on transformers, but {what}: engine=szilard.load(...).")

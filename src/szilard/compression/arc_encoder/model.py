@@ -10,7 +10,6 @@ without bias and without anything between them:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from szilard.compression.arc_encoder.encoder import PooledEncoder, as_json, copied
+from szilard.compression.arc_encoder.encoder import PooledEncoder, encoder_config, take_weights
 from szilard.compression.arc_encoder.groups import Layout, Pooling
+from szilard.compression.arc_encoder.pieces import batches, cut
+from szilard.compression.arc_encoder.sides import Side, check_name, entry_of
 from szilard.engines.engine import Engine
 from szilard.options import check_choice, check_number
 from szilard.training.add_on import AddOn
@@ -29,32 +30,6 @@ from szilard.whole_folder import whole_folder
 Self = TypeVar("Self", bound="ArcModel")
 _TOKENIZER = "tokenizer"
 _TRAIN = "szilard train arc-encoder --stage add-decoder"
-
-
-class Side(nn.Module):
-    """What one decoder has of its own.
-
-    Args:
-        encoder_size: d_e.
-        bottleneck: b.
-        hidden_size: d, of the decoder.
-
-    Attributes:
-        down, up: W_1 and W_2. # Paper: "slope 5" is Kaiming-uniform with a = sqrt(5), which is PyTorch's default.
-        cont, rec: <Cont> and <Rec>, [d_e], ones at first.
-    """
-
-    def __init__(self, encoder_size: int, bottleneck: int, hidden_size: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(encoder_size, bottleneck, bias=False)
-        self.up = nn.Linear(bottleneck, hidden_size, bias=False)
-        self.cont = nn.Parameter(torch.ones(encoder_size))
-        self.rec = nn.Parameter(torch.ones(encoder_size))
-
-    def forward(self, states: Tensor, special: Tensor | None) -> Tensor:
-        """Vectors for the decoder, [m, d_e] -> [m + 1, d], or without a special token [m, d]."""
-        rows = states if special is None else torch.cat([states, special[None].to(states.dtype)])
-        return self.up(self.down(rows))
 
 
 class ArcModel(AddOn):
@@ -95,6 +70,7 @@ class ArcModel(AddOn):
         with torch.random.fork_rng(devices=[]):
             self.sides = nn.ModuleDict({name: self._side(entry) for name, entry in self.decoders.items()})
         self.tokenizer = None
+        self._compared: tuple[Any, Any, bool] | None = None  # two tokenizers, and whether their tokens are the same
 
     def _side(self, entry: dict[str, Any]) -> Side:
         return Side(self.encoder.hidden_size, int(entry["bottleneck"]), int(entry["hidden_size"]))
@@ -134,30 +110,22 @@ class ArcModel(AddOn):
         if source.kind != "transformers":
             raise ValueError(f"the encoder is made of a model on transformers; {source.name} is on {source.kind}.")
         model: Any = source.model  # type: ignore[attr-defined]
-        encoder = copied(model, truncate_layers, attention, queries)
-        if pooling.layers > len(encoder.layers):
-            raise ValueError(f"{pooling.layers} layers cannot pool in an encoder of {len(encoder.layers)}.")
+        settings = encoder_config(model, truncate_layers)
+        width, layers = int(settings["hidden_size"]), int(settings["num_hidden_layers"])
+        if pooling.layers > layers:
+            raise ValueError(f"{pooling.layers} layers cannot pool in an encoder of {layers}.")
         entries = {}
         for name, engine in decoders.items():
             check_name(name)
-            entries[name] = entry_of(engine, bottleneck or round(encoder.hidden_size * 2 / 3), specials)
+            entries[name] = entry_of(engine, bottleneck or round(width * 2 / 3), specials)
         base = {key: next(iter(entries.values()))[key] for key in ("name", "fingerprint", "hidden_size", "vocab_size")}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = cls(
-                base,
-                as_json(encoder.config),
-                entries,
-                list(pooling.factors),
-                pooling.vectors,
-                attention,
-                queries,
-            )
+            made = cls(base, settings, entries, list(pooling.factors), pooling.vectors, attention, queries)
             for name, entry in made.decoders.items():  # drawn here, where the seed is ours
                 made.sides[name] = made._side(entry)
-        dtype = next(encoder.parameters()).dtype
-        made.to(dtype)
-        made.encoder = encoder
+        take_weights(made.encoder, model)
+        made.sides.to(next(made.encoder.parameters()).dtype)
         made.tokenizer = source.tokenizer
         return made.eval()
 
@@ -268,7 +236,9 @@ class ArcModel(AddOn):
         """Whether the decoder's token ids are the encoder's."""
         if tokenizer is self.tokenizer:
             return True
-        return len(tokenizer) == len(self.tokenizer) and tokenizer.get_vocab() == self.tokenizer.get_vocab()
+        if self._compared is None or self._compared[0] is not tokenizer or self._compared[1] is not self.tokenizer:
+            self._compared = tokenizer, self.tokenizer, tokenizer.get_vocab() == self.tokenizer.get_vocab()
+        return self._compared[2]
 
     def encode(
         self,
@@ -293,24 +263,10 @@ class ArcModel(AddOn):
         """
         check_number("chunk", chunk, low=1, integer=True, optional=True)
         pooling = pooling or self.pooling
-        window = self.encoder.context_window
         device = self.encoder.embed_tokens.weight.device
-        pieces: list[Tensor] = []
-        owner: list[int] = []
-        for index, document in enumerate(documents):
-            ids = torch.as_tensor(document, dtype=torch.int64, device=device)
-            if not len(ids):
-                raise ValueError(f"document {index + 1} is empty: there is nothing to compress.")
-            if (chunk or len(ids)) > window:
-                raise ValueError(
-                    f"document {index + 1} has {len(ids)} tokens and is read in pieces of {chunk or len(ids)}, but the "
-                    f"encoder reads {window} at once: give chunk={window} or less."
-                )
-            parts = ids.split(chunk) if chunk else (ids,)
-            pieces.extend(parts)
-            owner.extend([index] * len(parts))
+        pieces, owner = cut(documents, chunk, self.encoder.context_window, device)
         found: list[Tensor | None] = [None] * len(pieces)
-        for batch in _batches([len(piece) for piece in pieces], batch_tokens, packed):
+        for batch in batches([len(piece) for piece in pieces], batch_tokens, packed):
             chosen = [pieces[index] for index in batch]
             lengths = [len(piece) for piece in chosen]
             layout = Layout.of([lengths] if packed else [[length] for length in lengths], device)
@@ -335,52 +291,3 @@ class ArcModel(AddOn):
         side: Any = self.sides[name]
         special = getattr(side, token) if token is not None and self.decoders[name]["specials"] else None
         return side(states, special)
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot name a decoder in a file of weights.
-
-    Raises:
-        ValueError: dots, slashes or nothing.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"a decoder's name is made of letters, digits, - and _, not {name!r}.")
-
-
-def usable_name(name: str) -> str:
-    """An engine's name as the name of a decoder."""
-    return re.sub(r"[^\w-]+", "_", name).strip("_") or "decoder"
-
-
-def entry_of(engine: Engine, bottleneck: int, specials: bool) -> dict[str, Any]:
-    """What the add-on remembers of a decoder.
-
-    Raises:
-        ValueError: an engine that takes no vectors.
-    """
-    if "embeddings_in" not in engine.provides:
-        raise ValueError(f"vectors are what {engine.name} on {engine.kind} does not take: load it with transformers.")
-    config = engine.model.config.get_text_config()  # type: ignore[attr-defined]
-    return {
-        "name": engine.name,
-        "fingerprint": engine.fingerprint,
-        "hidden_size": int(config.hidden_size),
-        "vocab_size": int(config.vocab_size),
-        "bottleneck": int(bottleneck),
-        "specials": bool(specials),
-    }
-
-
-def _batches(lengths: Sequence[int], places: int, packed: bool) -> list[list[int]]:
-    """Which pieces go together, those of like length next to one another: at most so many places a forward."""
-    batches: list[list[int]] = []
-    filled = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        size = lengths[index] if packed or not batches or not batches[-1] else lengths[batches[-1][0]]
-        if not batches or filled + size > places:
-            batches.append([])
-            filled = 0
-            size = lengths[index]
-        batches[-1].append(index)
-        filled += size
-    return batches

@@ -13,8 +13,9 @@ from typing import Any
 from szilard.compression.arc_encoder.config import ArcConfig
 from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, as_examples, read_subsets
 from szilard.compression.arc_encoder.groups import Pooling
-from szilard.compression.arc_encoder.model import ArcModel, usable_name
+from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
+from szilard.compression.arc_encoder.sides import usable_name
 from szilard.compression.passages import read_questions
 from szilard.engines.engine import Engine
 from szilard.training.course import Course, split
@@ -67,6 +68,12 @@ def train_arc_encoder(
             Target(other)  # frozen
         arc, called = _beginning(config, engines, source, start, names)
         arc.pooling = _pooling(config, arc)
+        longest = min(config.chunk or config.window, config.window)
+        if longest > arc.encoder.context_window:
+            raise ValueError(
+                f"contexts of {longest} tokens are longer than the {arc.encoder.context_window} that the encoder reads "
+                "at once: lower window, or set chunk."
+            )
         arc.to(engine.device).requires_grad_(True)
         decoders = dict(zip(called, engines, strict=True))
         objective: ArcObjective
