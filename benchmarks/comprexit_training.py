@@ -1,10 +1,11 @@
 """Does a frozen model read ComprExIT's slots, and what of the method does it? SmolLM2, a few hundred steps on a CPU.
 
-    python benchmarks/comprexit_training.py --data FOLDER -o build/comprexit [--steps 200] [--ablation-steps 70]
+    python benchmarks/comprexit_training.py --data FOLDER -o build/comprexit [--steps 200] [--ablation-steps 70] [--parts main,ablations]
 
 FOLDER holds wikitext2_valid.txt (learned from) and wikitext2_test.txt (measured on). Contexts of 64 tokens in 16 slots,
 the 16 tokens behind them to be predicted. All variants of a run learn from the same batches, which the model reads once
-for all of them, in one training that resumes where it was killed; no batch comes twice. Results go to
+for all of them, in one training that resumes where it was killed; no batch comes twice. A training that
+was stopped early is measured as it is when --steps names what it had reached, a multiple of 10. Results go to
 results/comprexit.jsonl: nats per token behind the slots, behind nothing, behind the whole context, and behind the slots
 of another context, which tell how much is only the kind of text.
 """
@@ -176,14 +177,23 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the trainings")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--ablation-steps", type=int, default=70)
+    parser.add_argument("--parts", default="main,ablations")
     parser.add_argument("--contexts", type=int, default=64, help="of the test text, measured")
     arguments = parser.parse_args()
     target = Target(szilard.load())
     middle, last = target.config.num_hidden_layers // 2, target.config.num_hidden_layers
     store = Store("comprexit")
-    run("main", ["comprexit", f"mean {middle}", f"mean {last}"], arguments.steps, arguments, store, target)
-    ablations = ["comprexit", "raw", "attention", "layer 0", f"layer {middle}", f"layer {last}"]
-    run("ablations", ablations, arguments.ablation_steps, arguments, store, target)
+    parts = {
+        "main": (["comprexit", f"mean {middle}", f"mean {last}"], arguments.steps),
+        "ablations": (
+            ["comprexit", "raw", "attention", "layer 0", f"layer {middle}", f"layer {last}"],
+            arguments.ablation_steps,
+        ),
+    }
+    for part in arguments.parts.split(","):
+        if part not in parts:
+            raise SystemExit(f"--parts are {', '.join(parts)}, not {part!r}.")
+        run(part, *parts[part], arguments, store, target)
 
 
 if __name__ == "__main__":
