@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from szilard.compression.messages import compress_messages
 from szilard.compression.method import Budget, TextCompressor, check_budget, tokens_of_budget
-from szilard.compression.rebuild import rebuild
+from szilard.compression.rebuild import Rebuilder
 from szilard.compression.selection import SELECTIONS, Mask, select, select_corpus, select_within
 from szilard.compression.stream import compress_stream
 from szilard.compression.structure import safe_units
@@ -56,6 +56,11 @@ class ScoredText:
     scores: NDArray[Any]
     forced: Mask
     cost: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def rebuilder(self) -> Rebuilder:
+        """Makes the text of kept words."""
+        return Rebuilder(self.text, self.spans)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class WordDropping(TextCompressor):
         kept = self._decide(texts, limits, counter)
         results = []
         for text, (mask, costs), original in zip(texts, kept, originals, strict=True):
-            left = rebuild(text.text, text.spans, mask)
+            left = text.rebuilder(mask)
             words = map(Word, *text.spans.T.tolist(), text.scores.tolist(), costs.tolist(), mask.tolist())
             results.append(
                 CompressedText(
@@ -213,7 +218,7 @@ class WordDropping(TextCompressor):
         fill = self.passes_over and self.structure == "safe"  # one long block that does not fit must not end the choice
 
         def count(text: ScoredText, mask: Mask) -> int:
-            return counter.count(rebuild(text.text, text.spans, self._without_repeats(text, mask)))
+            return counter.count(text.rebuilder(self._without_repeats(text, mask)))
 
         masks: list[Mask] = []
         if self.selection == "corpus" and texts:

@@ -22,7 +22,7 @@ import numpy as np
 from szilard.compression.dropping import Limit, ScoredText, WordDropping
 from szilard.compression.llmlingua2 import onnx_backend, peer
 from szilard.compression.llmlingua2.chunks import chunk_bounds, word_scores
-from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened
+from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened, reading_once
 from szilard.compression.method import Budget, tokens_of_budget
 from szilard.compression.text import CompressedText
 from szilard.compression.token_counter import TokenCounter
@@ -145,7 +145,11 @@ class LlmLingua2(WordDropping):
         if self.checkpoint is None or engine is not None or self.count_tokens is not None:
             return super().counter(engine)
         classifier = self.classifier()
-        return TokenCounter(classifier.name, classifier.tokenizer)
+        return TokenCounter(
+            classifier.name,
+            classifier.tokenizer,
+            read=lambda texts: [encoded.places for encoded in classifier.encode(texts)],
+        )
 
     def compress(
         self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
@@ -156,7 +160,8 @@ class LlmLingua2(WordDropping):
             raise ValueError(f"keep_contexts names context {missing[0]}, but there are {len(contexts)}, from 0 on.")
         if self.compat:
             return peer.compress(self, contexts, budget, engine)
-        return super().compress(contexts, budget, engine=engine)
+        with reading_once():
+            return super().compress(contexts, budget, engine=engine)
 
     def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
         if self.checkpoint is None:  # everything stays, and no model is needed
