@@ -104,7 +104,7 @@ class WordDropping(TextCompressor):
     rate: float = 0.5
     selection: str = "budget"
     threshold: float | None = None
-    keep: Any = ()
+    keep: str | object = ()
     keep_digits: bool = False
     structure: str = "none"
     drop_consecutive: bool = False

@@ -59,7 +59,7 @@ class LlmLingua2(WordDropping):
 
     checkpoint: KeepClassifier | str | None = None
     token_to_word: str = "mean"
-    chunk_end: Any = (".", "\n")
+    chunk_end: str | object = (".", "\n")
     max_length: int = 512
     batch_size: int = 16
     context_rate: float | None = None
