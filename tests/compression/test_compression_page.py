@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from szilard.compression.baselines import RandomDropping
-from szilard.compression.page import render_compression_page
+from szilard.compression.page import compression_page
 from szilard.compression.text import CompressedText, Word
 
 TEXT = 'A <script>alert("x")</script> & a {{title}} of\n\nseveral words\u202e, 12 in all.'
@@ -41,14 +41,14 @@ class Words(HTMLParser):
 def test_every_word_is_there_with_its_score_and_what_was_decided():
     (result,) = RandomDropping().compress(["one two three four five six"], 0.5)
     page = Words()
-    page.feed(render_compression_page([result], title="t"))
+    page.feed(compression_page(result))
     assert [text for _, _, text in page.words] == ["one", "two", "three", "four", "five", "six"]
     assert ["out" not in name for name, _, _ in page.words] == list(result.kept)
     assert [score for _, score, _ in page.words] == pytest.approx([word.score for word in result.words], rel=1e-5)
 
 
 def test_nothing_from_outside_becomes_markup():
-    html = render_compression_page(RandomDropping().compress([TEXT], 0.5), title="<b>{{body}}</b>")
+    html = compression_page(RandomDropping().compress([TEXT], 0.5), title="<b>{{body}}</b>")
     page = Words()
     page.feed(html)
     assert page.scripts == 1 and "<b>" not in html and "\u202e" not in html and "U+202E" in html
@@ -56,17 +56,17 @@ def test_nothing_from_outside_becomes_markup():
 
 
 def test_the_policy_allows_this_script_only():
-    html = render_compression_page(RandomDropping().compress([TEXT], 0.5), title="t")
+    html = compression_page(RandomDropping().compress([TEXT], 0.5), title="t")
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
     assert f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}" in html
 
 
 def test_scores_beyond_probabilities_share_one_scale():
     words = (Word(0, 1, 2.0, 1, False), Word(2, 3, 6.0, 1, True))
-    html = render_compression_page([CompressedText("b", "a b", words, 2, 1, "m", "words")], title="t")
+    html = compression_page([CompressedText("b", "a b", words, 2, 1, "m", "words")], title="t")
     assert re.findall(r'style="--s:([\d.]+)" data', html) == ["0.000", "1.000"] and "<span>6</span>" in html
 
 
 def test_a_page_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one text"):
-        render_compression_page([], title="t")
+        compression_page([], title="t")

@@ -15,20 +15,20 @@ from importlib.resources import files
 from szilard.compression.text import CompressedText
 from szilard.decoding.page import _attribute, _inline, _marked
 
-__all__ = ["render_compression_page"]
+__all__ = ["compression_page"]
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
-def render_compression_page(results: Sequence[CompressedText], *, title: str) -> str:
+def compression_page(results: CompressedText | Sequence[CompressedText], *, title: str = "Compressed text") -> str:
     """One HTML document with every text, its words coloured by score; those that were dropped are struck through.
 
     A slider per text moves the threshold and counts the tokens of what would stay. All texts share one colour scale:
     from 0 to 1 where scores are probabilities, else from the lowest to the highest score.
 
     Args:
-        results: of any compressor that drops words.
+        results: one or several, of any compressor that drops words.
         title: heading of the page.
 
     Returns:
@@ -37,6 +37,8 @@ def render_compression_page(results: Sequence[CompressedText], *, title: str) ->
     Raises:
         ValueError: there are no results.
     """
+    if isinstance(results, CompressedText):
+        results = [results]
     if not results:
         raise ValueError("A page needs at least one text to show; the list of results is empty.")
     scores = [word.score for result in results for word in result.words]
