@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -132,6 +133,11 @@ class WordDropping(TextCompressor):
     def neutral(cls: type[Self]) -> Self:
         """All words stay, and the text is the original character for character."""
         return cls(rate=1.0)
+
+    @property
+    def kept_always(self) -> tuple[str | re.Pattern[str], ...]:
+        """What `keep` names."""
+        return check_keep(self.keep)
 
     @abstractmethod
     def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
@@ -266,7 +272,7 @@ class WordDropping(TextCompressor):
 
     def segmented(self, text: str, spans: Spans) -> tuple[Spans, Mask]:
         """Words with the method's units and kept white space among them, and which of them always stay."""
-        places = kept_places(text, (*self.keep, DIGIT) if self.keep_digits else self.keep)
+        places = kept_places(text, (*self.kept_always, DIGIT) if self.keep_digits else self.kept_always)
         spans = with_white_space(text, spans, places)
         if self.structure == "safe":
             spans = merged(np.concatenate([spans, safe_units(text)]))

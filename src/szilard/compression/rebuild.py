@@ -61,8 +61,8 @@ class Rebuilder:
         # Of most stretches of white space between two runs, the one before the next run stays: it is cut out with it.
         lines = np.cumsum(self.breaks)[firsts[1:]] - np.cumsum(self.breaks)[behind[:-1] - 1]
         simple = [False, *((lines == 0) & (self.gaps[firsts[1:]] > 0)).tolist()]
-        original, pieces = self.original, []
-        last = 0
+        original, last = self.original, 0
+        pieces: list[str] = []
         for first, stop, plain in zip(firsts.tolist(), behind.tolist(), simple, strict=True):
             start = self.ends[first - 1] if plain else self.starts[first]
             if not first:
