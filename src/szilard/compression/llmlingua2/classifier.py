@@ -8,7 +8,9 @@ came from) will do: XLM-RoBERTa, multilingual BERT, MiniLM, ...
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -124,20 +126,21 @@ class KeepClassifier:
         return OnnxEncoder.of(self)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Each text in tokens, once."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        return [
-            Encoded(np.asarray(ids, dtype=np.int64), solid_places(text, as_spans(places)))
-            for text, ids, places in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
+        """Each text in tokens; inside of `reading_once`, each only once."""
+        memory = _MEMORY.get()
+        if memory is None:
+            memory = {}
+        if new := [text for text in dict.fromkeys(texts) if text not in memory]:
+            encoded = self.tokenizer(
+                new,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            for text, ids, places in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                memory[text] = Encoded(np.asarray(ids, dtype=np.int64), solid_places(text, as_spans(places)))
+        return [memory[text] for text in texts]
 
     def keep_probability(
         self,
@@ -186,6 +189,19 @@ class KeepClassifier:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             logits = self.model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).logits
         return logits.float().softmax(-1)[..., KEEP].cpu().numpy()
+
+
+_MEMORY: ContextVar[dict[str, Encoded] | None] = ContextVar("read texts", default=None)
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """While this is open, what one classifier has read is not read again."""
+    token = _MEMORY.set({})
+    try:
+        yield
+    finally:
+        _MEMORY.reset(token)
 
 
 # Models that number positions from the padding token's id on, so that they have that many fewer of them.

@@ -22,7 +22,8 @@ import numpy as np
 from szilard.compression.dropping import Limit, ScoredText, WordDropping
 from szilard.compression.llmlingua2 import onnx_backend, peer
 from szilard.compression.llmlingua2.chunks import chunk_bounds, word_scores
-from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened
+from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened, reading_once
+from szilard.compression.llmlingua2.recover import recover
 from szilard.compression.method import Budget, tokens_of_budget
 from szilard.compression.text import CompressedText
 from szilard.compression.token_counter import TokenCounter
@@ -59,7 +60,7 @@ class LlmLingua2(WordDropping):
 
     checkpoint: KeepClassifier | str | None = None
     token_to_word: str = "mean"
-    chunk_end: Any = (".", "\n")
+    chunk_end: str | object = (".", "\n")
     max_length: int = 512
     batch_size: int = 16
     context_rate: float | None = None
@@ -76,7 +77,7 @@ class LlmLingua2(WordDropping):
             raise TypeError(f"checkpoint must be a KeepClassifier, its folder or hub id, not {self.checkpoint!r}.")
         check_choice("token_to_word", self.token_to_word, ("mean", "first"))
         object.__setattr__(self, "chunk_end", check_keep(self.chunk_end))
-        if not all(isinstance(end, str) for end in self.chunk_end):
+        if len(self.chunk_ends) < len(check_keep(self.chunk_end)):
             raise TypeError("chunk_end takes strings, not patterns.")
         check_number("max_length", self.max_length, low=8, integer=True)
         check_number("batch_size", self.batch_size, low=1, integer=True)
@@ -127,6 +128,11 @@ class LlmLingua2(WordDropping):
             changed["checkpoint"] = self.classifier().fingerprint
         return changed
 
+    @property
+    def chunk_ends(self) -> tuple[str, ...]:
+        """What `chunk_end` names."""
+        return tuple(end for end in check_keep(self.chunk_end) if isinstance(end, str))
+
     def classifier(self) -> KeepClassifier:
         """The classifier, loaded.
 
@@ -145,7 +151,11 @@ class LlmLingua2(WordDropping):
         if self.checkpoint is None or engine is not None or self.count_tokens is not None:
             return super().counter(engine)
         classifier = self.classifier()
-        return TokenCounter(classifier.name, classifier.tokenizer)
+        return TokenCounter(
+            classifier.name,
+            classifier.tokenizer,
+            read=lambda texts: [encoded.places for encoded in classifier.encode(texts)],
+        )
 
     def compress(
         self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
@@ -156,7 +166,8 @@ class LlmLingua2(WordDropping):
             raise ValueError(f"keep_contexts names context {missing[0]}, but there are {len(contexts)}, from 0 on.")
         if self.compat:
             return peer.compress(self, contexts, budget, engine)
-        return super().compress(contexts, budget, engine=engine)
+        with reading_once():
+            return super().compress(contexts, budget, engine=engine)
 
     def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
         if self.checkpoint is None:  # everything stays, and no model is needed
@@ -175,7 +186,7 @@ class LlmLingua2(WordDropping):
         encoded = classifier.encode(contexts)
         words = [regex_words(text) for text in contexts]
         bounds = [
-            chunk_bounds(text, tokens.places, spans, self.chunk_end, size)
+            chunk_bounds(text, tokens.places, spans, self.chunk_ends, size)
             for text, tokens, spans in zip(contexts, encoded, words, strict=True)
         ]
         rows = [
@@ -190,9 +201,8 @@ class LlmLingua2(WordDropping):
         )
         results = []
         for text, tokens, spans, cuts in zip(contexts, encoded, words, bounds, strict=True):
-            probabilities = np.concatenate(
-                [next(found)[len(before) : len(before) + last - first] for first, last in cuts] or [np.zeros(0)]
-            )
+            parts = [next(found)[len(before) : len(before) + last - first] for first, last in cuts]
+            probabilities = np.concatenate(parts) if parts else np.zeros(0)
             spans, forced = self.segmented(text, spans)
             scores = word_scores(spans, tokens.places, probabilities, self.token_to_word)
             through = len(tokens.ids) + len(cuts) * (len(before) + len(after))
@@ -231,5 +241,5 @@ class LlmLingua2(WordDropping):
         return peer.compress_prompt(self, context, **options)
 
     def recover(self, original_prompt: str, compressed_prompt: str, response: str) -> str:
-        """A response to the compressed prompt, with what it quotes as it stands in the original; see `peer.recover`."""
-        return peer.recover(self.classifier().tokenizer, original_prompt, compressed_prompt, response)
+        """A response to the compressed prompt, with what it quotes as it stands in the original; see `recover`."""
+        return recover(self.classifier().tokenizer, original_prompt, compressed_prompt, response)
