@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -27,13 +28,14 @@ from rich.progress import track
 from transformers import AutoConfig
 
 import szilard
+import szilard_zoo
 from szilard.compression.dropping import ScoredText
 from szilard.compression.llmlingua2.annotation import annotate_pairs
 from szilard.compression.llmlingua2.rule_teacher import RuleTeacher
 from szilard.compression.llmlingua2.training import Collate, Stretches, load_classifier, measure, train_classifier
 from szilard.compression.llmlingua2.training_config import ClassifierConfig
-from szilard.compression.selective_context import SelectiveContext
-from szilard.evaluation.statistics import bootstrap_interval
+from szilard.compression.selective_context import SelectiveContext, units
+from szilard.compression.self_information import encoded, per_unit, self_information
 from szilard_zoo import train_tiny_llmlingua2 as recipe
 from szilard_zoo.fact_contexts import FactContext, dataset
 
@@ -47,15 +49,19 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class ReadOnce(SelectiveContext):
-    """Selective Context that asks the model once for all rates: its scores do not depend on them."""
+    """Selective Context that asks the model once for all rates and units: what it says does not depend on them."""
 
-    known: ClassVar[dict[Any, list[ScoredText]]] = {}
+    known: ClassVar[dict[Any, Any]] = {}
 
-    def scored(self, contexts: Sequence[str], engine: Any) -> list[ScoredText]:
-        key = (self.unit, tuple(contexts))
-        if key not in self.known:
-            self.known[key] = super().scored(contexts, engine)
-        return self.known[key]
+    def informed(self, contexts: Sequence[str], model: Any) -> list[ScoredText]:
+        read = [encoded(model, text) for text in contexts]
+        if tuple(contexts) not in self.known:
+            self.known[tuple(contexts)] = self_information(model, [ids for ids, _ in read])[0]
+        found = []
+        for text, (_, places), nats in zip(contexts, read, self.known[tuple(contexts)], strict=True):
+            spans, forced = self.segmented(text, units(text, places, self.unit))
+            found.append(ScoredText(text, spans, per_unit(nats, spans, places, mean=True), forced))
+        return found
 
 
 def compressors(full: Path, tiny: str) -> dict[str, Any]:
@@ -63,8 +69,9 @@ def compressors(full: Path, tiny: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if (full / "model.safetensors").is_file():
         found["llmlingua2, all-MiniLM-L6-v2"] = szilard.LlmLingua2(checkpoint=str(full))
+    if Path(tiny).is_dir() or tiny.removeprefix("zoo/") in szilard_zoo.names():
+        found["llmlingua2, tiny"] = szilard.LlmLingua2(checkpoint=tiny)
     return found | {
-        "llmlingua2, tiny": szilard.LlmLingua2(checkpoint=tiny),
         "selective-context, phrases": ReadOnce(),
         "selective-context, words": ReadOnce(unit="word"),
         "llmlingua": szilard.LlmLingua(segment=100),
@@ -79,9 +86,11 @@ def survives(answer: str, text: str) -> bool:
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:
-    """Mean, its 95 % interval, and how many were counted."""
-    low, high = bootstrap_interval(scores)
-    return {"mean": sum(scores) / len(scores), "low": low, "high": high, "count": len(scores)}
+    """Mean, its 95 % interval (Wilson's, which has a width at 0 and 1 too), and how many were counted."""
+    count, mean, z = len(scores), sum(scores) / len(scores), 1.96
+    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    return {"mean": mean, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "count": count}
 
 
 # --- training and labels --------------------------------------------------------------------------------------------
