@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -59,21 +58,40 @@ def texts(tokenizer, text: str, count: int, seed: str) -> list[tuple[list[int], 
     return made
 
 
-# method: flags of its training for a ratio, a list per stage
+# Flags of the trainings, a line per stage; {before}: the folder of the stage before.
 TRAININGS = {
-    "mean-pool": lambda ratio, steps: [
-        ["--ratio", ratio, "--context", CONTEXT, "--target", TARGET, "--steps", steps, "--learning-rate", 1e-3]
+    # of the layer whose states know the key of a value, from which it learns most
+    "mean-pool": [
+        "--ratio {ratio} --layer 1 --context {context} --target {target} --steps {steps} --learning-rate 3e-3"
+    ],
+    "comprexit": [
+        "--ratio {ratio} --window {context} --context {context} --target {target} --no-packed --unit-states "
+        "--gradient-accumulation 1 --steps {steps} --learning-rate 3e-3"
+    ],
+    "arc-encoder": [
+        "--pooling-factor {ratio} --truncate-layers 0 --window {context} --target {target} --before 0 --steps {steps} "
+        "--learning-rate 1e-3 --projector-learning-rate 3e-3 --special-learning-rate 3e-3 --weight-decay 0"
+    ],
+    "refrag": [
+        "--stage reconstruction --chunk {ratio} --encoder small --context {context} --target {target} --steps {half} "
+        "--learning-rate 1e-3",
+        "--stage cpt --start {before} --context {context} --target {target} --steps {half} --learning-rate 1e-3 "
+        "--no-curriculum",
     ],
 }
+OPTIONS = {"refrag": {"policy": "none"}}
 
 
 def train(method: str, ratio: int, steps: int, corpus: Path, folder: Path) -> Path:
     """Train through the command line; a stopped run goes on."""
-    for stage, flags in enumerate(TRAININGS[method](ratio, steps)):
-        out = folder / f"{method}-{ratio}-{stage}"
+    out = folder
+    for stage, flags in enumerate(TRAININGS[method]):
+        before, out = out, folder / f"{method}-{ratio}-{stage}"
+        given = flags.format(
+            ratio=ratio, context=CONTEXT, target=TARGET, steps=steps, half=steps // 2, before=before
+        ).split()
         command = [sys.executable, "-m", "szilard", "train", method, "--model", "zoo/tiny-recall"]
-        command += ["--data", str(corpus), "-o", str(out), *COMMON, *map(str, flags)]
-        subprocess.run(command, check=True)
+        subprocess.run([*command, "--data", str(corpus), "-o", str(out), *COMMON, *given], check=True)
     return out
 
 
@@ -133,13 +151,13 @@ def main() -> None:
             started = time.perf_counter()
             folder = train(method, ratio, options.steps, corpus, options.folder)
             seconds = time.perf_counter() - started
-            compressor = szilard.methods()[method].cls.from_pretrained(folder)
-            soft = compressor.compress(contexts, engine=engine)
+            reader = szilard.load(folder / "decoder", device="cpu") if (folder / "decoder").is_dir() else engine
+            compressor = szilard.methods()[method].cls.from_pretrained(folder, **OPTIONS.get(method, {}))
+            soft = compressor.compress(contexts, engine=reader)
             positions = sum(s.positions for s in soft) / len(soft)
-            store.add(key, ask(engine, soft, targets) | {"positions": positions, "training_seconds": round(seconds)})
-            print(method, ratio, positions, ask(engine, soft, targets), flush=True)
-    if options.store.startswith("try"):
-        shutil.rmtree(options.folder, ignore_errors=True)
+            found = ask(reader, soft, targets) | {"positions": positions, "training_seconds": round(seconds)}
+            store.add(key, found)
+            print(method, ratio, found, flush=True)
 
 
 if __name__ == "__main__":
