@@ -42,7 +42,7 @@ def sections() -> Iterator[str]:
         yield "Texts that keep each of four yes/no facts with a given probability; 16 notes that differ in nothing else:\n"
         yield known(parts["known"])
     if parts["records"]:
-        yield "Twelve near-duplicate ward notes, two questions each (24 answers a pair):\n"
+        yield "Eight ward notes that differ in three of eight facts, all three asked for (24 answers a pair):\n"
         yield compressors(parts["records"])
     if parts["answers"]:
         yield pairs(parts["answers"])
