@@ -2,7 +2,7 @@
 
 known:    16 records that differ in 4 yes/no facts; texts keep each with probability 1 - delta: I = 4 (1 - delta) bits.
 wikitext: 12 paragraphs of one article, compressed by models of three sizes and by dropping words at equal length.
-records:  12 near-duplicate ward notes with questions; bits per token against what three predictors answer.
+records:  8 ward notes that differ in three facts; bits of these facts against what three predictors answer about them.
 
 Everything that was generated and scored lies in the folder --work, results in results/agentic-mi.jsonl; a run that was
 killed goes on where it was.
@@ -34,6 +34,7 @@ from szilard.registry import methods
 
 STORE = Store("agentic-mi")
 DELTAS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+ASKED = ("drug", "nurse", "day")  # facts in which the notes differ, and that are asked for
 KEPT = (0.25, 0.6)  # of the controlled compressors beside the models
 SMOL = "SmolLM2-135M"
 WORDS = (55, 110)  # of a paragraph
@@ -59,7 +60,7 @@ def main() -> None:
 def known(arguments: argparse.Namespace) -> None:
     """Texts that keep a known share of 4 bits, in the eyes of SmolLM2-135M."""
     models = Models(arguments)
-    every = notes.all_pairs()
+    every = notes.every_combination(list(notes.SLOTS)[:4])
     contexts = [notes.text_of(record) for record in every]
     differ, alike = list(notes.SLOTS)[:4], list(notes.SLOTS)[4:6]
     settings: list[tuple[str, dict[str, Any]]] = [(f"keeps {1 - delta:.0%}", {"delta": delta}) for delta in DELTAS]
@@ -145,9 +146,9 @@ def shortened(text: str, budget: int, tokenizer: Any, chance: random.Random | No
 def records(arguments: argparse.Namespace) -> None:
     """Near-duplicate notes: bits per token against the answers of three predictors."""
     models = Models(arguments)
-    every = notes.ward_notes(12)
+    every = notes.every_combination(ASKED)
     contexts = [notes.text_of(record) for record in every]
-    asked = notes.questions(every, 2)
+    asked = notes.questions(every, ASKED)
     sources: list[tuple[str, Any, dict[str, Any]]] = [(name, name, {}) for name in ("Qwen 0.5B", "Qwen 1.5B", SMOL)]
     for delta in KEPT:
         kept = notes.keep_slots(every, list(notes.SLOTS), delta)

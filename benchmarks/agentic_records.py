@@ -56,16 +56,18 @@ def text_of(record: Record) -> str:
     return " ".join([OPENING, *(SLOTS[slot][0].format(value) for slot, value in record.items()), CLOSING])
 
 
-def all_pairs(bits: int = 4) -> list[Record]:
-    """2^bits records: the first `bits` slots have one of two values, in all combinations; the others are alike.
+def every_combination(varying: Sequence[str]) -> list[Record]:
+    """Records in which some slots have one of two values each, in all combinations; the other slots are alike.
 
-    A text that keeps each of these slots with probability 1 - delta and tells of each whether it was kept is an
-    erasure channel: I(X;Z) = bits x (1 - delta), exactly.
+    A text that keeps each varying slot with probability 1 - delta and shows which it kept is an erasure channel:
+    I(X;Z) = (1 - delta) x (number of these slots) bits, exactly.
     """
-    names = list(SLOTS)
     return [
-        {slot: SLOTS[slot][1][(number >> at) & 1 if at < bits else 0] for at, slot in enumerate(names)}
-        for number in range(2**bits)
+        {
+            slot: values[(number >> varying.index(slot)) & 1 if slot in varying else 0]
+            for slot, (_, values, _) in SLOTS.items()
+        }
+        for number in range(2 ** len(varying))
     ]
 
 
@@ -89,27 +91,6 @@ def keep_slots(
     return Kept(texts, total / len(records))
 
 
-def ward_notes(count: int, *, seed: int = 0) -> list[Record]:
-    """Different records, every slot with one of its four values."""
-    chance = random.Random(seed)
-    found: list[Record] = []
-    while len(found) < count:
-        record = {slot: chance.choice(values) for slot, (_, values, _) in SLOTS.items()}
-        if record not in found:
-            found.append(record)
-    return found
-
-
-def questions(records: Sequence[Record], each: int, *, seed: int = 0) -> list[list[tuple[str, str]]]:
-    """Some questions of every record with their answers; all slots are asked for about equally often."""
-    chance = random.Random(seed)
-    order: list[str] = []
-    found = []
-    for record in records:
-        pairs = []
-        for _ in range(each):
-            order = order or chance.sample(list(SLOTS), len(SLOTS))
-            slot = order.pop()
-            pairs.append((SLOTS[slot][2], record[slot]))
-        found.append(pairs)
-    return found
+def questions(records: Sequence[Record], slots: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """What stands in these slots of every record: questions with their answers."""
+    return [[(SLOTS[slot][2], record[slot]) for slot in slots] for record in records]
