@@ -140,7 +140,7 @@ def with_head(encoder: Path, folder: Path) -> Path:
     return path
 
 
-def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str]) -> None:
+def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str], chosen: list[str]) -> None:
     """How many prompts give the same result in every field, and how many the same words."""
     groups = [texts[at : at + 4] for at in range(0, len(texts), 4)]
     for options, inputs, settings in (
@@ -148,7 +148,7 @@ def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[
         *((label, groups, given) for label, given in CONTEXTS.items()),
     ):
         key = {"part": "agreement", "checkpoint": name, "options": options, "inputs": len(inputs)}
-        if key in store:
+        if key in store or options not in chosen:
             continue
         counts: Counter[str] = Counter()
         for text in track(inputs, description=f"{name}: {options}"):
@@ -167,6 +167,19 @@ def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[
                 counts["words that differ"] += sum(a != b for a, b in pairs)
             counts["words"] += theirs[label].count("\t\t|\t\t") + 1
         store.add(key, dict(counts))
+
+
+def recovery(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str]) -> None:
+    """Whether a response that quotes the compressed prompt, with words of its own between is recovered alike."""
+    key = {"part": "agreement", "checkpoint": name, "options": "recover", "inputs": len(texts)}
+    if key in store:
+        return
+    same = 0
+    for text in track(texts, description=f"{name}: recover"):
+        short = ours.compress_prompt(text, rate=0.5)["compressed_prompt"]
+        response = " ".join(word if index % 7 else "so" for index, word in enumerate(short.split()[:60]))
+        same += peer.recover(text, short, response) == ours.recover(text, short, response)
+    store.add(key, {"same result": same})
 
 
 def _result(call: Callable[..., Any], text: Any, settings: dict[str, Any]) -> Any:
@@ -336,6 +349,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[])
     parser.add_argument("--part", choices=("agreement", "speed", "onnx"), nargs="*", default=["agreement", "speed"])
+    parser.add_argument("--options", nargs="*", default=[*GRID, *CONTEXTS], help="settings by name (default: all)")
     parser.add_argument("--fixture", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -358,7 +372,8 @@ def main() -> None:
             released = LlmLingua2.released(classifier, cl100k)
             peer = _peer(folder)
             if "agreement" in arguments.part:
-                agreement(store, folder.name, peer, released, prompts(arguments.data))
+                recovery(store, folder.name, peer, released, prompts(arguments.data))
+                agreement(store, folder.name, peer, released, prompts(arguments.data), arguments.options)
             if "onnx" in arguments.part:
                 onnx_parity(store, folder.name, classifier, prompts(arguments.data)[::4])
             if "speed" in arguments.part:

@@ -135,6 +135,9 @@ def test_contexts_share_batches_and_each_gets_what_it_gets_alone(classifier):
 
 def test_the_neutral_setting_needs_no_classifier_and_changes_nothing():
     assert LlmLingua2.neutral().compress([LONG, CODE])[1].text == CODE
+    for budget in (0.5, 1):
+        with pytest.raises(ValueError, match="needs a classifier"):
+            LlmLingua2.neutral().compress([CODE], budget)
 
 
 def test_with_everything_kept_the_text_is_itself_byte_for_byte(classifier):

@@ -160,7 +160,8 @@ class LlmLingua2(WordDropping):
     def compress(
         self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
     ) -> list[CompressedText]:
-        if self.checkpoint is None and (self.selection == "threshold" or (budget or self.rate) != 1.0):
+        share = self.rate if budget is None else budget
+        if self.checkpoint is None and (self.selection == "threshold" or isinstance(share, int) or share < 1.0):
             self.classifier()  # says what is missing
         if missing := [position for position in self.keep_contexts if position >= len(contexts)]:
             raise ValueError(f"keep_contexts names context {missing[0]}, but there are {len(contexts)}, from 0 on.")
