@@ -14,6 +14,7 @@ from typing import Any
 
 import adaptive_page as adaptive
 import attention_page as attention
+import compression_page as compression
 import diffusion_page as diffusion
 import speculative_page as speculative
 from markdown_table import table
@@ -56,6 +57,7 @@ chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anc
 def main() -> None:
     sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
+    sections += [*compression.sections()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")
