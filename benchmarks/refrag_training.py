@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--encoder", help="folder or hub id, of real")
+    parser.add_argument("--encoder-name", default="all-MiniLM-L6-v2", help="what to call it")
     parser.add_argument("--chunk", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,7 +68,7 @@ def real(arguments: argparse.Namespace) -> None:
     """Stage 1 on SmolLM2."""
     if arguments.data is None or arguments.encoder is None:
         raise SystemExit("real needs --data and --encoder.")
-    key = {"part": "real", "decoder": "SmolLM2-135M-Instruct", "encoder": Path(arguments.encoder).name}
+    key = {"part": "real", "decoder": "SmolLM2-135M-Instruct", "encoder": arguments.encoder_name}
     key |= {"chunk": arguments.chunk, "steps": arguments.steps, "batch": 8, "seed": arguments.seed}
     text = (arguments.data / "wikitext2_valid.txt").read_text(encoding="utf-8")
     paragraphs = [line.strip() for line in text.splitlines() if len(line) > 200]
