@@ -7,8 +7,8 @@
 curriculum: a frozen decoder of 4 layers writes 8 chunks of 4 tokens again from their vectors; learned with the
 curriculum, and from whole contexts at once, in as many steps.
 
-policy: 8 chunks of 4 tokens, of which one is marked; the text goes on with a question that the marked chunk answers.
-Vectors are narrow, so expanding pays. How often is the marked chunk the one that a policy expands?
+policy: 8 chunks of 4 tokens, of which one is marked; the text goes on with the marked chunk, again. Vectors are narrow,
+so expanding pays. How often is the marked chunk the one that a policy expands?
 
 real: the embedded SmolLM2-135M, frozen, reads chunks of WikiText (FOLDER/wikitext2_valid.txt) that a sentence encoder
 made vectors of; nats per token on paragraphs held out.
@@ -42,7 +42,7 @@ from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
 
 VOCAB, CHUNK, CHUNKS = 64, 4, 8
-DECODER_STEPS = 800
+DECODER_STEPS = 1500
 LENGTH = CHUNK * CHUNKS
 
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--encoder", help="folder or hub id, of real")
+    parser.add_argument("--encoder-name", default="all-MiniLM-L6-v2", help="what to call it")
     parser.add_argument("--chunk", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,7 +68,7 @@ def real(arguments: argparse.Namespace) -> None:
     """Stage 1 on SmolLM2."""
     if arguments.data is None or arguments.encoder is None:
         raise SystemExit("real needs --data and --encoder.")
-    key = {"part": "real", "decoder": "SmolLM2-135M-Instruct", "encoder": Path(arguments.encoder).name}
+    key = {"part": "real", "decoder": "SmolLM2-135M-Instruct", "encoder": arguments.encoder_name}
     key |= {"chunk": arguments.chunk, "steps": arguments.steps, "batch": 8, "seed": arguments.seed}
     text = (arguments.data / "wikitext2_valid.txt").read_text(encoding="utf-8")
     paragraphs = [line.strip() for line in text.splitlines() if len(line) > 200]
@@ -114,18 +115,15 @@ class Language(nn.Module):
 
     Args:
         model: to be trained.
-        given: tokens in front that are not learned.
     """
 
-    def __init__(self, model: Any, given: int = 0) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.given = model, given
+        self.model = model
 
     def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """A batch, int64 [batch, length]."""
-        labels = ids.clone()
-        labels[:, : self.given] = -100
-        return {"loss": self.model(input_ids=ids, labels=labels, use_cache=False).loss}
+        return {"loss": self.model(input_ids=ids, labels=ids, use_cache=False).loss}
 
 
 def tokenizer_of_words() -> Any:
@@ -136,16 +134,14 @@ def tokenizer_of_words() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def tiny_decoder(
-    texts: Callable[[random.Random], list[int]], steps: int, folder: Path, seed: int, given: int = 0
-) -> Any:
-    """A decoder of 4 layers, d = 128, that has learned a source of texts; trained once for a folder."""
+def tiny_decoder(texts: Callable[[random.Random], list[int]], steps: int, folder: Path, seed: int) -> Any:
+    """A decoder of 4 layers, d = 64, that has learned a source of texts; trained once for a folder."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(
             vocab_size=VOCAB,
-            hidden_size=128,
-            intermediate_size=256,
+            hidden_size=64,
+            intermediate_size=128,
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=4,
@@ -155,20 +151,18 @@ def tiny_decoder(
         )
     )
     rng = random.Random(seed)
-    data: Any = [torch.tensor(texts(rng)) for _ in range(steps * 16)]
-    config = TrainingConfig(steps=steps, batch_size=16, learning_rate=2e-3, save_every=100, log_every=20, seed=seed)
-    rows = fit(
-        Language(model, given), data, config, folder, collate=lambda rows: {"ids": torch.stack(rows)}, device="cpu"
-    )
+    data: Any = [torch.tensor(texts(rng)) for _ in range(steps * 32)]
+    config = TrainingConfig(steps=steps, batch_size=32, learning_rate=3e-3, save_every=100, log_every=20, seed=seed)
+    rows = fit(Language(model), data, config, folder, collate=lambda rows: {"ids": torch.stack(rows)}, device="cpu")
     print("decoder:", round(rows[-1]["loss"], 4), "nats per token", flush=True)
     return TransformersEngine(model, tokenizer_of_words(), name=folder.name)
 
 
 def chain(rng: random.Random, length: int) -> list[int]:
-    """A Markov chain over 64 words with 8 equally likely successors each: ln 8 = 2.08 nats per word."""
+    """A Markov chain over 64 words with 16 equally likely successors each: ln 16 = 2.77 nats per word."""
     ids = [rng.randrange(VOCAB)]
     while len(ids) < length:
-        ids.append((5 * ids[-1] + 7 * rng.randrange(8) + 3) % VOCAB)
+        ids.append((5 * ids[-1] + 3 * rng.randrange(16) + 3) % VOCAB)
     return ids
 
 
@@ -187,7 +181,7 @@ def curriculum(arguments: argparse.Namespace) -> None:
     out, seed, steps = arguments.output, arguments.seed, arguments.steps
     engine = tiny_decoder(copied, DECODER_STEPS, out / f"copying-{seed}", seed)
     rng = random.Random(f"texts {seed}")
-    texts = [words(chain(rng, LENGTH)) for _ in range(20_000)]
+    texts = [words(chain(rng, LENGTH)) for _ in range(40_000)]
     for by_curriculum in (True, False):
         config = RefragConfig(
             chunk=CHUNK,
@@ -195,7 +189,7 @@ def curriculum(arguments: argparse.Namespace) -> None:
             context=LENGTH,
             curriculum=by_curriculum,
             steps=steps,
-            batch_size=16,
+            batch_size=64,
             learning_rate=2e-3,
             held_out=0.01,
             save_every=100,
@@ -208,23 +202,19 @@ def curriculum(arguments: argparse.Namespace) -> None:
 
 # ---- the policy --------------------------------------------------------------------------------------------------
 
-PLAIN, MARK, ASK, END = range(4)
-FILLERS, KEYS, VALUES = range(4, 16), range(16, 40), range(40, 64)
+PLAIN, MARK = range(2)
+WORDS = range(2, VOCAB)
 
 
 def marked(rng: random.Random) -> tuple[list[int], int]:
-    """Eight chunks "mark key value filler", one of them marked, the question for its key, and its value; and which."""
-    place, keys = rng.randrange(CHUNKS), rng.sample(KEYS, CHUNKS)
-    ids, answer = [], END
-    for chunk, key in enumerate(keys):
-        value = rng.choice(VALUES)
-        ids += [MARK if chunk == place else PLAIN, key, value, rng.choice(FILLERS)]
-        answer = value if chunk == place else answer
-    return [*ids, ASK, keys[place], answer, END], place
+    """Eight chunks of a word that says whether it matters and three more, the one that does again; and which it is."""
+    place = rng.randrange(CHUNKS)
+    chunks = [[MARK if chunk == place else PLAIN, *rng.sample(WORDS, CHUNK - 1)] for chunk in range(CHUNKS)]
+    return [*(index for chunk in chunks for index in chunk), *chunks[place]], place
 
 
 def policy(arguments: argparse.Namespace) -> None:
-    """GRPO on what the marked chunk answers."""
+    """GRPO on texts that go on with their marked chunk."""
     out, seed, steps = arguments.output, arguments.seed, arguments.steps
     key = {"part": "policy", "steps": steps, "seed": seed}
     store = Store("refrag")
@@ -232,18 +222,19 @@ def policy(arguments: argparse.Namespace) -> None:
         print(key, "is done")
         return
     begun = time.process_time()
-    engine = tiny_decoder(lambda rng: marked(rng)[0], DECODER_STEPS, out / f"answering-{seed}", seed, given=LENGTH)
+    engine = tiny_decoder(copied, DECODER_STEPS, out / f"copying-{seed}", seed)
     rng = random.Random(f"texts {seed}")
     data = written([words(marked(rng)[0]) for _ in range(5000)], out / "marked.jsonl")
-    both = {"context": LENGTH, "target": 4, "keep": 1 / CHUNKS, "held_out": 0.02, "save_every": 100, "log_every": 20}
+    both = {"context": LENGTH, "target": 4, "held_out": 0.02, "save_every": 100, "log_every": 20}
     cpt = RefragConfig(
         stage="cpt",
         chunk=CHUNK,
         encoder="small",
         encoder_width=4,  # too narrow for what a chunk says
         curriculum=False,
-        steps=400,
-        batch_size=16,
+        keep=0.5,
+        steps=600,
+        batch_size=32,
         learning_rate=2e-3,
         seed=seed,
         **both,
@@ -253,6 +244,7 @@ def policy(arguments: argparse.Namespace) -> None:
     learned = RefragConfig(
         stage="policy",
         start=str(out / f"cpt-{seed}"),
+        keep=1 / CHUNKS,
         steps=steps,
         batch_size=8,
         learning_rate=2e-3,
