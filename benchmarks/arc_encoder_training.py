@@ -26,7 +26,6 @@ import torch
 from results_store import Store
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 import szilard
@@ -35,10 +34,8 @@ from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import Interleaved, PassageObjective
 from szilard.compression.arc_encoder.training import train_arc_encoder
 from szilard.engines import TransformersEngine
-from szilard.training.config import TrainingConfig
 from szilard.training.corpus import read_corpus
 from szilard.training.hidden_states import Tokens
-from szilard.training.loop import fit
 from szilard.training.target import Target
 
 WORDS, PAIRS, LENGTH = 16, 8, 64  # keys and as many values; pairs of a dictionary; tokens of the model's own texts
@@ -80,46 +77,6 @@ def dictionaries(count: int, seed: int, pairs: int, length: int) -> torch.Tensor
     return torch.cat([header, looked], 1).flatten(1)
 
 
-class Texts(Dataset[int]):
-    """Numbers of batches; what is in a batch follows from its number.
-
-    Args:
-        count: of batches.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    @staticmethod
-    def collate(numbers: list[int]) -> dict[str, torch.Tensor]:
-        """32 texts of one number of pairs, {"ids": int64 [32, LENGTH]}."""
-        pairs = CURRICULUM[numbers[0] % len(CURRICULUM)]
-        return {"ids": dictionaries(32, 1_000 + numbers[0], pairs, LENGTH)}
-
-
-class Modelled(nn.Module):
-    """The loss of a language model.
-
-    Args:
-        model: which is trained.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Of a batch, int64 [batch, length]."""
-        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
-        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())}
-
-
 def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
     """The language model on dictionaries, trained once and kept."""
     words = {f"{kind}{index}": offset + index for kind, offset in (("k", 0), ("v", WORDS)) for index in range(WORDS)}
@@ -142,16 +99,21 @@ def tiny_decoder(folder: Path, steps: int) -> TransformersEngine:
             initializer_range=0.05,
         )
         model: Any = AutoModelForCausalLM.from_config(config)
-        settings = TrainingConfig(
-            steps=steps,
-            batch_size=1,
-            learning_rate=3e-3,
-            warmup=0.1,
-            weight_decay=0.01,
-            beta_2=0.98,
-            log_every=50,
-        )
-        fit(Modelled(model), Texts(steps), settings, folder / "training", collate=Texts.collate, device="cpu")
+        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
+        # a long schedule, of which the first fifth is run: with a rate that falls early, look-ups are not learned
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=5 * steps, pct_start=0.05)
+        for step in range(steps):
+            pairs = CURRICULUM[step % len(CURRICULUM)]
+            ids = dictionaries(32, step, pairs, LENGTH)
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            if step % 50 in (0, 9):
+                print(f"language model, step {step}, {pairs} pairs: {float(loss):.3f} nats", flush=True)
         model.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     return TransformersEngine(model, tokenizer, name="tiny-dictionaries")
@@ -247,7 +209,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="real: folder with WikiText")
     parser.add_argument("--steps", type=int, help="of the encoder's training; tiny: 400, real: 300")
-    parser.add_argument("--model-steps", type=int, default=600, help="tiny: of the language model")
+    parser.add_argument("--model-steps", type=int, default=400, help="tiny: of the language model")
     parser.add_argument("--factor", type=int, default=4, help="real: tokens per vector")
     arguments = parser.parse_args()
     if arguments.which == "tiny":
