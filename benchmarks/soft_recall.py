@@ -69,9 +69,9 @@ TRAININGS = {
         "--gradient-accumulation 1 --steps {steps} --learning-rate 3e-3"
     ],
     "arc-encoder": [
-        "--pooling-factor {ratio} --truncate-layers 2 --bottleneck 128 --window {context} --target {target} --before 0 --steps {steps} "
-        "--reconstruction 0 --learning-rate 1e-3 --projector-learning-rate 3e-3 --special-learning-rate 3e-3 "
-        "--weight-decay 0"
+        "--pooling-factor {ratio} --truncate-layers 3 --bottleneck 128 --match-scale --reconstruction 0 "
+        "--window {context} --target {target} --before 0 --steps {steps} --weight-decay 0 "
+        "--learning-rate 1e-3 --projector-learning-rate 3e-3 --special-learning-rate 3e-3"
     ],
     "refrag": [
         "--stage reconstruction --chunk {ratio} --encoder small --context {context} --target {target} --steps {half} "

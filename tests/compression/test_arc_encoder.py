@@ -395,3 +395,14 @@ def test_bad_input_is_refused_in_a_sentence(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="no whole file"):
         arc.load_documents(tmp_path / "other")
     assert isinstance(arc.model(), ArcModel) and arc.compress([], engine=engine) == []
+
+
+def test_vectors_can_begin_as_large_as_token_embeddings() -> None:
+    engine = engine_of("llama")
+    arc = szilard.ArcEncoder.from_causal_lm(engine, truncate_layers=1).model()
+    documents = [[5, 6, 7, 8, 9, 10], [11, 12, 13, 14]]
+    (name,) = arc.decoders
+    arc.match_scale(documents, name, engine)
+    vectors = torch.cat([arc.project(state, name)[:-1] for state in arc.encode(documents)])
+    expected = engine.model.get_input_embeddings().weight.pow(2).mean().sqrt()
+    torch.testing.assert_close(vectors.pow(2).mean().sqrt(), expected, atol=1e-5, rtol=1e-5)

@@ -44,6 +44,7 @@ class ArcConfig(CorpusConfig):
     queries: str = setting("mean", "Of a group: the mean of its hidden states, or the last of them (ablation).")
     encoder: str = setting("", "Hub id or folder of the model that becomes the encoder; empty: the decoder's own.")
     checkpoint: str = setting("", "Folder or hub id of the arc-encoder to begin with (finetune, add-decoder).")
+    match_scale: bool = setting(False, "Begin with vectors as large as token embeddings (ours; pretrain, add-decoder).")
     decoder_name: str = setting("", "What the decoder is called in the add-on; empty: by its model.")
     decoder_steps: str = setting("uniform", "Of several decoders a step trains one: uniform (drawn), or alternating.")
     chunk: int | None = setting(None, "Contexts are read in pieces of so many tokens, which do not see one another.")
@@ -68,6 +69,7 @@ class ArcConfig(CorpusConfig):
         check_choice("queries", self.queries, ("mean", "last"))
         check_choice("decoder_steps", self.decoder_steps, ("uniform", "alternating"))
         check_bool("instruct", self.instruct)
+        check_bool("match_scale", self.match_scale)
         check_bool("freeze_encoder", self.freeze_encoder)
         if self.stage == "pretrain":
             if self.checkpoint:

@@ -129,6 +129,23 @@ class ArcModel(AddOn):
         made.tokenizer = source.tokenizer
         return made.eval()
 
+    @torch.no_grad()
+    def match_scale(self, documents: Sequence[Sequence[int]], name: str, engine: Engine) -> None:
+        """Make a decoder's vectors as large as its token embeddings, by a factor on W_2.
+
+        # Paper: they begin as large as chance makes them; here: on demand, because a small frozen decoder, whose stream
+        # they outweigh, learns to be told nothing for a long time.
+
+        Args:
+            documents: in the encoder's tokens, to measure on.
+            name: of the decoder.
+            engine: it.
+        """
+        vectors = torch.cat([self.project(state, name)[:-1] for state in self.encode(documents)]).float()
+        embeddings = engine.model.get_input_embeddings().weight.float()  # type: ignore[attr-defined]
+        side: Any = self.sides[name]
+        side.up.weight.mul_(embeddings.pow(2).mean().sqrt() / vectors.pow(2).mean().sqrt())
+
     def add_decoder(
         self, name: str, engine: Engine, *, bottleneck: int | None = None, specials: bool = True, seed: int = 0
     ) -> None:

@@ -22,6 +22,8 @@ from szilard.training.course import Course, split
 from szilard.training.loop import NOTHING, uses_fsdp
 from szilard.training.target import Target
 
+_MEASURED = 8  # contexts on which the first scale is measured
+
 
 def train_arc_encoder(
     engine: Engine,
@@ -87,6 +89,10 @@ def train_arc_encoder(
             if not len(passages):
                 raise ValueError(NOTHING)
             objective = PassageObjective(arc, decoders, config)
+            if config.match_scale:
+                some = [passages[index]["context"] for index in range(min(_MEASURED, len(passages)))]
+                for name, one in list(decoders.items()):
+                    arc.match_scale(objective.for_encoder(some), name, one)
             collate: Any = Interleaved.collate  # lists of tensors, which the loop takes as well
             held = course.train(objective, passages, collate)
         if not course.leads:
