@@ -28,8 +28,9 @@ SOFT = """## Soft compression
 
 ### Recall behind vectors
 
-Four pairs of words stand in 64 tokens of running text (WikiText-2); behind the context, all four keys are named in another
-order, and each value is to be the likeliest next token. The decoder is `zoo/tiny-recall`, which finds all of them in the
+Four pairs of words stand in 64 tokens of running text (WikiText-2); behind the context, all four keys stand in another order,
+each with its value. Named: the likeliest token is one of the context's eight words that was not yet said; a value is right
+if it is the likeliest after its key, for which the two must have stayed bound. The decoder is `zoo/tiny-recall`, which finds all of them in the
 text itself. Every compressor learns from the same 12,000 texts in as many steps (REFRAG: half of them frozen, half with its
 decoder), and is asked on 512 texts of another part. Mean pooling reads the layer from which it learns most.
 
@@ -133,12 +134,16 @@ def recall(records: list[Record]) -> Iterator[str]:
             r["key"]["method"],
             str(r["key"]["steps"] or ""),
             f"{r['positions']:.1f}" if "positions" in r else "64",
-            f"{r['right']:.1%}",
+            f"{r['named']:.1%}",
             f"{r['nats']:.2f}",
+            f"{r['values_right']:.1%}",
+            f"{r['nats_of_values']:.2f}",
         ]
-        for r in sorted(records, key=lambda r: (r["key"]["ratio"], -r["right"]))
+        for r in sorted(records, key=lambda r: (r["key"]["ratio"], r["nats"]))
     ]
-    yield table(["context as", "steps", "positions", "values right", "nats of a value"], rows)
+    yield table(
+        ["context as", "steps", "positions", "words named", "nats of a word", "values right", "nats of a value"], rows
+    )
     yield READINGS.get("recall", "")
 
 

@@ -98,22 +98,35 @@ def train(method: str, ratio: int, steps: int, corpus: Path, folder: Path) -> Pa
 
 @torch.no_grad()
 def ask(engine, soft: list[SoftPrompt], targets: list[list[int]]) -> dict[str, float]:
-    """How often the value is the likeliest token, and its nats."""
-    right, nats, count = 0, 0.0, 0
-    for first in range(0, len(soft), 64):
-        some = range(first, min(first + 64, len(soft)))
-        rows = [soft[index].embeddings for index in some]
-        wanted = [torch.tensor(targets[index]) for index in some]
-        inputs = [
-            torch.cat([v, engine.model.get_input_embeddings()(t[:-1])]) for v, t in zip(rows, wanted, strict=True)
-        ]
-        for row, v, t in zip(inputs, rows, wanted, strict=True):
-            logits = engine.model(inputs_embeds=row[None]).logits[0, len(v) - 1 :].float()
-            values = logits[2::3]
-            right += int((values.argmax(-1) == t[2::3]).sum())
-            nats += float(torch.nn.functional.cross_entropy(values, t[2::3], reduction="sum"))
-            count += PAIRS
-    return {"right": right / count, "nats": nats / count, "asked": count}
+    """What the decoder knows of the words behind the vectors.
+
+    Returns:
+        "values_right": share of the values that are the likeliest token after their key; "named": share of all words'
+        places at which the likeliest token is one of the context's words that was not yet said; "nats" of a word, and
+        "nats_of_values".
+    """
+    right = named = 0
+    nats = of_values = 0.0
+    embed = engine.model.get_input_embeddings()
+    for one, target in zip(soft, targets, strict=True):
+        wanted = torch.tensor(target)
+        row = torch.cat([one.embeddings, embed(wanted[:-1])])
+        logits = engine.model(inputs_embeds=row[None]).logits[0, one.positions - 1 :].float()
+        best, each = logits.argmax(-1), torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        places = [place for place in range(TARGET) if place % 3 != 1]  # keys and values, not the colons
+        said = [target[place] for place in places]
+        named += sum(int(best[place]) in said[index:] for index, place in enumerate(places))
+        right += int((best[2::3] == wanted[2::3]).sum())
+        nats += float(each[places].sum())
+        of_values += float(each[2::3].sum())
+    count = PAIRS * len(soft)
+    return {
+        "values_right": right / count,
+        "named": named / (2 * count),
+        "nats": nats / (2 * count),
+        "nats_of_values": of_values / count,
+        "asked": count,
+    }
 
 
 def main() -> None:
