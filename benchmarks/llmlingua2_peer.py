@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -72,6 +73,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {  # of several texts each
     "contexts, all": {"use_context_level_filter": False, "rate": 0.33, "drop_consecutive": True, "force_tokens": MATHS},
 }
 LONG = 6000  # words of a long input
+REPEATS = 3
 
 
 def prompts(data: Path) -> list[str]:
@@ -138,7 +140,7 @@ def with_head(encoder: Path, folder: Path) -> Path:
     return path
 
 
-def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str]) -> None:
+def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str], chosen: list[str]) -> None:
     """How many prompts give the same result in every field, and how many the same words."""
     groups = [texts[at : at + 4] for at in range(0, len(texts), 4)]
     for options, inputs, settings in (
@@ -146,7 +148,7 @@ def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[
         *((label, groups, given) for label, given in CONTEXTS.items()),
     ):
         key = {"part": "agreement", "checkpoint": name, "options": options, "inputs": len(inputs)}
-        if key in store:
+        if key in store or options not in chosen:
             continue
         counts: Counter[str] = Counter()
         for text in track(inputs, description=f"{name}: {options}"):
@@ -167,6 +169,19 @@ def agreement(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[
         store.add(key, dict(counts))
 
 
+def recovery(store: Store, name: str, peer: Any, ours: LlmLingua2, texts: list[str]) -> None:
+    """Whether a response that quotes the compressed prompt, with words of its own between is recovered alike."""
+    key = {"part": "agreement", "checkpoint": name, "options": "recover", "inputs": len(texts)}
+    if key in store:
+        return
+    same = 0
+    for text in track(texts, description=f"{name}: recover"):
+        short = ours.compress_prompt(text, rate=0.5)["compressed_prompt"]
+        response = " ".join(word if index % 7 else "so" for index, word in enumerate(short.split()[:60]))
+        same += peer.recover(text, short, response) == ours.recover(text, short, response)
+    store.add(key, {"same result": same})
+
+
 def _result(call: Callable[..., Any], text: Any, settings: dict[str, Any]) -> Any:
     given = {name: list(value) if isinstance(value, list) else value for name, value in settings.items()}
     try:
@@ -175,33 +190,67 @@ def _result(call: Callable[..., Any], text: Any, settings: dict[str, Any]) -> An
         return type(error).__name__
 
 
-def speed(store: Store, name: str, contestants: dict[str, Callable[[str], Any]], data: Path, repeats: int = 3) -> None:
-    """Seconds for one long input, in turns; medians."""
-    text = ""
+def speed(
+    store: Store, name: str, peer: Any, classifier: KeepClassifier, cl100k: Callable[[str], int], data: Path, onnx: bool
+) -> None:
+    """Processor seconds (one thread) on a long text, on a list of contexts and on short prompts, in turns; medians."""
     paragraphs = iter(wikitext(data))
+    text = ""
     while len(text.split()) < LONG:
         text += next(paragraphs) + "\n"
-    words = len(text.split())
-    key = {"part": "speed", "checkpoint": name, "words": words, "contestants": sorted(contestants)}
-    if key in store:
-        return
-    seconds: dict[str, list[float]] = {label: [] for label in contestants}
-    for call in contestants.values():
-        call(text[:3000])
-    for _ in range(repeats):
-        for label, call in contestants.items():
-            started = time.perf_counter()
-            call(text)
-            seconds[label].append(time.perf_counter() - started)
-    medians = {label: statistics.median(values) for label, values in seconds.items()}
-    store.add(
-        key,
-        {
-            "seconds": {label: round(value, 4) for label, value in medians.items()},
-            "words_per_second": {label: round(words / value) for label, value in medians.items()},
-            "times_as_fast": {label: round(medians["peer"] / value, 3) for label, value in medians.items()},
+    contexts = [line for line in text.splitlines() if line]
+    short = prompts(data)[:40]
+    compat = LlmLingua2.released(classifier, cl100k)
+    own = {
+        "llmlingua2": LlmLingua2(checkpoint=classifier),
+        "llmlingua2, bfloat16": LlmLingua2(checkpoint=classifier, precision="bfloat16"),
+    }
+    if onnx:
+        own["llmlingua2, onnx"] = LlmLingua2(checkpoint=classifier, backend="onnx")
+    runs: dict[str, dict[str, Callable[[], Any]]] = {
+        "one long text": {
+            label: lambda m=m: m.compress_prompt(text, rate=0.33) for label, m in (("peer", peer), ("compat", compat))
         },
-    )
+        "a list of contexts": {
+            label: lambda m=m: m.compress_prompt(list(contexts), rate=0.5)
+            for label, m in (("peer", peer), ("compat", compat))
+        },
+        "short prompts": {
+            label: lambda m=m: [m.compress_prompt(one, rate=0.33) for one in short]
+            for label, m in (("peer", peer), ("compat", compat))
+        },
+    }
+    for label, m in own.items():
+        runs["one long text"][label] = lambda m=m: m.compress([text], 0.33)
+        chosen = dataclasses.replace(m, context_rate=0.75)
+        runs["a list of contexts"][label] = lambda m=chosen: m.compress(contexts, 0.375)
+        runs["short prompts"][label] = lambda m=m: m.compress(short, 0.33)
+    for inputs, contestants in runs.items():
+        words = sum(len(one.split()) for one in (short if inputs == "short prompts" else contexts))
+        key = {
+            "part": "speed",
+            "checkpoint": name,
+            "inputs": inputs,
+            "words": words,
+            "contestants": sorted(contestants),
+        }
+        if key in store:
+            continue
+        seconds: dict[str, list[float]] = {label: [] for label in contestants}
+        for _ in range(REPEATS + 1):
+            for label, call in contestants.items():
+                started = time.process_time()
+                call()
+                seconds[label].append(time.process_time() - started)
+        medians = {label: statistics.median(values[1:]) for label, values in seconds.items()}  # the first warms up
+        store.add(
+            key,
+            {
+                "processor_seconds": {label: round(value, 4) for label, value in medians.items()},
+                "words_per_second": {label: round(words / value) for label, value in medians.items()},
+                "times_as_fast": {label: round(medians["peer"] / value, 2) for label, value in medians.items()},
+            },
+        )
 
 
 def onnx_parity(store: Store, name: str, classifier: KeepClassifier, texts: Sequence[str]) -> None:
@@ -300,8 +349,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[])
     parser.add_argument("--part", choices=("agreement", "speed", "onnx"), nargs="*", default=["agreement", "speed"])
+    parser.add_argument("--options", nargs="*", default=[*GRID, *CONTEXTS], help="settings by name (default: all)")
     parser.add_argument("--fixture", action="store_true")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     encoding = tiktoken.encoding_for_model("gpt-3.5-turbo")
 
     def cl100k(text: str) -> int:
@@ -321,20 +372,12 @@ def main() -> None:
             released = LlmLingua2.released(classifier, cl100k)
             peer = _peer(folder)
             if "agreement" in arguments.part:
-                agreement(store, folder.name, peer, released, prompts(arguments.data))
+                recovery(store, folder.name, peer, released, prompts(arguments.data))
+                agreement(store, folder.name, peer, released, prompts(arguments.data), arguments.options)
             if "onnx" in arguments.part:
                 onnx_parity(store, folder.name, classifier, prompts(arguments.data)[::4])
             if "speed" in arguments.part:
-                plain = LlmLingua2(checkpoint=classifier)
-                contestants: dict[str, Callable[[str], Any]] = {
-                    "peer": lambda text, peer=peer: peer.compress_prompt(text, rate=0.33),  # type: ignore[misc]
-                    "compat": lambda text, released=released: released.compress_prompt(text, rate=0.33),  # type: ignore[misc]
-                    "llmlingua2": lambda text, plain=plain: plain.compress([text], 0.33),  # type: ignore[misc]
-                }
-                if "onnx" in arguments.part:
-                    fast = LlmLingua2(checkpoint=classifier, backend="onnx")
-                    contestants["llmlingua2, onnx"] = lambda text, fast=fast: fast.compress([text], 0.33)  # type: ignore[misc]
-                speed(store, folder.name, contestants, arguments.data)
+                speed(store, folder.name, peer, classifier, cl100k, arguments.data, "onnx" in arguments.part)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from tests.compression import tiny_classifiers as tiny
 FAMILIES = ("bert", "xlm-roberta")
 TEXT, LONG = tiny.PROMPTS[1], tiny.PROMPTS[-1]
 CODE = (
-    "Call it:\n```python\nfor day in (1, 2):\n    print(day)\n```\nthen see https://example.org/a?b=1 or mail a.b@c.org, "
-    "3.5 km off."
+    "Call it:\n```python\nfor day in (1, 2):\n    print(day)\n```\nthen see "
+    "https://example.org/a?b=1 or mail a.b@c.org, 3.5 km off."
 )
 
 
@@ -72,7 +72,7 @@ def test_a_chunk_ends_behind_a_sentence_and_never_in_a_number():
     places = as_spans([match.span() for match in re.finditer(r"\w+|[^\w\s]", text)])
     bounds = chunk_bounds(text, places, words, (".",), 6)
     assert [text[places[a, 0] : places[b - 1, 1]] for a, b in bounds] == ["one two.", "three 3.5 four five"]
-    between = chunk_bounds(text, places, words, ("|",), 7)
+    between = chunk_bounds(text, places, words, ("|",), 6)
     assert [text[places[a, 0] : places[b - 1, 1]] for a, b in between] == ["one two. three", "3.5 four five"]
 
 
@@ -91,6 +91,14 @@ def test_a_chunk_alone_is_the_same_chunk_in_a_batch(classifier):
     together = classifier.keep_probability(rows, batch_size=3)
     for row, probabilities in zip(rows, together, strict=True):
         np.testing.assert_allclose(classifier.keep_probability([row], batch_size=1)[0], probabilities, atol=1e-5)
+
+
+def test_bfloat16_is_near(classifier):
+    scores = [
+        [word.score for word in LlmLingua2(checkpoint=classifier, precision=precision).compress([LONG])[0].words]
+        for precision in ("float32", "bfloat16")
+    ]
+    assert 0 < np.abs(np.subtract(*scores)).max() < 0.1
 
 
 def test_scores_are_those_of_the_model_run_by_hand(classifier):
@@ -127,6 +135,9 @@ def test_contexts_share_batches_and_each_gets_what_it_gets_alone(classifier):
 
 def test_the_neutral_setting_needs_no_classifier_and_changes_nothing():
     assert LlmLingua2.neutral().compress([LONG, CODE])[1].text == CODE
+    for budget in (0.5, 1):
+        with pytest.raises(ValueError, match="needs a classifier"):
+            LlmLingua2.neutral().compress([CODE], budget)
 
 
 def test_with_everything_kept_the_text_is_itself_byte_for_byte(classifier):
@@ -303,6 +314,8 @@ def test_what_is_no_classifier_is_refused_in_a_sentence(tmp_path, model_folder):
         ({"context_rate": 2}, "context_rate"),
         ({"keep_contexts": (-1,)}, "keep_contexts"),
         ({"backend": "jax"}, "backend"),
+        ({"precision": "int8"}, "precision"),
+        ({"precision": "bfloat16", "backend": "onnx"}, "runs in float32"),
         ({"compat": 1}, "compat"),
         ({"compat": True}, "count_tokens="),
         ({"compat": True, "count_tokens": len}, "selection='percentile'"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from szilard.compression.messages import compress_messages
 from szilard.compression.method import Budget, TextCompressor, check_budget, tokens_of_budget
-from szilard.compression.rebuild import rebuild
+from szilard.compression.rebuild import Rebuilder
 from szilard.compression.selection import SELECTIONS, Mask, select, select_corpus, select_within
 from szilard.compression.stream import compress_stream
 from szilard.compression.structure import safe_units
@@ -56,6 +57,11 @@ class ScoredText:
     scores: NDArray[Any]
     forced: Mask
     cost: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def rebuilder(self) -> Rebuilder:
+        """Makes the text of kept words."""
+        return Rebuilder(self.text, self.spans)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class WordDropping(TextCompressor):
     rate: float = 0.5
     selection: str = "budget"
     threshold: float | None = None
-    keep: Any = ()
+    keep: str | object = ()
     keep_digits: bool = False
     structure: str = "none"
     drop_consecutive: bool = False
@@ -128,6 +134,11 @@ class WordDropping(TextCompressor):
         """All words stay, and the text is the original character for character."""
         return cls(rate=1.0)
 
+    @property
+    def kept_always(self) -> tuple[str | re.Pattern[str], ...]:
+        """What `keep` names."""
+        return check_keep(self.keep)
+
     @abstractmethod
     def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
         """Words and their scores, per context."""
@@ -155,14 +166,14 @@ class WordDropping(TextCompressor):
         check_budget(share)
         self.check(engine)
         counter = self.counter(engine)
-        originals = [counter.count(text) for text in contexts]
+        originals = counter.count_all(contexts)
         budgets = [tokens_of_budget(share, original) for original in originals]
         texts = self.scored(contexts, engine)
         limits = self.shared_out(texts, [Limit.of(*pair, share) for pair in zip(originals, budgets, strict=True)])
         kept = self._decide(texts, limits, counter)
         results = []
         for text, (mask, costs), original in zip(texts, kept, originals, strict=True):
-            left = rebuild(text.text, text.spans, mask)
+            left = text.rebuilder(mask)
             words = map(Word, *text.spans.T.tolist(), text.scores.tolist(), costs.tolist(), mask.tolist())
             results.append(
                 CompressedText(
@@ -213,7 +224,7 @@ class WordDropping(TextCompressor):
         fill = self.passes_over and self.structure == "safe"  # one long block that does not fit must not end the choice
 
         def count(text: ScoredText, mask: Mask) -> int:
-            return counter.count(rebuild(text.text, text.spans, self._without_repeats(text, mask)))
+            return counter.count(text.rebuilder(self._without_repeats(text, mask)))
 
         masks: list[Mask] = []
         if self.selection == "corpus" and texts:
@@ -261,7 +272,7 @@ class WordDropping(TextCompressor):
 
     def segmented(self, text: str, spans: Spans) -> tuple[Spans, Mask]:
         """Words with the method's units and kept white space among them, and which of them always stay."""
-        places = kept_places(text, (*self.keep, DIGIT) if self.keep_digits else self.keep)
+        places = kept_places(text, (*self.kept_always, DIGIT) if self.keep_digits else self.kept_always)
         spans = with_white_space(text, spans, places)
         if self.structure == "safe":
             spans = merged(np.concatenate([spans, safe_units(text)]))

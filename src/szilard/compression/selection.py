@@ -135,16 +135,20 @@ def select_corpus(
         bool [words], per text.
     """
     cuts = np.cumsum([len(row) for row in scores])[:-1]
-    joined = [
-        np.concatenate([np.asarray(row) for row in rows]) if len(rows) else np.empty(0) for rows in (scores, tokens)
-    ]
-    always = None if forced is None else np.concatenate([np.asarray(row, dtype=bool) for row in forced])
+    values, costs = _joined(scores), _joined(tokens)
+    always = None if forced is None else _joined(forced).astype(bool)
     if count is None:
-        mask = select(*joined, budget=budget, forced=always, fill=fill)
+        mask = select(values, costs, budget=budget, forced=always, fill=fill)
     else:
         counted = count
-        mask = select_within(*joined, budget, lambda whole: counted(np.split(whole, cuts)), forced=always, fill=fill)
+        mask = select_within(
+            values, costs, budget, lambda whole: counted(np.split(whole, cuts)), forced=always, fill=fill
+        )
     return np.split(mask, cuts)
+
+
+def _joined(rows: Sequence[Any]) -> NDArray[Any]:
+    return np.concatenate([np.asarray(row) for row in rows]) if len(rows) else np.zeros(0)
 
 
 def _by_percentile(scores: NDArray[Any], tokens: NDArray[Any], forced: Mask, rate: float) -> Mask:

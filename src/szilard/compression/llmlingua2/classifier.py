@@ -8,9 +8,11 @@ came from) will do: XLM-RoBERTa, multilingual BERT, MiniLM, ...
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,23 +126,30 @@ class KeepClassifier:
         return OnnxEncoder.of(self)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Each text in tokens, once."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        return [
-            Encoded(np.asarray(ids, dtype=np.int64), solid_places(text, as_spans(places)))
-            for text, ids, places in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
+        """Each text in tokens; inside of `reading_once`, each only once."""
+        memory = _MEMORY.get()
+        if memory is None:
+            memory = {}
+        if new := [text for text in dict.fromkeys(texts) if text not in memory]:
+            encoded = self.tokenizer(
+                new,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            for text, ids, places in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                memory[text] = Encoded(np.asarray(ids, dtype=np.int64), solid_places(text, as_spans(places)))
+        return [memory[text] for text in texts]
 
     def keep_probability(
-        self, rows: Sequence[NDArray[np.int64]], *, batch_size: int, backend: str = "torch", hidden: int | None = None
+        self,
+        rows: Sequence[NDArray[np.int64]],
+        *,
+        batch_size: int,
+        backend: str = "torch",
+        precision: str = "float32",
+        hidden: int | None = None,
     ) -> list[NDArray[np.float32]]:
         """p_t of every token, in batches of rows of about the same length.
 
@@ -148,6 +157,7 @@ class KeepClassifier:
             rows: int64 [tokens] each, special tokens included.
             batch_size: rows of a batch.
             backend: "torch" or "onnx".
+            precision: of PyTorch's products: "float32" or "bfloat16".
             hidden: id of a token that no other token may look at, beside the padding.
 
         Returns:
@@ -155,7 +165,7 @@ class KeepClassifier:
         """
         found: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        run = self.onnx if backend == "onnx" else self._forward
+        run = self.onnx if backend == "onnx" else partial(self._forward, half=precision == "bfloat16")
         padding = self.tokenizer.pad_token_id or 0
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -173,11 +183,25 @@ class KeepClassifier:
         return found
 
     @torch.inference_mode()
-    def _forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64], half: bool = False) -> NDArray[np.float32]:
         device = self.model.device
         attention = None if mask.all() else torch.from_numpy(mask).to(device)
-        logits = self.model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).logits
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            logits = self.model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).logits
         return logits.float().softmax(-1)[..., KEEP].cpu().numpy()
+
+
+_MEMORY: ContextVar[dict[str, Encoded] | None] = ContextVar("read texts", default=None)
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """While this is open, what one classifier has read is not read again."""
+    token = _MEMORY.set({})
+    try:
+        yield
+    finally:
+        _MEMORY.reset(token)
 
 
 # Models that number positions from the padding token's id on, so that they have that many fewer of them.

@@ -22,7 +22,8 @@ import numpy as np
 from szilard.compression.dropping import Limit, ScoredText, WordDropping
 from szilard.compression.llmlingua2 import onnx_backend, peer
 from szilard.compression.llmlingua2.chunks import chunk_bounds, word_scores
-from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened
+from szilard.compression.llmlingua2.classifier import KeepClassifier, inspect, opened, reading_once
+from szilard.compression.llmlingua2.recover import recover
 from szilard.compression.method import Budget, tokens_of_budget
 from szilard.compression.text import CompressedText
 from szilard.compression.token_counter import TokenCounter
@@ -49,6 +50,8 @@ class LlmLingua2(WordDropping):
         keep_contexts: positions of contexts that stay whatever `context_rate` says.
         compat: do exactly what the released code does (see `released`), with its slips.
         backend: what the encoder runs on: "torch" or "onnx".
+        precision: of PyTorch's products: "float32", or "bfloat16", which is faster where the processor has it and moves
+            probabilities in the second decimal place.
     """
 
     slug: ClassVar[str] = "llmlingua2"
@@ -57,13 +60,14 @@ class LlmLingua2(WordDropping):
 
     checkpoint: KeepClassifier | str | None = None
     token_to_word: str = "mean"
-    chunk_end: Any = (".", "\n")
+    chunk_end: str | object = (".", "\n")
     max_length: int = 512
     batch_size: int = 16
     context_rate: float | None = None
     keep_contexts: tuple[int, ...] = ()
     compat: bool = False
     backend: str = "torch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +77,7 @@ class LlmLingua2(WordDropping):
             raise TypeError(f"checkpoint must be a KeepClassifier, its folder or hub id, not {self.checkpoint!r}.")
         check_choice("token_to_word", self.token_to_word, ("mean", "first"))
         object.__setattr__(self, "chunk_end", check_keep(self.chunk_end))
-        if not all(isinstance(end, str) for end in self.chunk_end):
+        if len(self.chunk_ends) < len(check_keep(self.chunk_end)):
             raise TypeError("chunk_end takes strings, not patterns.")
         check_number("max_length", self.max_length, low=8, integer=True)
         check_number("batch_size", self.batch_size, low=1, integer=True)
@@ -82,6 +86,9 @@ class LlmLingua2(WordDropping):
             check_number("keep_contexts", position, low=0, integer=True)
         check_bool("compat", self.compat)
         check_choice("backend", self.backend, ("torch", "onnx"))
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+        if self.backend == "onnx" and self.precision != "float32":
+            raise ValueError("backend='onnx' runs in float32: precision='float32'.")
         if self.compat:
             peer.check_compat(self)
 
@@ -121,6 +128,11 @@ class LlmLingua2(WordDropping):
             changed["checkpoint"] = self.classifier().fingerprint
         return changed
 
+    @property
+    def chunk_ends(self) -> tuple[str, ...]:
+        """What `chunk_end` names."""
+        return tuple(end for end in check_keep(self.chunk_end) if isinstance(end, str))
+
     def classifier(self) -> KeepClassifier:
         """The classifier, loaded.
 
@@ -139,18 +151,24 @@ class LlmLingua2(WordDropping):
         if self.checkpoint is None or engine is not None or self.count_tokens is not None:
             return super().counter(engine)
         classifier = self.classifier()
-        return TokenCounter(classifier.name, classifier.tokenizer)
+        return TokenCounter(
+            classifier.name,
+            classifier.tokenizer,
+            read=lambda texts: [encoded.places for encoded in classifier.encode(texts)],
+        )
 
     def compress(
         self, contexts: Sequence[str], budget: Budget = None, *, engine: Engine | None = None
     ) -> list[CompressedText]:
-        if self.checkpoint is None and (self.selection == "threshold" or (budget or self.rate) != 1.0):
+        share = self.rate if budget is None else budget
+        if self.checkpoint is None and (self.selection == "threshold" or isinstance(share, int) or share < 1.0):
             self.classifier()  # says what is missing
         if missing := [position for position in self.keep_contexts if position >= len(contexts)]:
             raise ValueError(f"keep_contexts names context {missing[0]}, but there are {len(contexts)}, from 0 on.")
         if self.compat:
             return peer.compress(self, contexts, budget, engine)
-        return super().compress(contexts, budget, engine=engine)
+        with reading_once():
+            return super().compress(contexts, budget, engine=engine)
 
     def scored(self, contexts: Sequence[str], engine: Engine | None) -> list[ScoredText]:
         if self.checkpoint is None:  # everything stays, and no model is needed
@@ -169,7 +187,7 @@ class LlmLingua2(WordDropping):
         encoded = classifier.encode(contexts)
         words = [regex_words(text) for text in contexts]
         bounds = [
-            chunk_bounds(text, tokens.places, spans, self.chunk_end, size)
+            chunk_bounds(text, tokens.places, spans, self.chunk_ends, size)
             for text, tokens, spans in zip(contexts, encoded, words, strict=True)
         ]
         rows = [
@@ -177,12 +195,15 @@ class LlmLingua2(WordDropping):
             for tokens, cuts in zip(encoded, bounds, strict=True)
             for first, last in cuts
         ]
-        found = iter(classifier.keep_probability(rows, batch_size=self.batch_size, backend=self.backend))
+        found = iter(
+            classifier.keep_probability(
+                rows, batch_size=self.batch_size, backend=self.backend, precision=self.precision
+            )
+        )
         results = []
         for text, tokens, spans, cuts in zip(contexts, encoded, words, bounds, strict=True):
-            probabilities = np.concatenate(
-                [next(found)[len(before) : len(before) + last - first] for first, last in cuts] or [np.zeros(0)]
-            )
+            parts = [next(found)[len(before) : len(before) + last - first] for first, last in cuts]
+            probabilities = np.concatenate(parts) if parts else np.zeros(0)
             spans, forced = self.segmented(text, spans)
             scores = word_scores(spans, tokens.places, probabilities, self.token_to_word)
             through = len(tokens.ids) + len(cuts) * (len(before) + len(after))
@@ -221,5 +242,5 @@ class LlmLingua2(WordDropping):
         return peer.compress_prompt(self, context, **options)
 
     def recover(self, original_prompt: str, compressed_prompt: str, response: str) -> str:
-        """A response to the compressed prompt, with what it quotes as it stands in the original; see `peer.recover`."""
-        return peer.recover(self.classifier().tokenizer, original_prompt, compressed_prompt, response)
+        """A response to the compressed prompt, with what it quotes as it stands in the original; see `recover`."""
+        return recover(self.classifier().tokenizer, original_prompt, compressed_prompt, response)

@@ -7,6 +7,8 @@ import importlib.util
 import io
 import logging
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +71,7 @@ def export(classifier: KeepClassifier, file: Path) -> None:
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=classifier.longest)}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with _quiet():  # with gradients on, linear layers are PyTorch's own, which the export knows
         torch.onnx.export(
             wrapped,
             (ids, mask),
@@ -84,6 +85,18 @@ def export(classifier: KeepClassifier, file: Path) -> None:
         )
     if not os.path.isfile(file):
         raise ValueError(f"the classifier {classifier.name!r} cannot be exported to ONNX; use backend='torch'.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    nowhere, logger = io.StringIO(), logging.getLogger("torch.onnx")
+    before, logger.disabled = logger.disabled, True
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.disabled = before
 
 
 class _KeepProbability(torch.nn.Module):

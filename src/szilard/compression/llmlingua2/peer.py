@@ -1,13 +1,11 @@
-"""The doors of the released code: `compress_prompt` and `recover`, with its arguments and its results.
+"""The door of the released code, `compress_prompt`, with its arguments and its results.
 
 Pan et al. 2024, arXiv 2403.12968; released code: microsoft/LLMLingua 0.2.2 (MIT), whose behaviour this follows.
 """
 
 from __future__ import annotations
 
-import bisect
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szilard.compression.dropping import check_contexts
-from szilard.compression.llmlingua2.released import ChunkWords, ForcedStrings, kept_words, pieces
+from szilard.compression.llmlingua2.released import ChunkWords, ForcedStrings
+from szilard.compression.llmlingua2.released_selection import kept_words, pieces
 from szilard.compression.method import Budget, check_budget, tokens_of_budget
 from szilard.compression.text import CompressedText, Word
 from szilard.options import check_number
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 _DOLLARS_PER_TOKEN = 0.06 / 1000  # what the released code reckons GPT-4 to cost
-_NEAR = 10  # tokens that may lie between two of a quotation
 _WORDS_COUNTED = 1 << 16
 
 
@@ -44,7 +42,8 @@ def check_compat(method: LlmLingua2) -> None:
     for given, words in (
         (method.selection != "percentile", "selects by percentile: selection='percentile'"),
         (method.structure != "none", "knows no units: structure='none'"),
-        (any(not isinstance(one, str) for one in method.keep), "keeps strings only, no patterns"),
+        (any(not isinstance(one, str) for one in method.kept_always), "keeps strings only, no patterns"),
+        (method.precision != "float32", "runs in float32: precision='float32'"),
         (method.max_length != 512, "has chunks of 512 tokens: max_length=512"),
         (method.context_rate is not None, "chooses contexts in compress_prompt only: context_rate=None"),
     ):
@@ -108,14 +107,14 @@ def compress_prompt(
     count = _Count(method.classifier().released.tokenizer, method.count_tokens)
     original = sum(map(count.text, contexts))
     by_context = use_context_level_filter and len(contexts) > 1
-    strings = tuple(method.keep if force_tokens is None else force_tokens)
+    strings = _strings(method) if force_tokens is None else tuple(force_tokens)
     work = _Work(
         method,
         strings,
         method.keep_digits if force_reserve_digit is None else force_reserve_digit,
         method.drop_consecutive if drop_consecutive is None else drop_consecutive,
         token_to_word or method.token_to_word,
-        tuple(method.chunk_end if chunk_end_tokens is None else chunk_end_tokens),
+        method.chunk_ends if chunk_end_tokens is None else tuple(chunk_end_tokens),
         count,
     )
     chunks = [work.chunks(text) for text in contexts]
@@ -198,11 +197,11 @@ def compress(
     ]
     work = _Work(
         method,
-        tuple(method.keep),
+        _strings(method),
         method.keep_digits,
         method.drop_consecutive,
         method.token_to_word,
-        tuple(method.chunk_end),
+        method.chunk_ends,
         count,
     )
     chunks = [work.chunks(text) for text in contexts]
@@ -229,51 +228,16 @@ def compress(
     return results
 
 
-def recover(tokenizer: Any, original_prompt: str, compressed_prompt: str, response: str) -> str:
-    """A response, in which stretches that stand in the compressed prompt are replaced by what they come from.
+def _strings(method: LlmLingua2) -> tuple[str, ...]:
+    """What the method always keeps.
 
-    The longest stretch of words that the compressed prompt has is looked for in the original: the place where most of
-    its tokens follow each other, each at most ten tokens behind the last, and of those the shortest.
+    Raises:
+        ValueError: patterns, which the released procedure does not have.
     """
-    if not response:
-        return ""
-    ids = tokenizer(original_prompt, add_special_tokens=False, verbose=False)["input_ids"]
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, token in enumerate(ids):
-        places[token].append(place)
-    words = response.split(" ")
-    recovered = []
-    first = 0
-    while first < len(words):
-        last = first + 1
-        if words[first] not in compressed_prompt:
-            recovered.append(words[first])
-            first = last
-            continue
-        while last < len(words) and " ".join(words[first : last + 1]) in compressed_prompt:
-            last += 1
-        quoted = " ".join(words[first:last])
-        span = _original_place(tokenizer(quoted, add_special_tokens=False, verbose=False)["input_ids"], places)
-        recovered.append(quoted if span is None else tokenizer.decode(ids[span[0] : span[1]]))
-        first = last
-    return " ".join(recovered)
-
-
-def _original_place(tokens: list[int], places: dict[int, list[int]]) -> tuple[int, int] | None:
-    """[first, last) tokens of the original that a quotation comes from."""
-    best: tuple[int, int] | None = None
-    most, shortest = 1, float("inf")
-    for start in places.get(tokens[0], ()) if tokens else ():
-        end, found = start, 1
-        for token in tokens[1:]:
-            after = places.get(token, ())
-            index = bisect.bisect_right(after, end)
-            if index < len(after) and after[index] - end <= _NEAR:
-                found, end = found + 1, after[index]
-        length = end - start + 1
-        if found > most or (found == most and length < shortest):
-            best, most, shortest = (start, end + 1), found, length
-    return best
+    found = tuple(one for one in method.kept_always if isinstance(one, str))
+    if len(found) < len(method.kept_always):
+        raise ValueError("compress_prompt keeps strings only, no patterns: use compress, or force_tokens=[...].")
+    return found
 
 
 class _Count:

@@ -18,7 +18,7 @@ import copy
 import logging
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,6 @@ MAX_FORCED = 100  # added tokens [NEW0], [NEW1], ...
 _LENGTH = 512
 _SEED = 42  # under which the added tokens' embeddings are drawn
 _MARK = {"bert": "##", "xlm-roberta": "\u2581"}
-_PIECES = re.compile(r'\b\w+\b|[<>=/!@#$%^&*()?":{}|\\`~;_+-]')
 _DIGIT = re.compile(r"\d")
 
 
@@ -238,64 +237,6 @@ class ReleasedTokenizer:
                 word += inside[inner]
             words.append(word)
         return ChunkWords(words, probabilities, natural)
-
-
-def kept_words(
-    chunk: ChunkWords, forced: ForcedStrings, reduce_rate: float, count: Callable[[str], int]
-) -> NDArray[np.bool_]:
-    """Which words of a chunk stay: above the weighted percentile of its probabilities.
-
-    Args:
-        reduce_rate: the share of tokens to drop, above 0.
-        count: tokens of a word, as the tokenizer spells it.
-    """
-    probabilities, words = chunk.probabilities, chunk.words
-    if not words:
-        return np.zeros(0, dtype=bool)
-    strings = set(forced.strings)
-    if forced.once:
-        probabilities = _repeats_at_zero(words, probabilities, strings, reduce_rate)
-    weighted = np.repeat(probabilities, [count(word) for word in words])
-    # Released code: a rate below 0.01 asks for the 101st percentile and raises; here: nothing is above the 100th.
-    threshold = np.percentile(weighted, min(int(100 * reduce_rate + 1), 100))
-    kept = (probabilities > threshold) | ((threshold == 1.0) & (probabilities == threshold))
-    if forced.once:
-        last = None
-        for index in np.flatnonzero(kept).tolist():
-            if words[index] in strings and words[index] == last:
-                kept[index] = False
-            else:
-                last = words[index]
-    return kept
-
-
-def pieces(text: str) -> list[str]:
-    """Words of a text that nothing was dropped from, as the released code labels them."""
-    return _PIECES.findall(text)
-
-
-def _repeats_at_zero(
-    words: list[str], probabilities: NDArray[Any], strings: set[str], reduce_rate: float
-) -> NDArray[Any]:
-    """Probability 0 for a forced string that follows an equal one with nothing likely to stay between them."""
-    threshold = np.percentile(probabilities, int(100 * reduce_rate))
-    likely = (probabilities > threshold).tolist()
-    zeros = []
-    between, previous = False, None
-    for index, word in enumerate(words):
-        if word not in strings:
-            between |= likely[index]
-            continue
-        if between:
-            between = False
-        elif word == previous:
-            zeros.append(index)
-        previous = word
-    if not zeros:
-        return probabilities
-    probabilities = probabilities.astype(np.float64)
-    probabilities[zeros] = 0.0
-    return probabilities
 
 
 def _per_word(values: NDArray[Any], firsts: NDArray[np.int64], how: str) -> NDArray[Any]:
