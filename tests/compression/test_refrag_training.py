@@ -154,6 +154,9 @@ def test_later_stages_train_the_decoder_beside_its_own_weights(
     reader = szilard.Refrag.from_pretrained(tmp_path / "sft", model=own)
     assert len(reader.generate(["w9", "w10"], reader.encode("w9 w10 w11 w12 w13"), keep=0.5, max_new_tokens=3)) == 2
     if lora:
+        for budget in (None, 0.9):  # engine.generate would read the vectors without the changes
+            with pytest.raises(ValueError, match="low-rank changes of the decoder"):
+                szilard.compress("w9 w10 w11 w12 w13", szilard.Refrag(str(tmp_path / "sft")), budget, engine=own)
         held = _weights(own.model)
         with reader.applied():
             assert not all(torch.equal(held[name], p) for name, p in own.model.named_parameters())
