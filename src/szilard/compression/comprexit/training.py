@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from szilard.compression.comprexit.add_on import ComprExITAddOn
-from szilard.compression.comprexit.config import ComprExITConfig
+from szilard.compression.comprexit.config import SHAPE, ComprExITConfig
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
 from szilard.compression.inputs import around_context
@@ -49,12 +49,16 @@ class ComprExITObjective(nn.Module):
         self, contexts: Ids, targets: Ids, heads: Ids | None = None, prompts: Ids | None = None
     ) -> dict[str, torch.Tensor]:
         """One batch of ids, int64 [n] each: "loss", nats per token; "right", the share of targets that are the
-        likeliest token; "gate_entropy", nats: near 0 the gates are stuck on one layer."""
+        likeliest token; "gate_entropy", nats: near 0 the gates are stuck on one layer; "slot_size": root mean square
+        of the slots over that of the contexts' token embeddings, which nothing holds down."""
         made = transmit(self.target.model, self.add_on, contexts, segment=self.segment)
         forced = self.behind([row.vectors for row in made], targets, heads, prompts)
         gates = torch.cat([row.gates for row in made]).detach()
         entropy = torch.special.entr(gates).sum(-1).mean()
-        return {"loss": forced.loss, "right": forced.right, "gate_entropy": entropy}
+        tokens = self.target.embed(torch.cat(contexts).to(self.target.model.device))
+        slots = torch.cat([row.vectors for row in made]).detach()
+        size = slots.float().square().mean().sqrt() / tokens.float().square().mean().sqrt()
+        return {"loss": forced.loss, "right": forced.right, "gate_entropy": entropy, "slot_size": size}
 
     def behind(
         self, vectors: Sequence[torch.Tensor], targets: Ids, heads: Ids | None = None, prompts: Ids | None = None
@@ -184,3 +188,10 @@ def _go_on_from(add_on: ComprExITAddOn, start: str) -> None:
             f"the add-on in {start!r} has other parts than these settings give: take those that it was trained with "
             "(its config.json)."
         ) from error
+    for name in SHAPE:
+        trained: Any = old.settings[name]
+        if name not in ("ratio", "gain") and trained != add_on.settings[name]:  # no weight depends on the ratio
+            raise ValueError(
+                f"the add-on in {start!r} was trained with {name}={trained!r}, not {add_on.settings[name]!r}: give the "
+                "same to go on from it."
+            )
