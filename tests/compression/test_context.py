@@ -172,3 +172,12 @@ def test_streams_take_contexts(engine) -> None:
     told = engine.generate("w9", context=CONTEXT, max_new_tokens=6)
     assert "".join(engine.stream("w9", context=soft_of(engine, CONTEXT), max_new_tokens=6)).split() == told.text.split()
     assert isinstance(StoredContext("x", soft_of(engine, "w9")), StoredContext)
+
+
+@pytest.mark.parametrize("how", ["prompt-lookup", "beam-search", "lead", "quest", "streaming-llm", "h2o", "snapkv"])
+def test_vectors_are_read_under_speculation_and_attention(how: str) -> None:
+    engine = TransformersEngine(tiny_model("llama"), tiny_tokenizer(), name="tiny")
+    kind = "attention" if szilard.methods()[how].kind == "attention" else "method"
+    options = {kind: how, "max_new_tokens": 6, "seed": 1}
+    told = engine.generate(PROMPTS, context=CONTEXT, **options)
+    assert tokens_of(engine.generate(PROMPTS, context=soft_of(engine, CONTEXT), **options)) == tokens_of(told)
