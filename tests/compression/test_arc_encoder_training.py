@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from szilard.cli.main import main
 from szilard.compression.arc_encoder.config import ArcAddDecoderConfig, ArcConfig, ArcFinetuneConfig
-from szilard.compression.arc_encoder.few_shot import FewShotObjective, as_examples
+from szilard.compression.arc_encoder.few_shot import FewShotObjective
 from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.method import ArcEncoder
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import Interleaved, PassageObjective
 from szilard.compression.arc_encoder.training import train_arc_encoder
-from szilard.compression.passages import Question, read_questions
+from szilard.compression.passages import Question, as_examples, read_questions
 from szilard.engines import TransformersEngine
 from szilard.training.hidden_states import Tokens
 from szilard.training.loop import read_metrics
@@ -254,7 +254,7 @@ class _Nothing:
 def test_passages_know_what_stands_in_front_of_them() -> None:
     engine = engine_of()
     questions = [Question((" ".join(f"w{i}" for i in range(10, 40)),), "w50", "w51 w52")]
-    tokens = Tokens(Target(engine), as_examples(questions, engine))
+    tokens = Tokens(Target(engine), as_examples(questions, engine.tokenizer))
     passages = Interleaved(tokens, 6, 4, 8)
     assert passages[0]["before"].tolist() == [] and passages[1]["before"].tolist() == tokens.ids[2:10].tolist()
     assert torch.cat([passages[1]["context"], passages[1]["target"]]).tolist() == tokens.ids[10:20].tolist()
@@ -315,6 +315,7 @@ def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: s
     [
         (lambda: ArcConfig(pooling_factor=None), "needs pooling_factor or vectors"),
         (lambda: ArcConfig(checkpoint="x"), "pretrain makes a new encoder"),
+        (lambda: ArcAddDecoderConfig(freeze_encoder=False), "leave freeze_encoder on"),
         (lambda: ArcFinetuneConfig(queries="last"), "queries is settled by the checkpoint"),
         (lambda: ArcConfig(reconstruction=1.5), "reconstruction must be between 0 and 1"),
         (lambda: ArcConfig(attention="both"), "attention must be one of"),

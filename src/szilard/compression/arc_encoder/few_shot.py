@@ -26,7 +26,6 @@ from szilard.compression.passages import Question
 from szilard.compression.teacher_forcing import Forced, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.evaluation.tasks import read_records
-from szilard.training.corpus import Example
 from szilard.training.hidden_states import Stretches
 
 _DOCUMENT, _QUESTION, _ANSWER, _BETWEEN = "Document: ", "\nQuestion: ", "\nAnswer:", "\n\n"
@@ -53,17 +52,6 @@ class Questions(Stretches):
     def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """{"question": int64 [batch]}."""
         return {"question": torch.stack([item["question"] for item in items])}
-
-
-def as_examples(questions: Sequence[Question], engine: Engine) -> list[Example]:
-    """Each question with its contexts and answer in a decoder's tokens: what a training is known by."""
-    encode = engine.tokenizer.encode
-    found = []
-    for one in questions:
-        ahead = encode("\n".join([*one.contexts, one.prompt, ""]))
-        answer = encode(one.answer, add_special_tokens=False)
-        found.append(Example((*ahead, *answer), (*[False] * len(ahead), *[True] * len(answer))))
-    return found
 
 
 def read_subsets(file: Path, count: int) -> list[str]:

@@ -22,6 +22,7 @@ from szilard.training.target import Target
 
 Ids = list[torch.Tensor]
 REFERENCES = 64  # held-out readings of which the bounds beside the loss are taken
+MEASURED = 512  # held-out readings that are measured at the end, at most
 
 
 class ReadingObjective(nn.Module):
@@ -154,19 +155,14 @@ class ReadingObjective(nn.Module):
         return teacher_forced(self.target.model, before, targets, first=first)
 
     def read_tokens(self, contexts: list[Ids], heads: Ids, tails: Ids, targets: Ids, *, first: bool) -> Forced:
-        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is.
-
-        Where nothing else is, the first target token stands in its place, so the same tokens count as with `first` off.
-        """
+        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is."""
         before, wanted = [], []
         for row, head, tail, ids in zip(contexts, heads, tails, targets, strict=True):
             inside = list(itertools.chain.from_iterable((self.between.to(part.device), part) for part in row))[1:]
-            given = torch.cat([head, *inside, tail])
-            bare = not len(given)
-            before.append(self.embed(ids[:1] if bare else given))
-            wanted.append(ids[1:] if bare else ids)
-        first = first or any(len(own) < len(ids) for own, ids in zip(wanted, targets, strict=True))
-        return teacher_forced(self.target.model, before, wanted, first=first)
+            read = 0 if first else 1  # the first target token, which does not count, may stand there alone
+            before.append(self.embed(torch.cat([head, *inside, tail, ids[:read]])))
+            wanted.append(ids[read:])
+        return teacher_forced(self.target.model, before, wanted)
 
     # ---- held-out text ---------------------------------------------------------------------------------------
 
@@ -184,7 +180,7 @@ class ReadingObjective(nn.Module):
         Of copied and continued text the first token does not count, which nothing predicts without a context.
         """
         self.eval()
-        items = [data[index] for index in range(len(data))]
+        items = [data[index] for index in range(min(MEASURED, len(data)))]
         found: dict[str, float] = {}
         for factor in self.factors:
             own = self._means(items, factor, compressed=True)

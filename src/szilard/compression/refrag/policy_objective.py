@@ -16,7 +16,7 @@ from szilard.compression.refrag.arrangement import expanded_count
 from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
 from szilard.compression.refrag.grpo import advantages, clipped_objective
-from szilard.compression.refrag.objective import Ids, ReadingObjective
+from szilard.compression.refrag.objective import MEASURED, Ids, ReadingObjective
 from szilard.compression.refrag.policy import drawn_orders, order_log_probs
 from szilard.compression.refrag.selection import POLICIES, chunk_nats, pick, policy_logits
 from szilard.compression.teacher_forcing import teacher_forced
@@ -113,7 +113,7 @@ class PolicyObjective(ReadingObjective):
         """On held-out readings, nats per token when chunks are chosen by each policy ("nll_learned", "nll_random",
         ...), without context and with all of it in tokens."""
         self.eval()
-        items = [data[index] for index in range(len(data))]
+        items = [data[index] for index in range(min(MEASURED, len(data)))]
         found = self._means(items, self.factors[-1], compressed=False)
         for policy in POLICIES:
             nats, tokens = 0.0, 0
