@@ -174,6 +174,12 @@ def test_streams_take_contexts(engine) -> None:
     assert isinstance(StoredContext("x", soft_of(engine, "w9")), StoredContext)
 
 
+def test_a_draft_model_cannot_read_vectors_and_says_so(engine) -> None:
+    method = szilard.DraftModel(draft=engine)
+    with pytest.raises(ValueError, match="draft-model needs the prompt as token ids"):
+        engine.generate(PROMPTS, method, context=soft_of(engine, CONTEXT), max_new_tokens=2)
+
+
 @pytest.mark.parametrize("how", ["prompt-lookup", "beam-search", "lead", "quest", "streaming-llm", "h2o", "snapkv"])
 def test_vectors_are_read_under_speculation_and_attention(how: str) -> None:
     engine = TransformersEngine(tiny_model("llama"), tiny_tokenizer(), name="tiny")
