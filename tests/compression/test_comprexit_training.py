@@ -66,7 +66,9 @@ def test_a_training_writes_an_add_on_and_leaves_the_model_as_it_was(engine, text
     assert set(metrics) == {"nats", "nats_without_context", "nats_full_context", "right", "positions"}
     assert metrics["positions"] == pytest.approx(0.25)
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(row["gate_entropy"] > 0.1 and row["slot_size"] > 0 for row in rows)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(
+        row["gate_entropy"] > 0.1 and row["slot_size"] > 0 for row in rows
+    )
     fresh = ComprExITAddOn.from_causal_lm(engine, seed=SMALL.seed, **SMALL.shape).state_dict()
     learned = ComprExIT.from_pretrained(tmp_path / "out").add_on().state_dict()
     assert all(not torch.equal(learned[name], fresh[name]) for name in fresh)

@@ -22,7 +22,7 @@ from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
 from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.training.course import Course
 from szilard.training.hidden_states import Stretches
@@ -88,7 +88,7 @@ class ComprExITObjective(nn.Module):
         embed = self.target.model.get_input_embeddings()
         device = self.target.model.device
         names = ("nats", "nats_without_context", "nats_full_context")
-        sums, right, tokens, read, slots = torch.zeros(3, dtype=torch.float64), 0.0, 0, 0, 0
+        found, read, slots = Measured(), 0, 0
         for start in range(0, len(data), batch_size):
             rows = [data[index] for index in range(start, min(start + batch_size, len(data)))]
             batch = collate(rows)
@@ -97,16 +97,12 @@ class ComprExITObjective(nn.Module):
             made: list[Slots] = transmit(self.target.model, self.add_on, contexts, segment=self.segment)
             others = bool(self.begin) or "prompts" in rest  # something stands there beside the context
             nothing = [row[:0] if others else row[-1:] for row in whole]
-            for index, vectors in enumerate(([row.vectors for row in made], nothing, whole)):
-                forced = self.behind(vectors, **rest)
-                sums[index] += float(forced.nats.sum())
-                if index == 0:
-                    count = int(forced.tokens.sum())
-                    right, tokens = right + float(forced.right) * count, tokens + count
+            for name, vectors in zip(names, ([row.vectors for row in made], nothing, whole), strict=True):
+                found.add(name, self.behind(vectors, **rest))
             read += sum(map(len, contexts))
             slots += sum(len(row.vectors) for row in made)
-        found = dict(zip(names, (sums / max(tokens, 1)).tolist(), strict=True))
-        return found | {"right": right / max(tokens, 1), "positions": slots / max(read, 1)}
+        shares = {"right": found.right("nats"), "positions": slots / max(read, 1)}
+        return {name: found.nats(name) for name in names} | shares
 
 
 def begin(engine: Engine) -> list[int]:

@@ -17,7 +17,7 @@ from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.curriculum import lengths, schedule
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
 from szilard.compression.refrag.selection import pick
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.training.target import Target
 
 Ids = list[torch.Tensor]
@@ -189,8 +189,7 @@ class ReadingObjective(nn.Module):
         return found
 
     def _means(self, items: Sequence[dict[str, Any]], factor: int, *, compressed: bool) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        counted: dict[str, float] = {}
+        found = Measured()
         generator = torch.Generator().manual_seed(0)
         device = self.embedding[0].weight.device
         for start in range(0, len(items), self.settings.batch_size):
@@ -200,17 +199,10 @@ class ReadingObjective(nn.Module):
             if self.of_text:
                 contexts, targets = self.cut(contexts, targets, [factor] * len(some), anywhere=False)
             first = not self.of_text
-            read = {
-                "no_context": self.read_tokens([[] for _ in some], heads, tails, targets, first=first),
-                "full_context": self.read_tokens(contexts, heads, tails, targets, first=first),
-            }
+            nothing: list[Ids] = [[] for _ in some]
+            found.add("no_context", self.read_tokens(nothing, heads, tails, targets, first=first))
+            found.add("full_context", self.read_tokens(contexts, heads, tails, targets, first=first))
             if compressed:
-                read["nll"] = self.read(contexts, heads, tails, targets, first=first, generator=generator)
-            for name, forced in read.items():
-                tokens = float(forced.tokens.sum())
-                sums[name] = sums.get(name, 0.0) + float(forced.nats.sum())
-                counted[name] = counted.get(name, 0.0) + tokens
-                if name == "nll":
-                    sums["right"] = sums.get("right", 0.0) + float(forced.right) * tokens
-                    counted["right"] = counted.get("right", 0.0) + tokens
-        return {name: total / max(1.0, counted[name]) for name, total in sums.items()}
+                found.add("nll", self.read(contexts, heads, tails, targets, first=first, generator=generator))
+        bounds = {name: found.nats(name) for name in ("no_context", "full_context")}
+        return bounds | ({"nll": found.nats("nll"), "right": found.right("nll")} if compressed else {})
