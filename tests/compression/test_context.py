@@ -53,6 +53,15 @@ def test_the_vectors_of_a_text_are_the_text(engine, do_sample: bool) -> None:
     assert "[6 vectors of test for 6 tokens]" in soft[0].prompt
 
 
+def test_a_blank_line_stands_between_contexts_of_any_kind(engine, monkeypatch) -> None:
+    monkeypatch.setattr("szilard.engines.context.SEPARATOR", " w60 ")  # the tiny tokenizer has no blank line
+    told = engine.generate("w9", context=[CONTEXT, "w50 w51"], max_new_tokens=6)
+    assert told.prompt_tokens == engine.generate("w9", context=CONTEXT, max_new_tokens=6).prompt_tokens + 3
+    for kinds in ((soft_of, soft_of), (soft_of, lambda _, text: text), (lambda _, text: text, soft_of)):
+        several = [kind(engine, text) for kind, text in zip(kinds, (CONTEXT, "w50 w51"), strict=True)]
+        assert engine.generate("w9", context=several, max_new_tokens=6).tokens == told.tokens
+
+
 def test_an_empty_list_of_contexts_is_plain_decoding(engine) -> None:
     plain = engine.generate(PROMPTS, max_new_tokens=8)
     assert tokens_of(engine.generate(PROMPTS, context=[None, [], None], max_new_tokens=8)) == tokens_of(plain)
