@@ -298,7 +298,9 @@ def test_a_tokenizer_of_its_own_reads_the_text_again(texts: Path, tmp_path: Path
 # ---- the command, and what is refused --------------------------------------------------------------------------------
 
 
-def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: str, tmp_path: Path) -> None:
+def test_the_command_trains_all_stages(
+    texts: Path, asked: Path, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = f"train arc-encoder --model {model_folder} --steps 2 --batch-size 2 --dtype float32".split()
     sizes = ["--window", "12", "--target", "8", "--truncate-layers", "1", "--bottleneck", "6"]
     assert main([*common, *sizes, "--data", str(texts), "-o", str(tmp_path / "arc")]) == 0
@@ -308,6 +310,9 @@ def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: s
     assert arc.pooling == Pooling((4,)) and next(iter(arc.decoders.values()))["bottleneck"] == 6
     assert main([*common, "--stage", "finetune", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
     assert main([*common, "--stage", "other", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
+    common[common.index("--dtype") :] = ["--device", "cuda:1"]  # one of several processes chooses its own
+    assert main([*common, *sizes, "--data", str(texts), "-o", str(tmp_path / "no")]) == 2
+    assert "CUDA_VISIBLE_DEVICES" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
