@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from szilard.cli.main import main
 from szilard.compression.arc_encoder.config import ArcAddDecoderConfig, ArcConfig, ArcFinetuneConfig
-from szilard.compression.arc_encoder.few_shot import FewShotObjective, as_examples
+from szilard.compression.arc_encoder.few_shot import FewShotObjective
 from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.method import ArcEncoder
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import Interleaved, PassageObjective
 from szilard.compression.arc_encoder.training import train_arc_encoder
-from szilard.compression.passages import Question, read_questions
+from szilard.compression.passages import Question, as_examples, read_questions
 from szilard.engines import TransformersEngine
 from szilard.training.hidden_states import Tokens
 from szilard.training.loop import read_metrics
@@ -255,7 +255,7 @@ class _Nothing:
 def test_passages_know_what_stands_in_front_of_them() -> None:
     engine = engine_of()
     questions = [Question((" ".join(f"w{i}" for i in range(10, 40)),), "w50", "w51 w52")]
-    tokens = Tokens(Target(engine), as_examples(questions, engine))
+    tokens = Tokens(Target(engine), as_examples(questions, engine.tokenizer))
     passages = Interleaved(tokens, 6, 4, 8)
     assert passages[0]["before"].tolist() == [] and passages[1]["before"].tolist() == tokens.ids[2:10].tolist()
     assert torch.cat([passages[1]["context"], passages[1]["target"]]).tolist() == tokens.ids[10:20].tolist()
@@ -299,7 +299,9 @@ def test_a_tokenizer_of_its_own_reads_the_text_again(texts: Path, tmp_path: Path
 # ---- the command, and what is refused --------------------------------------------------------------------------------
 
 
-def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: str, tmp_path: Path) -> None:
+def test_the_command_trains_all_stages(
+    texts: Path, asked: Path, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = f"train arc-encoder --model {model_folder} --steps 2 --batch-size 2 --dtype float32".split()
     sizes = ["--window", "12", "--target", "8", "--truncate-layers", "1", "--bottleneck", "6"]
     assert main([*common, *sizes, "--data", str(texts), "-o", str(tmp_path / "arc")]) == 0
@@ -309,6 +311,9 @@ def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: s
     assert arc.pooling == Pooling((4,)) and next(iter(arc.decoders.values()))["bottleneck"] == 6
     assert main([*common, "--stage", "finetune", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
     assert main([*common, "--stage", "other", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
+    common[common.index("--dtype") :] = ["--device", "cuda:1"]  # one of several processes chooses its own
+    assert main([*common, *sizes, "--data", str(texts), "-o", str(tmp_path / "no")]) == 2
+    assert "CUDA_VISIBLE_DEVICES" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -316,6 +321,7 @@ def test_the_command_trains_all_stages(texts: Path, asked: Path, model_folder: s
     [
         (lambda: ArcConfig(pooling_factor=None), "needs pooling_factor or vectors"),
         (lambda: ArcConfig(checkpoint="x"), "pretrain makes a new encoder"),
+        (lambda: ArcAddDecoderConfig(freeze_encoder=False), "leave freeze_encoder on"),
         (lambda: ArcFinetuneConfig(queries="last"), "queries is settled by the checkpoint"),
         (lambda: ArcConfig(reconstruction=1.5), "reconstruction must be between 0 and 1"),
         (lambda: ArcConfig(attention="both"), "attention must be one of"),

@@ -66,7 +66,9 @@ def test_a_training_writes_an_add_on_and_leaves_the_model_as_it_was(engine, text
     assert set(metrics) == {"nats", "nats_without_context", "nats_full_context", "right", "positions"}
     assert metrics["positions"] == pytest.approx(0.25)
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(row["gate_entropy"] > 0.1 for row in rows)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(
+        row["gate_entropy"] > 0.1 and row["slot_size"] > 0 for row in rows
+    )
     fresh = ComprExITAddOn.from_causal_lm(engine, seed=SMALL.seed, **SMALL.shape).state_dict()
     learned = ComprExIT.from_pretrained(tmp_path / "out").add_on().state_dict()
     assert all(not torch.equal(learned[name], fresh[name]) for name in fresh)
@@ -93,6 +95,9 @@ def test_the_second_stage_goes_on_from_the_first(engine, texts, questions, tmp_p
     train_comprexit(engine, questions, replace(sft, prompt_form="chat"), tmp_path / "chat")
     with pytest.raises(ValueError, match="other parts than these settings give"):
         train_comprexit(engine, questions, replace(sft, capacity="uniform"), tmp_path / "other")
+    for other in ({"window": 16}, {"unit_states": False}, {"temperature": 1.0}):  # no weight tells them apart
+        with pytest.raises(ValueError, match=f"was trained with {next(iter(other))}="):
+            train_comprexit(engine, questions, replace(sft, **other), tmp_path / f"other {next(iter(other))}")
     changed = questions.with_name("changed.jsonl")
     changed.write_text(questions.read_text().replace("w1", "w2"))  # in the contexts alone
     with pytest.raises(ValueError, match="other settings or data"):

@@ -53,6 +53,15 @@ def test_the_vectors_of_a_text_are_the_text(engine, do_sample: bool) -> None:
     assert "[6 vectors of test for 6 tokens]" in soft[0].prompt
 
 
+def test_a_blank_line_stands_between_contexts_of_any_kind(engine, monkeypatch) -> None:
+    monkeypatch.setattr("szilard.engines.context.SEPARATOR", " w60 ")  # the tiny tokenizer has no blank line
+    told = engine.generate("w9", context=[CONTEXT, "w50 w51"], max_new_tokens=6)
+    assert told.prompt_tokens == engine.generate("w9", context=CONTEXT, max_new_tokens=6).prompt_tokens + 3
+    for kinds in ((soft_of, soft_of), (soft_of, lambda _, text: text), (lambda _, text: text, soft_of)):
+        several = [kind(engine, text) for kind, text in zip(kinds, (CONTEXT, "w50 w51"), strict=True)]
+        assert engine.generate("w9", context=several, max_new_tokens=6).tokens == told.tokens
+
+
 def test_an_empty_list_of_contexts_is_plain_decoding(engine) -> None:
     plain = engine.generate(PROMPTS, max_new_tokens=8)
     assert tokens_of(engine.generate(PROMPTS, context=[None, [], None], max_new_tokens=8)) == tokens_of(plain)
@@ -172,3 +181,18 @@ def test_streams_take_contexts(engine) -> None:
     told = engine.generate("w9", context=CONTEXT, max_new_tokens=6)
     assert "".join(engine.stream("w9", context=soft_of(engine, CONTEXT), max_new_tokens=6)).split() == told.text.split()
     assert isinstance(StoredContext("x", soft_of(engine, "w9")), StoredContext)
+
+
+def test_a_draft_model_cannot_read_vectors_and_says_so(engine) -> None:
+    method = szilard.DraftModel(draft=engine)
+    with pytest.raises(ValueError, match="draft-model needs the prompt as token ids"):
+        engine.generate(PROMPTS, method, context=soft_of(engine, CONTEXT), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("how", ["prompt-lookup", "beam-search", "lead", "quest", "streaming-llm", "h2o", "snapkv"])
+def test_vectors_are_read_under_speculation_and_attention(how: str) -> None:
+    engine = TransformersEngine(tiny_model("llama"), tiny_tokenizer(), name="tiny")
+    kind = "attention" if szilard.methods()[how].kind == "attention" else "method"
+    options = {kind: how, "max_new_tokens": 6, "seed": 1}
+    told = engine.generate(PROMPTS, context=CONTEXT, **options)
+    assert tokens_of(engine.generate(PROMPTS, context=soft_of(engine, CONTEXT), **options)) == tokens_of(told)

@@ -7,7 +7,7 @@ import torch
 
 from szilard.compression.inputs import around_context, left_padded, prompt_inputs
 from szilard.compression.soft_prompt import SoftPrompt
-from szilard.compression.teacher_forcing import teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines import TransformersEngine
 from tests.conftest import tiny_tokenizer
 
@@ -69,3 +69,10 @@ def test_teacher_forcing_is_the_models_own_loss(model, first: bool) -> None:
     torch.testing.assert_close(forced.nats, torch.stack(expected).float(), atol=1e-4, rtol=1e-4)
     assert forced.tokens.tolist() == ([4, 2] if first else [3, 1])
     torch.testing.assert_close(forced.loss.float(), forced.nats.sum() / forced.tokens.sum())
+
+
+def test_what_is_measured_is_a_mean_over_the_tokens_of_all_batches() -> None:
+    found = Measured()
+    for nats, right, tokens in (([2.0, 4.0], 0.5, [1, 3]), ([6.0], 0.25, [4]), ([], float("nan"), [])):
+        found.add("nll", Forced(torch.tensor(0.0), torch.tensor(nats), torch.tensor(tokens), torch.tensor(right)))
+    assert (found.nats("nll"), found.right("nll"), found.nats("else")) == (1.5, 0.375, 0.0)

@@ -56,8 +56,7 @@ def texts(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("data") / "questions.jsonl"
-    answer = " ".join(f"w{index}" for index in range(50, 60))
-    one = {"context": ["w9 w10 w11 w12 w13", "w30 w31"], "prompt": "w40", "answer": answer}
+    one = {"context": ["w9 w10 w11 w12 w13", "w30 w31"], "prompt": "w40", "answer": "w50"}
     file.write_text("\n".join([json.dumps(one)] * 6))
     return file
 
@@ -150,10 +149,17 @@ def test_later_stages_train_the_decoder_beside_its_own_weights(
     sft = replace(LATER, stage="sft", start=str(tmp_path / "policy"), lora=lora, rank=2)
     train_refrag(decoder, questions, sft, tmp_path / "sft")
     assert _changed(tmp_path / "policy", tmp_path / "sft") == changed
+    other = tmp_path / "other.jsonl"
+    other.write_text(questions.read_text().replace("w30", "w32"))  # in the contexts alone
+    with pytest.raises(ValueError, match="other settings or data"):
+        train_refrag(decoder, other, sft, tmp_path / "sft")
     own = engine if lora else szilard.load(tmp_path / "sft" / "decoder")
     reader = szilard.Refrag.from_pretrained(tmp_path / "sft", model=own)
     assert len(reader.generate(["w9", "w10"], reader.encode("w9 w10 w11 w12 w13"), keep=0.5, max_new_tokens=3)) == 2
     if lora:
+        for budget in (None, 0.9):  # engine.generate would read the vectors without the changes
+            with pytest.raises(ValueError, match="low-rank changes of the decoder"):
+                szilard.compress("w9 w10 w11 w12 w13", szilard.Refrag(str(tmp_path / "sft")), budget, engine=own)
         held = _weights(own.model)
         with reader.applied():
             assert not all(torch.equal(held[name], p) for name, p in own.model.named_parameters())
@@ -173,6 +179,20 @@ def test_all_chunks_kept_trains_on_the_plain_text(engine, first) -> None:
         chances = engine.model(torch.stack(rows)).logits[:, 15:-1].log_softmax(-1)
         expected = -chances.gather(2, torch.stack(batch["targets"])[..., None]).mean()
     torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_bounds_count_the_same_tokens_whatever_stands_in_front(engine, first) -> None:
+    parts = RefragParts.from_pretrained(first).eval()
+    tuning, build = _objective(engine, parts, SMALL)
+    nothing, ids = torch.zeros(0, dtype=torch.int64), torch.arange(10, 16)
+    heads = [torch.tensor([2]), nothing]  # a BOS in front of a text's first stretch, none before the later ones
+    with tuning:
+        forced = build().read_tokens([[], []], heads, [nothing] * 2, [ids] * 2, first=False)
+    assert forced.tokens.tolist() == [5, 5]
+    for head, nats in zip(heads, forced.nats, strict=True):
+        chances = engine.model(torch.cat([head, ids])[None]).logits[0, len(head) : -1].log_softmax(-1)
+        assert float(nats) == pytest.approx(-float(chances.gather(1, ids[1:, None]).sum()), rel=1e-4)
 
 
 # ---- the curriculum in the loop ----------------------------------------------------------------------------------

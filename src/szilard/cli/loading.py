@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,21 @@ errors = Console(stderr=True)
 def note(text: str, style: str = "dim") -> None:
     """A line on stderr, printed as it is: whatever it holds, nothing is taken for markup."""
     errors.print(Text(text, style=style))
+
+
+def training_device(device: str | None) -> str | None:
+    """The device of a training: one of several processes has a GPU of its own.
+
+    Raises:
+        ValueError: one GPU by its number.
+    """
+    import torch
+
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    if device is not None and ":" in device:
+        raise ValueError(f"a training chooses its GPU by CUDA_VISIBLE_DEVICES, not by --device {device}.")
+    return device
 
 
 def load_engine(model: str | None, engine: str, device: str | None, dtype: str) -> Engine:

@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from szilard.cli import options as o
-from szilard.cli.loading import load_engine, note
+from szilard.cli.loading import load_engine, note, training_device
 from szilard.cli.train_heads import ConfigOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.compression.arc_encoder.config import CONFIGS, STAGES, ArcConfig
 
@@ -56,6 +56,7 @@ def arc_encoder(
     check_folder(output)
     if stage != "pretrain" and not chosen.checkpoint:
         raise ValueError(f"the stage {stage} begins with a trained encoder: --checkpoint folder")
+    device = training_device(device)
     engine = load_engine(model, "transformers", device, dtype)
     others = [load_engine(name, "transformers", device, dtype) for name in also or ()]
     source = load_engine(chosen.encoder, "transformers", "cpu", "auto") if chosen.encoder else None

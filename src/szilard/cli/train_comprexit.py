@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any
 
 from szilard.cli import options as o
-from szilard.cli.loading import load_engine, note
+from szilard.cli.loading import load_engine, note, training_device
 from szilard.cli.train_heads import ConfigOption, DataOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.compression.comprexit.config import ComprExITConfig
 
@@ -29,8 +28,6 @@ def comprexit(
     on with --start from questions about contexts: records with "context", "prompt" and "answer". A stopped run goes on
     from its last checkpoint when the command is given again.
     """
-    import torch
-
     from szilard.compression.comprexit.training import train_comprexit
     from szilard.compression.passages import read_questions
     from szilard.training.config import read_config
@@ -45,11 +42,7 @@ def comprexit(
     else:
         read_texts(data)
     check_folder(output)
-    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: each has its own
-    elif device is not None and ":" in device:
-        raise ValueError(f"a training chooses its GPU by CUDA_VISIBLE_DEVICES, not by --device {device}.")
-    engine = load_engine(model, "transformers", device, dtype)
+    engine = load_engine(model, "transformers", training_device(device), dtype)
     metrics = train_comprexit(engine, data, chosen, output, limit=limit, restart=restart)
     if metrics:
         found = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())

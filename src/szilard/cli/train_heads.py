@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
-import os
 import typing
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note
+from szilard.cli.loading import errors, load_engine, note, training_device
 from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
@@ -112,8 +111,6 @@ def command(slug: str) -> Callable[..., None]:
         dtype: o.DtypeOption = "auto",
         **settings: Any,
     ) -> None:
-        import torch
-
         from szilard.training.config import read_config
         from szilard.training.corpus import read_texts
         from szilard.whole_folder import check_folder
@@ -125,11 +122,7 @@ def command(slug: str) -> Callable[..., None]:
         read_texts(data)  # bad data is told before the model is loaded
         for folder in (output, *([] if cache is None else [cache])):
             check_folder(folder)
-        if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-            device = f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: each has its own
-        elif device is not None and ":" in device:
-            raise ValueError(f"a training chooses its GPU by CUDA_VISIBLE_DEVICES, not by --device {device}.")
-        engine = load_engine(model, "transformers", device, dtype)
+        engine = load_engine(model, "transformers", training_device(device), dtype)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as bar:
             line = bar.add_task("hidden states", total=None, visible=False)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from szilard.compression.passages import Passages
-from szilard.compression.teacher_forcing import teacher_forced
+from szilard.compression.teacher_forcing import Measured, teacher_forced
 from szilard.training.target import Target
 
 
@@ -45,19 +45,13 @@ def measure_continuation(objective: ContinuationObjective, data: Any, *, batch_s
     objective.eval()
     target = objective.target
     device = target.model.get_input_embeddings().weight.device
-    sums = dict.fromkeys(("nats", "nats_full", "nats_without", "right"), 0.0)
-    count = 0
+    found = Measured()
     for batch in DataLoader(data, batch_size=batch_size, collate_fn=Passages.collate):
         contexts, targets = ([row.to(device) for row in batch[name]] for name in ("contexts", "targets"))
-        tokens = sum(map(len, targets))
         for name, before in (
             ("nats", objective.vectors(contexts)),
             ("nats_full", [target.embed(row) for row in contexts]),
             ("nats_without", [target.embed(row[-1:]) for row in contexts]),
         ):
-            forced = teacher_forced(target.model, before, targets)
-            sums[name] += float(forced.nats.sum())
-            if name == "nats":
-                sums["right"] += float(forced.right) * tokens
-        count += tokens
-    return {name: value / count for name, value in sums.items()}
+            found.add(name, teacher_forced(target.model, before, targets))
+    return {name: found.nats(name) for name in ("nats", "nats_full", "nats_without")} | {"right": found.right("nats")}

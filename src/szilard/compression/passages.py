@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from szilard.evaluation.tasks import read_records
+from szilard.training.corpus import Example
 from szilard.training.hidden_states import Stretches, Tokens
 
 Ids = list[torch.Tensor]
@@ -62,6 +63,16 @@ class Question:
     contexts: tuple[str, ...]
     prompt: str
     answer: str
+
+
+def as_examples(questions: Sequence[Question], tokenizer: Any) -> list[Example]:
+    """Each question with its contexts and answer in a decoder's tokens: what a training on them is known by."""
+    found = []
+    for one in questions:
+        ahead = tokenizer.encode("\n".join([*one.contexts, one.prompt, ""]))
+        answer = tokenizer.encode(one.answer, add_special_tokens=False)
+        found.append(Example((*ahead, *answer), (*[False] * len(ahead), *[True] * len(answer))))
+    return found
 
 
 def read_questions(file: Path, *, limit: int | None = None) -> list[Question]:

@@ -30,6 +30,31 @@ class Forced:
     right: torch.Tensor
 
 
+class Measured:
+    """Nats per target token behind several things that stand for the same context, over batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float, int]] = {}  # nats, right tokens, tokens
+
+    def add(self, name: str, forced: Forced) -> None:
+        """What the decoder said of a batch behind one of them."""
+        nats, right, tokens = self._sums.get(name, (0.0, 0.0, 0))
+        count = int(forced.tokens.sum())
+        if count:
+            own = (float(forced.nats.sum()), float(forced.right) * count)
+            self._sums[name] = nats + own[0], right + own[1], tokens + count
+
+    def nats(self, name: str) -> float:
+        """Nats per token; 0 where nothing was added."""
+        nats, _, tokens = self._sums.get(name, (0.0, 0.0, 0))
+        return nats / max(1, tokens)
+
+    def right(self, name: str) -> float:
+        """Share of the tokens that were the likeliest."""
+        _, right, tokens = self._sums.get(name, (0.0, 0.0, 0))
+        return right / max(1, tokens)
+
+
 def teacher_forced(
     model: Any,
     before: Sequence[torch.Tensor],

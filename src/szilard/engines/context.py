@@ -80,7 +80,7 @@ def read_contexts(
     Args:
         engine: of the model.
         prompts: text, chats or (raw) ids.
-        contexts: of each prompt.
+        contexts: of each prompt; a blank line stands between two.
         raw: no chat template.
         use_stored: whether stored keys and values may stand for a prompt's beginning.
 
@@ -95,9 +95,9 @@ def read_contexts(
         for index, entry in enumerate(bare):
             if isinstance(entry, SoftPrompt):
                 check_made_for(entry, engine)
-            elif index:
-                entry = SEPARATOR + str(entry)
-            parts.append(entry if isinstance(entry, SoftPrompt) else part_ids(engine, entry))
+                parts += [part_ids(engine, SEPARATOR), entry] if index else [entry]
+            else:
+                parts.append(part_ids(engine, SEPARATOR + str(entry) if index else entry))
         parts.append(torch.tensor(tail, dtype=torch.long))
         rows.append(parts)
         asked.append(_shown(engine, parts))

@@ -98,6 +98,11 @@ class _SmallModel(Drafter):
         if self.method.draft_tokens:
             from szilard.engines.pair import companion
 
+            if state.prompt_width == 0:
+                raise ValueError(
+                    "draft-model needs the prompt as token ids, which both models can read; it came as embeddings: "
+                    "take 'prompt-lookup', or a context in text."
+                )
             self.small = companion(self.method.draft, state, role="draft")
             draft = step_profile.find(self.small)
             if self.budget is not None:

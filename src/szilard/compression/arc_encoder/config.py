@@ -80,6 +80,8 @@ class ArcConfig(CorpusConfig):
         changed = [f.name for f in fields(self) if f.name in _SETTLED and getattr(self, f.name) != f.default]
         if changed:
             raise ValueError(f"{changed[0]} is settled by the checkpoint in the stage {self.stage}: leave it out.")
+        if self.stage == "add-decoder" and not self.freeze_encoder:
+            raise ValueError("add-decoder leaves the encoder as its other decoders know it: leave freeze_encoder on.")
 
 
 @dataclass(frozen=True)

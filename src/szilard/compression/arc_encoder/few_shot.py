@@ -23,10 +23,9 @@ from szilard.compression.arc_encoder.config import ArcConfig
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import MARK, ArcObjective
 from szilard.compression.passages import Question
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.evaluation.tasks import read_records
-from szilard.training.corpus import Example
 from szilard.training.hidden_states import Stretches
 
 _DOCUMENT, _QUESTION, _ANSWER, _BETWEEN = "Document: ", "\nQuestion: ", "\nAnswer:", "\n\n"
@@ -53,17 +52,6 @@ class Questions(Stretches):
     def collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """{"question": int64 [batch]}."""
         return {"question": torch.stack([item["question"] for item in items])}
-
-
-def as_examples(questions: Sequence[Question], engine: Engine) -> list[Example]:
-    """Each question with its contexts and answer in a decoder's tokens: what a training is known by."""
-    encode = engine.tokenizer.encode
-    found = []
-    for one in questions:
-        ahead = encode("\n".join([*one.contexts, one.prompt, ""]))
-        answer = encode(one.answer, add_special_tokens=False)
-        found.append(Example((*ahead, *answer), (*[False] * len(ahead), *[True] * len(answer))))
-    return found
 
 
 def read_subsets(file: Path, count: int) -> list[str]:
@@ -177,16 +165,12 @@ class FewShotObjective(ArcObjective):
         size = self.settings.batch_size
         for name in self.engines:
             ending = f"_{name}" if len(self.engines) > 1 else ""
+            behind = Measured()
             for arm, documents in (("nll", "vectors"), ("nll_without", "none"), ("nll_full", "tokens")):
-                nats, tokens, right = 0.0, 0, 0.0
                 for start in range(0, len(rows), size):
-                    forced = self.forced(rows[start : start + size], name, documents)
-                    nats += float(forced.nats.sum())
-                    tokens += int(forced.tokens.sum())
-                    right += float(forced.right) * int(forced.tokens.sum())
-                found[arm + ending] = nats / tokens
-                if documents == "vectors":
-                    found["right" + ending] = right / tokens
+                    behind.add(arm, self.forced(rows[start : start + size], name, documents))
+                found[arm + ending] = behind.nats(arm)
+            found["right" + ending] = behind.right("nll")
         return found
 
 

@@ -22,7 +22,7 @@ from szilard.compression.arc_encoder.config import ArcConfig
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.training.hidden_states import Tokens
 
@@ -240,8 +240,7 @@ class PassageObjective(ArcObjective):
         count, size = min(len(data), most), self.settings.batch_size
         device = self.arc.encoder.embed_tokens.weight.device
         for name in self.engines:
-            sums = dict.fromkeys(("nll", "nll_without", "nll_full", "nll_reconstruction", "copied"), 0.0)
-            tokens = {"cont": 0, "rec": 0}
+            behind = Measured()
             for start in range(0, count, size):
                 batch = Interleaved.collate([data[index] for index in range(start, min(start + size, count))])
                 contexts = [row.to(device) for row in batch["contexts"]]
@@ -255,16 +254,9 @@ class PassageObjective(ArcObjective):
                     "nll_reconstruction": (self.vectors(documents, name, "rec"), "rec"),
                 }
                 for arm, (middles, task) in arms.items():
-                    forced = self.forced(middles, contexts, targets, None, name, task)
-                    sums[arm] += float(forced.nats.sum())
-                    if arm in ("nll", "nll_reconstruction"):
-                        tokens[task] += int(forced.tokens.sum())
-                    if task == "rec":
-                        sums["copied"] += float(forced.right) * int(forced.tokens.sum())
-            own = {
-                arm: total / max(tokens["rec" if arm in ("nll_reconstruction", "copied") else "cont"], 1)
-                for arm, total in sums.items()
-            }
+                    behind.add(arm, self.forced(middles, contexts, targets, None, name, task))
+            own = {arm: behind.nats(arm) for arm in ("nll", "nll_without", "nll_full", "nll_reconstruction")}
+            own["copied"] = behind.right("nll_reconstruction")
             gap = own["nll_without"] - own["nll_full"]
             own["closed"] = (own["nll_without"] - own["nll"]) / gap if gap else 0.0
             ending = f"_{name}" if len(self.engines) > 1 else ""

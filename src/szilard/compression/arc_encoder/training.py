@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from szilard.compression.arc_encoder.config import ArcConfig
-from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, as_examples, read_subsets
+from szilard.compression.arc_encoder.few_shot import FewShotObjective, Questions, read_subsets
 from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
 from szilard.compression.arc_encoder.sides import usable_name
-from szilard.compression.passages import read_questions
+from szilard.compression.passages import as_examples, read_questions
 from szilard.engines.engine import Engine
 from szilard.training.course import Course, split
 from szilard.training.loop import NOTHING, uses_fsdp
@@ -63,7 +63,7 @@ def train_arc_encoder(
     if uses_fsdp():
         raise ValueError("the encoder is trained through a frozen decoder, which FSDP would take apart: use DDP.")
     questions = read_questions(data, limit=limit) if config.stage == "finetune" else []
-    examples = as_examples(questions, engine) if questions else None
+    examples = as_examples(questions, engine.tokenizer) if questions else None
     with Course(engine, data, config, folder, limit=limit, restart=restart, examples=examples) as course:
         engines = [engine, *others]
         for other in others:

@@ -158,6 +158,11 @@ class ComprExITAddOn(AddOn):
             torch.manual_seed(seed)
             return cls(base, int(config.num_hidden_layers), **settings)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, by name."""
+        return dict(self._hub_mixin_config)  # type: ignore[arg-type]
+
     def slots_per_window(self, ratio: float | None = None) -> int:
         """K_w at the trained ratio, or at another one: no weight depends on it."""
         return slots_per_window(self.window, self.ratio if ratio is None else ratio)

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from szilard.compression.comprexit.add_on import ComprExITAddOn
-from szilard.compression.comprexit.config import ComprExITConfig
+from szilard.compression.comprexit.config import SHAPE, ComprExITConfig
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
 from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.training.course import Course
 from szilard.training.hidden_states import Stretches
@@ -49,12 +49,16 @@ class ComprExITObjective(nn.Module):
         self, contexts: Ids, targets: Ids, heads: Ids | None = None, prompts: Ids | None = None
     ) -> dict[str, torch.Tensor]:
         """One batch of ids, int64 [n] each: "loss", nats per token; "right", the share of targets that are the
-        likeliest token; "gate_entropy", nats: near 0 the gates are stuck on one layer."""
+        likeliest token; "gate_entropy", nats: near 0 the gates are stuck on one layer; "slot_size": root mean square
+        of the slots over that of the contexts' token embeddings, which nothing holds down."""
         made = transmit(self.target.model, self.add_on, contexts, segment=self.segment)
         forced = self.behind([row.vectors for row in made], targets, heads, prompts)
         gates = torch.cat([row.gates for row in made]).detach()
         entropy = torch.special.entr(gates).sum(-1).mean()
-        return {"loss": forced.loss, "right": forced.right, "gate_entropy": entropy}
+        tokens = self.target.embed(torch.cat(contexts).to(self.target.model.device))
+        slots = torch.cat([row.vectors for row in made]).detach()
+        size = slots.float().square().mean().sqrt() / tokens.float().square().mean().sqrt()
+        return {"loss": forced.loss, "right": forced.right, "gate_entropy": entropy, "slot_size": size}
 
     def behind(
         self, vectors: Sequence[torch.Tensor], targets: Ids, heads: Ids | None = None, prompts: Ids | None = None
@@ -84,7 +88,7 @@ class ComprExITObjective(nn.Module):
         embed = self.target.model.get_input_embeddings()
         device = self.target.model.device
         names = ("nats", "nats_without_context", "nats_full_context")
-        sums, right, tokens, read, slots = torch.zeros(3, dtype=torch.float64), 0.0, 0, 0, 0
+        found, read, slots = Measured(), 0, 0
         for start in range(0, len(data), batch_size):
             rows = [data[index] for index in range(start, min(start + batch_size, len(data)))]
             batch = collate(rows)
@@ -93,16 +97,12 @@ class ComprExITObjective(nn.Module):
             made: list[Slots] = transmit(self.target.model, self.add_on, contexts, segment=self.segment)
             others = bool(self.begin) or "prompts" in rest  # something stands there beside the context
             nothing = [row[:0] if others else row[-1:] for row in whole]
-            for index, vectors in enumerate(([row.vectors for row in made], nothing, whole)):
-                forced = self.behind(vectors, **rest)
-                sums[index] += float(forced.nats.sum())
-                if index == 0:
-                    count = int(forced.tokens.sum())
-                    right, tokens = right + float(forced.right) * count, tokens + count
+            for name, vectors in zip(names, ([row.vectors for row in made], nothing, whole), strict=True):
+                found.add(name, self.behind(vectors, **rest))
             read += sum(map(len, contexts))
             slots += sum(len(row.vectors) for row in made)
-        found = dict(zip(names, (sums / max(tokens, 1)).tolist(), strict=True))
-        return found | {"right": right / max(tokens, 1), "positions": slots / max(read, 1)}
+        shares = {"right": found.right("nats"), "positions": slots / max(read, 1)}
+        return {name: found.nats(name) for name in names} | shares
 
 
 def begin(engine: Engine) -> list[int]:
@@ -184,3 +184,10 @@ def _go_on_from(add_on: ComprExITAddOn, start: str) -> None:
             f"the add-on in {start!r} has other parts than these settings give: take those that it was trained with "
             "(its config.json)."
         ) from error
+    for name in SHAPE:
+        trained: Any = old.settings[name]
+        if name not in ("ratio", "gain") and trained != add_on.settings[name]:  # no weight depends on the ratio
+            raise ValueError(
+                f"the add-on in {start!r} was trained with {name}={trained!r}, not {add_on.settings[name]!r}: give the "
+                "same to go on from it."
+            )

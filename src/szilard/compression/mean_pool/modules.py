@@ -36,7 +36,10 @@ class MeanPoolProjector(AddOn):
     def forward(self, hidden: torch.Tensor, ratio: int | None = None) -> torch.Tensor:
         """Hidden states of a context [tokens, hidden] -> [ceil(tokens / ratio), hidden]; the last of what is left."""
         ratio = ratio or self.ratio
-        means = torch.stack([group.mean(0) for group in hidden.float().split(ratio)])
+        whole = nn.functional.pad(hidden.float(), (0, 0, 0, -len(hidden) % ratio)).unflatten(0, (-1, ratio))
+        sizes = torch.full((len(whole), 1), ratio, device=hidden.device)
+        sizes[-1] -= -len(hidden) % ratio
+        means = whole.sum(1) / sizes
         return self.outer(nn.functional.gelu(self.inner(self.norm(means))))
 
 

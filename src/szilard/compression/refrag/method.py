@@ -128,11 +128,28 @@ class Refrag(SoftCompressor):
             )
         return opened(RefragParts, self.checkpoint) if isinstance(self.checkpoint, str) else self.checkpoint
 
+    def _parts_alone(self) -> RefragParts:
+        """The add-on, which leaves the decoder as it is.
+
+        Raises:
+            ValueError: as `parts`; or it has changes of the decoder.
+        """
+        parts = self.parts()
+        if parts.changes is not None:
+            raise ValueError(
+                "these refrag parts have low-rank changes of the decoder, which engine.generate does not apply: ask "
+                "through Refrag(...).reader(engine).generate(question, passages), which does, or train without --lora."
+            )
+        return parts
+
     def check(self, engine: Engine | None = None) -> None:
-        """Refuse missing or broken parts, those of another decoder, and a policy that was not trained."""
+        """Refuse missing or broken parts, those of another decoder, and a policy that was not trained.
+
+        Also parts with low-rank changes of the decoder, which `engine.generate` would read the vectors without.
+        """
         if self.keep >= 1 and self.policy != "none":
             return
-        parts = self.parts()
+        parts = self._parts_alone()
         if self.policy == "learned" and self.keep > 0 and not int(parts.policy_steps):
             raise ValueError(UNTRAINED)
         if engine is not None:
@@ -153,7 +170,8 @@ class Refrag(SoftCompressor):
         begin with stay tokens, and so does everything where the budget is the whole context.
 
         Raises:
-            ValueError: an empty context, a budget below one position per chunk, or missing or foreign parts.
+            ValueError: an empty context, a budget below one position per chunk, missing or foreign parts, or parts with
+                low-rank changes of the decoder.
         """
         check_budget(budget)
         embed = engine.model.get_input_embeddings()  # type: ignore[attr-defined]
@@ -171,7 +189,7 @@ class Refrag(SoftCompressor):
                 made.append(SoftPrompt(embed(ids.to(device)), len(ids), self.slug, engine.fingerprint, {}, seconds))
                 continue
             if reader is None:
-                self.check(engine) if budget is None else self.parts()
+                self.check(engine) if budget is None else self._parts_alone()
                 reader = self.reader(engine)
             first = leading_specials(engine.tokenizer, ids)
             if first == len(ids):

@@ -17,11 +17,12 @@ from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.curriculum import lengths, schedule
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
 from szilard.compression.refrag.selection import pick
-from szilard.compression.teacher_forcing import Forced, teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.training.target import Target
 
 Ids = list[torch.Tensor]
 REFERENCES = 64  # held-out readings of which the bounds beside the loss are taken
+MEASURED = 512  # held-out readings that are measured at the end, at most
 
 
 class ReadingObjective(nn.Module):
@@ -154,19 +155,14 @@ class ReadingObjective(nn.Module):
         return teacher_forced(self.target.model, before, targets, first=first)
 
     def read_tokens(self, contexts: list[Ids], heads: Ids, tails: Ids, targets: Ids, *, first: bool) -> Forced:
-        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is.
-
-        Where nothing else is, the first target token stands in its place, so the same tokens count as with `first` off.
-        """
+        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is."""
         before, wanted = [], []
         for row, head, tail, ids in zip(contexts, heads, tails, targets, strict=True):
             inside = list(itertools.chain.from_iterable((self.between.to(part.device), part) for part in row))[1:]
-            given = torch.cat([head, *inside, tail])
-            bare = not len(given)
-            before.append(self.embed(ids[:1] if bare else given))
-            wanted.append(ids[1:] if bare else ids)
-        first = first or any(len(own) < len(ids) for own, ids in zip(wanted, targets, strict=True))
-        return teacher_forced(self.target.model, before, wanted, first=first)
+            read = 0 if first else 1  # the first target token, which does not count, may stand there alone
+            before.append(self.embed(torch.cat([head, *inside, tail, ids[:read]])))
+            wanted.append(ids[read:])
+        return teacher_forced(self.target.model, before, wanted)
 
     # ---- held-out text ---------------------------------------------------------------------------------------
 
@@ -184,7 +180,7 @@ class ReadingObjective(nn.Module):
         Of copied and continued text the first token does not count, which nothing predicts without a context.
         """
         self.eval()
-        items = [data[index] for index in range(len(data))]
+        items = [data[index] for index in range(min(MEASURED, len(data)))]
         found: dict[str, float] = {}
         for factor in self.factors:
             own = self._means(items, factor, compressed=True)
@@ -193,8 +189,7 @@ class ReadingObjective(nn.Module):
         return found
 
     def _means(self, items: Sequence[dict[str, Any]], factor: int, *, compressed: bool) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        counted: dict[str, float] = {}
+        found = Measured()
         generator = torch.Generator().manual_seed(0)
         device = self.embedding[0].weight.device
         for start in range(0, len(items), self.settings.batch_size):
@@ -204,17 +199,10 @@ class ReadingObjective(nn.Module):
             if self.of_text:
                 contexts, targets = self.cut(contexts, targets, [factor] * len(some), anywhere=False)
             first = not self.of_text
-            read = {
-                "no_context": self.read_tokens([[] for _ in some], heads, tails, targets, first=first),
-                "full_context": self.read_tokens(contexts, heads, tails, targets, first=first),
-            }
+            nothing: list[Ids] = [[] for _ in some]
+            found.add("no_context", self.read_tokens(nothing, heads, tails, targets, first=first))
+            found.add("full_context", self.read_tokens(contexts, heads, tails, targets, first=first))
             if compressed:
-                read["nll"] = self.read(contexts, heads, tails, targets, first=first, generator=generator)
-            for name, forced in read.items():
-                tokens = float(forced.tokens.sum())
-                sums[name] = sums.get(name, 0.0) + float(forced.nats.sum())
-                counted[name] = counted.get(name, 0.0) + tokens
-                if name == "nll":
-                    sums["right"] = sums.get("right", 0.0) + float(forced.right) * tokens
-                    counted["right"] = counted.get("right", 0.0) + tokens
-        return {name: total / max(1.0, counted[name]) for name, total in sums.items()}
+                found.add("nll", self.read(contexts, heads, tails, targets, first=first, generator=generator))
+        bounds = {name: found.nats(name) for name in ("no_context", "full_context")}
+        return bounds | ({"nll": found.nats("nll"), "right": found.right("nll")} if compressed else {})

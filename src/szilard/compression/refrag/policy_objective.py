@@ -16,10 +16,10 @@ from szilard.compression.refrag.arrangement import expanded_count
 from szilard.compression.refrag.config import RefragConfig
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
 from szilard.compression.refrag.grpo import advantages, clipped_objective
-from szilard.compression.refrag.objective import Ids, ReadingObjective
+from szilard.compression.refrag.objective import MEASURED, Ids, ReadingObjective
 from szilard.compression.refrag.policy import drawn_orders, order_log_probs
 from szilard.compression.refrag.selection import POLICIES, chunk_nats, pick, policy_logits
-from szilard.compression.teacher_forcing import teacher_forced
+from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.training.target import Target
 
 
@@ -113,19 +113,18 @@ class PolicyObjective(ReadingObjective):
         """On held-out readings, nats per token when chunks are chosen by each policy ("nll_learned", "nll_random",
         ...), without context and with all of it in tokens."""
         self.eval()
-        items = [data[index] for index in range(len(data))]
+        items = [data[index] for index in range(min(MEASURED, len(data)))]
         found = self._means(items, self.factors[-1], compressed=False)
         for policy in POLICIES:
-            nats, tokens = 0.0, 0
+            behind = Measured()
             generator = torch.Generator().manual_seed(0)
             for item in items:
-                nll, count = self._by_policy(item, policy, generator)
-                nats, tokens = nats + nll, tokens + count
-            found[f"nll_{policy.replace('-', '_')}"] = nats / max(1, tokens)
+                behind.add(policy, self._by_policy(item, policy, generator))
+            found[f"nll_{policy.replace('-', '_')}"] = behind.nats(policy)
         return found
 
-    def _by_policy(self, item: dict[str, Any], policy: str, generator: torch.Generator) -> tuple[float, int]:
-        """Nats and tokens of one reading, chosen by a policy; its first token does not count."""
+    def _by_policy(self, item: dict[str, Any], policy: str, generator: torch.Generator) -> Forced:
+        """What the decoder says of one reading, chosen by a policy; its first token does not count."""
         chunked = self.chunked([item["contexts"]])
         (c,) = self.encoded(chunked)
         scores = torch.zeros(len(c))
@@ -136,5 +135,4 @@ class PolicyObjective(ReadingObjective):
             scores = torch.cat([chunk_nats(self.target.model, one.ids, one.lengths, start) for one in chunked[0]])
         expanded = pick(policy, expanded_count(self.settings.share, len(c)), scores, generator)
         before = self.before(chunked[0], self.parts.project(c), expanded, item["head"], item["tail"])
-        forced = teacher_forced(self.target.model, [before], [item["target"].to(before.device)], first=False)
-        return float(forced.nats.sum()), int(forced.tokens.sum())
+        return teacher_forced(self.target.model, [before], [item["target"].to(before.device)], first=False)

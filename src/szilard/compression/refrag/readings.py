@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from szilard.compression.inputs import around_context
-from szilard.compression.passages import Passages, read_questions
+from szilard.compression.passages import Passages, Question
 from szilard.compression.refrag.chunks import leading_specials
 from szilard.engines.engine import Engine
 from szilard.training.hidden_states import Stretches, Tokens, Windows
@@ -60,15 +59,11 @@ def continuations(tokens: Tokens, context: int, target: int, tokenizer: Any) -> 
     return _of_text(pairs, passages.texts, tokenizer)
 
 
-def answers(file: Path, engine: Engine, context: int, limit: int | None) -> Readings:
-    """Questions about contexts, with answers up to the end token; contexts beyond so many tokens are cut.
-
-    Raises:
-        ValueError: unusable data.
-    """
+def answers(questions: Sequence[Question], engine: Engine, context: int) -> Readings:
+    """Questions about contexts, with answers up to the end token; contexts beyond so many tokens are cut."""
     tokenizer, readings = engine.tokenizer, []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for question in read_questions(file, limit=limit):
+    for question in questions:
         left, contexts = context, []
         for text in question.contexts:
             ids = tokenizer.encode(text, add_special_tokens=False)[:left]

@@ -12,13 +12,14 @@ belongs to it: give that folder as the model of the next stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.utils.data import Subset
 
+from szilard.compression.passages import Question, as_examples, read_questions
 from szilard.compression.refrag.add_on import DECODER, RefragParts, new_parts
 from szilard.compression.refrag.arrangement import expanded_count
 from szilard.compression.refrag.config import CHUNK, ENCODER, RefragConfig
@@ -83,10 +84,12 @@ def train_refrag(
         )
     context = config.context // chunk * chunk
     config = replace(config, context=context, window=max(8, min(config.window, context)))
-    with Course(engine, data, config, folder, limit=limit, restart=restart) as course:
+    questions = read_questions(data, limit=limit) if config.stage == "sft" else []
+    examples = as_examples(questions, engine.tokenizer) if questions else None
+    with Course(engine, data, config, folder, limit=limit, restart=restart, examples=examples) as course:
         if any(example.images for example in course.examples):
             raise ValueError("refrag learns from texts: leave out the records with pictures.")
-        readings = _readings(course, data, engine, config, limit)
+        readings = _readings(course, questions, engine, config)
         base = course.target.base
         parts = started or new_parts(
             base,
@@ -120,9 +123,9 @@ def train_refrag(
         return metrics
 
 
-def _readings(course: Course, data: Path, engine: Engine, config: RefragConfig, limit: int | None) -> Readings:
+def _readings(course: Course, questions: Sequence[Question], engine: Engine, config: RefragConfig) -> Readings:
     if config.stage == "sft":
-        return answers(data, engine, config.context, limit)
+        return answers(questions, engine, config.context)
     tokens = course.tokens()
     if config.stage == "reconstruction":
         return reconstructions(tokens, config.context, engine.tokenizer)
