@@ -1,8 +1,8 @@
 """Compressed contexts on disk, by id: documents are compressed, and read by the model, once.
 
-A folder holds one folder per entry: `entry.json` (what it is, and the SHA-256 of itself and of every other file), `text.json` or
-`vectors.safetensors`, and where wanted `cache.safetensors`, keys and values of the prompt's beginning up to the end of
-the context. An entry appears whole or not at all, and is checked when it is read.
+A folder holds one folder per entry: `entry.json` (what it is, and the SHA-256 of itself and of every other file),
+`text.json` or `vectors.safetensors`, and where wanted `cache.safetensors`, keys and values of the prompt's beginning up
+to the end of the context. An entry appears whole or not at all, and is checked when it is read.
 """
 
 from __future__ import annotations
