@@ -28,6 +28,7 @@ from szilard.analysis.agentic_mi import measure as measuring
 from szilard.analysis.agentic_mi.hard_negatives import bm25, competitors
 from szilard.analysis.agentic_mi.page import to_html
 from szilard.analysis.agentic_mi.scoring import Scorer
+from szilard.compression.baselines import Truncation
 from szilard.compression.method import TextCompressor
 from szilard.compression.text import CompressedText
 from szilard.decoding.cost import ModelSize
@@ -262,6 +263,17 @@ def test_a_folder_of_another_measurement_is_refused(engine, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files"):
         agentic_mi(TEXTS, engine, CONTEXTS, prompt=PROMPT, folder=tmp_path)
+
+
+def test_a_text_compressor_is_known_by_its_options_and_not_by_where_they_lie_in_memory(engine, tmp_path):
+    for _ in range(2):  # another function object each time, as in another process
+
+        def words(text):
+            return len(text.split())
+
+        agentic_mi(Truncation(count_tokens=words), engine, CONTEXTS, budget=1, prompt=PROMPT, folder=tmp_path / "run")
+    with pytest.raises(ValueError, match="another measurement"):
+        agentic_mi(Truncation(side="head"), engine, CONTEXTS, budget=1, prompt=PROMPT, folder=tmp_path / "run")
 
 
 # ---- hard negatives --------------------------------------------------------------------------------------------------

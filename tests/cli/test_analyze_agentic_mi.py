@@ -49,11 +49,40 @@ def test_compressors_and_predictors_are_measured_and_drawn(run):
         (["--compressor", "nothing.jsonl"], "no file"),
         (["--compressor", "{texts}", "--prices", "2.5"], "two numbers"),
         (["--compressor", "{texts}", "--samples", "0"], "samples"),
+        (["--compressor", "{texts}", "--seeds", "0"], "seeds"),
+        (["--compressor", "truncation", "--budget", "inf"], "budget must be a share"),
+        (["--compressor", "truncation", "--budget", "2.5"], "budget must be a share"),
+        (["--compressor", "truncation,sid=head"], "did you mean 'side'"),
+        (["--compressor", "llmlingua2"], "needs a classifier"),
     ],
 )
 def test_bad_input_is_one_sentence(run, arguments, words):
     code, _, err = run(*(argument.replace("{texts}", run.texts) for argument in arguments))
     assert code == 2 and words in err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--most-tokens", "-5"), ("--prices", "-1,2"), ("--compressor", "./no/such"), ("--predictor", "./no/such")],
+)
+def test_bad_input_is_told_before_anything_is_measured(run, monkeypatch, flags):
+    monkeypatch.setattr("szilard.analysis.agentic_mi.agentic_mi", None)
+    code, _, err = run("--compressor", run.texts, *flags)
+    assert code == 2 and "something broke" not in err
+
+
+def test_questions_that_are_no_list_are_told_in_a_sentence(run, tmp_path):
+    data = tmp_path / "odd.jsonl"
+    data.write_text('{"context": "w3", "questions": 5}\n{"context": "w4"}\n', encoding="utf-8")
+    code, _, err = run("--compressor", run.texts, data=data)
+    assert code == 2 and "are a list of questions" in " ".join(err.split())
+
+
+def test_a_text_compressor_takes_its_options(run):
+    both = ["--compressor", "truncation,side=head", "--compressor", "truncation,side=tail,keep=[]", "--budget", "0.5"]
+    code, out, _ = run(*both, "--json")
+    found = json.loads(out)["compressors"]
+    assert code == 0 and [one["compressor"] for one in found] == [both[1], both[3]]
 
 
 def test_contexts_without_questions_take_no_predictor(run, tmp_path):

@@ -61,6 +61,25 @@ def test_vectors_are_kept_and_used_by_id(capsys, notes, tmp_path, model_folder, 
     assert again["prompt"].split() == ["<user>", *TEXT.split(), "w9", "<bot>"]
 
 
+@pytest.mark.parametrize("method", ["selective-context", "llmlingua"])
+def test_compressors_that_ask_a_language_model_get_it(capsys, notes, model_folder, method):
+    found = run(capsys, "compress", notes, "--method", method, "--budget", "4", "--model", model_folder)
+    assert f"{method}: 8 ->" in found.err and set(found.out.split()) < set(TEXT.split())
+
+
+def test_entries_are_called_after_their_files_and_none_is_written_over(capsys, notes, tmp_path):
+    store, command = tmp_path / "store", ("--method", "truncation", "--store", tmp_path / "store")
+    odd = tmp_path / "_my notes (1).txt"
+    odd.write_text(TEXT)
+    run(capsys, "compress", odd, notes, *command, "--html", tmp_path / "page.html")
+    assert list(ContextStore(store)) == ["my-notes-1-", "notes"]
+    assert (tmp_path / "page.html").read_text().count('<section class="text">') == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("w1 w2")
+    twice = run(capsys, "compress", notes, tmp_path / "other" / "notes.txt", *command, code=2)
+    assert "two files would be kept as 'notes'" in twice.err
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -71,6 +90,7 @@ def test_vectors_are_kept_and_used_by_id(capsys, notes, tmp_path, model_folder, 
         (("--method", "greedy"), "there is no compressor 'greedy'"),
         (("--set", "sid=head"), "truncation has no option 'sid'; did you mean 'side'?"),
         (("--id", "a"), "--id and --cache belong to --store"),
+        (("--store", "shelf", "--id", "a/b", "--model", "no-such-model"), "an id is 1 to 128"),
         (("--method", "mean-pool"), "makes vectors, which cannot be printed: give --store"),
         (("nothing.txt",), "there is no file 'nothing.txt'"),
     ],

@@ -134,6 +134,18 @@ def test_a_damaged_entry_is_refused_and_a_half_written_one_is_not_seen(engine, t
         store.get("doc")
     assert store.get("doc", cache=False).prefix is None
     entry = tmp_path / "doc" / "entry.json"
+    whole = json.loads(entry.read_text())
+    for bad in (
+        whole | {"original_tokens": 7},
+        whole | {"cache": whole["cache"] | {"layers": 1}},
+        whole | {"sha256": {}},
+        whole | {"sha256": 3},
+        [],
+    ):
+        entry.write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match="damaged"):
+            store.get("doc", cache=False)
+    entry.write_text(json.dumps(whole))
     entry.write_text(json.dumps(json.loads(entry.read_text()) | {"format": "other"}))
     with pytest.raises(ValueError, match="its format is 'other'"):
         store.get("doc")

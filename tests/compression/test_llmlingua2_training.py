@@ -12,11 +12,12 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, BertCon
 from szilard.cli.main import main
 from szilard.compression.llmlingua2 import training
 from szilard.compression.llmlingua2.annotation import annotate_pairs
+from szilard.compression.llmlingua2.classifier import positions
 from szilard.compression.llmlingua2.training import Collate, KeepObjective, Stretches, train_classifier
 from szilard.compression.llmlingua2.training_config import ClassifierConfig
 from szilard.registry import make_compressor
 
-from .tiny_classifiers import bert_tokenizer
+from .tiny_classifiers import bert_tokenizer, xlm_roberta_classifier
 
 FAST = {"batch_size": 8, "learning_rate": 3e-3, "save_every": 10, "held_out": 0.2}
 
@@ -77,6 +78,12 @@ def test_long_originals_are_cut_and_every_token_is_learned_from_once(encoder):
     labels = [label for example in data for label in example["labels"] if label != -100]
     assert len(data) == 5 and labels == [0, 1] * 40
     assert max(len(example["input_ids"]) for example in data) == 20
+
+
+def test_an_encoder_that_counts_positions_behind_its_padding_has_fewer_of_them():
+    config = xlm_roberta_classifier().config
+    assert positions(config) == config.max_position_embeddings - config.pad_token_id - 1
+    assert positions(BertConfig(max_position_embeddings=40)) == 40
 
 
 def test_a_trained_classifier_drops_what_its_teacher_drops(encoder, tmp_path):
@@ -148,5 +155,8 @@ def test_the_command_trains_from_texts_with_the_rule_teacher(encoder, tmp_path, 
     assert main([*command, "--device", "cpu"]) == 0
     assert len((out / "pairs.jsonl").read_text().splitlines()) == 30
     assert (out / "model.safetensors").is_file() and "30 of 30 pairs" in " ".join(capsys.readouterr().err.split())
+    other = ["--data", str(texts), "-m", encoder, "-o", str(tmp_path / "other"), "--lemmas", "no_such_pipeline"]
+    assert main(["train", "llmlingua2", *other]) == 2 and not (tmp_path / "other").exists()
+    assert "needs spaCy with this pipeline" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "llmlingua2", "-m", encoder, "-o", str(out)]) == 2
     assert "either --pairs" in " ".join(capsys.readouterr().err.split())

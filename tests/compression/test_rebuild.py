@@ -47,6 +47,32 @@ def test_words_cover_all_but_white_space(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी पढ़ता हूँ", 3),  # vowel signs are no letters to Python
+        ("cafe\u0301s et re\u0301sume\u0301s", 3),
+        ("עִבְרִית אָלֶף", 2),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", 1),
+        ("ที่นี่", 2),
+        ("❤️ 👨‍👩‍👧 👍🏽", 3),
+        ("3rd 1990s 4f9a2c 12:30 3.5 1,000.5", 6),
+        ("don't l\u2019été", 2),
+        ("3.5.", 2),
+        ("a2机器3b", 4),
+    ],
+)
+def test_a_word_is_never_cut_in_half(text, words):
+    spans = regex_words(text)
+    assert len(spans) == words
+    assert rebuild(text, spans, np.arange(len(spans)) == 0) in text
+
+
+def test_words_that_end_in_marks_do_not_grow_together():
+    text = "हिन्दी (भाषा"
+    assert rebuild(text, regex_words(text), [True, False, True]) == "हिन्दी भाषा"
+
+
+@pytest.mark.parametrize(
     ("text", "dropped", "left"),
     [
         ("one two three", {1}, "one three"),

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import szilard
 from szilard.compression.baselines import RandomDropping, Truncation
 from szilard.registry import make_compressor
 
@@ -142,6 +143,46 @@ def test_a_threshold_takes_no_budget():
     assert compressor.compress([TEXT])[0].rate < 1
     with pytest.raises(ValueError, match="takes no budget"):
         compressor.compress([TEXT], 0.5)
+
+
+def test_a_rate_of_a_whole_1_is_everything_and_not_one_token():
+    assert RandomDropping(rate=1).compress([TEXT])[0].text == TEXT
+
+
+@pytest.mark.parametrize("context", [None, 5, b"w1 w2", {"a": "w1"}])
+def test_what_is_no_context_is_refused_in_a_sentence(context):
+    with pytest.raises(TypeError, match="a context is text, or a list of texts"):
+        szilard.compress(context, "truncation")
+
+
+def test_what_is_no_engine_is_refused_in_a_sentence():
+    with pytest.raises(TypeError, match="engine must be an engine"):
+        szilard.compress(TEXT, "truncation", engine="tiny")
+
+
+@pytest.mark.parametrize("part", [{"type": "text"}, {"type": "text", "text": 5}])
+def test_a_chat_whose_parts_hold_no_text_is_refused_in_a_sentence(part):
+    with pytest.raises(TypeError, match='holds its words under "text"'):
+        Truncation().compress_messages([{"role": "user", "content": [part]}], 0.5)
+
+
+def test_a_budget_larger_than_a_chat_is_refused():
+    with pytest.raises(ValueError, match="larger than the messages to shorten"):
+        Truncation().compress_messages([{"role": "user", "content": TEXT}], 10_000)
+
+
+def test_a_stream_is_refused_before_its_first_piece(tmp_path):
+    for source, budget, sentence in (
+        (tmp_path / "none.txt", 0.5, "there is no file"),
+        (tmp_path, 0.5, "there is no file"),
+        ([TEXT], 1.5, "budget must be a share"),
+        (5, 0.5, "pieces of text or a Path"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=sentence):
+            Truncation().compress_stream(source, budget)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe abc")
+    with pytest.raises(ValueError, match="not text in UTF-8"):
+        list(Truncation().compress_stream(tmp_path / "bytes", 0.5))
 
 
 def test_no_contexts_give_no_results():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from rich.table import Table
 
 from szilard.cli import options as o
 from szilard.cli.loading import errors, load_engine, note
+from szilard.compression.method import check_budget
+from szilard.options import check_number
 
 if TYPE_CHECKING:
     from szilard.analysis.agentic_mi import InformationReport, Point
@@ -26,7 +29,8 @@ def agentic_mi(
     compressors: Annotated[
         list[str],
         typer.Option(
-            "--compressor", help="A model, a text compressor's name, or .jsonl with a text or texts a line. Repeatable."
+            "--compressor",
+            help="A model, a text compressor (llmlingua2,checkpoint=DIR), or .jsonl of texts. Repeatable.",
         ),
     ],
     contexts: Annotated[
@@ -83,9 +87,17 @@ def agentic_mi(
             f'--predictor needs questions: give "query" and "answer", or "questions", in {str(contexts)!r}.'
         )
     money = _prices(prices)
-    amount: float | int | None = int(budget) if budget is not None and budget > 1 else budget
-    loaded = Engines(engine, device, dtype)
+    amount: float | int | None = int(budget) if budget is not None and budget > 1 and budget.is_integer() else budget
+    check_budget(amount)
+    for what, limit in (("--most-tokens", most_tokens), ("--most-flops", most_flops)):
+        check_number(what, limit, low=0, optional=True)
+    check_number("--seeds", seeds, low=1, integer=True)
+    loaded = Engines(engine, device, dtype, scorer)
     reading = loaded.get(scorer)
+    # All of them before the first is measured, which may take hours: a name that is none is told now.
+    sources = [source_of(name, loaded) for name in compressors]
+    for name in predictors or []:
+        loaded.get(name)
     reports: list[InformationReport] = []
     points: list[Point] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -97,8 +109,7 @@ def agentic_mi(
                 line, description=f"{name}: {what}", completed=done, total=total
             )
 
-        for place, name in enumerate(compressors):
-            source, is_method = source_of(name, loaded, progress)
+        for place, (name, (source, is_method)) in enumerate(zip(compressors, sources, strict=True)):
             report = measure(
                 source,
                 reading,
@@ -114,12 +125,12 @@ def agentic_mi(
                 budget=amount if is_method else None,
                 counter=reading if is_method else None,
                 folder=None if folder is None else folder / f"compressor-{place}",
-                name=Path(name).stem if name.endswith((".jsonl", ".gguf")) else None,
+                name=Path(name).stem if name.endswith((".jsonl", ".gguf")) else name if "=" in name else None,
                 progress=told(Path(name).name),
             )
             reports.append(report)
         for number, name in enumerate(predictors or []):
-            predictor = loaded.get(name, progress)
+            predictor = loaded.get(name)
             for place, report in enumerate(reports):
                 answers = answer_questions(
                     predictor,
@@ -152,32 +163,28 @@ def agentic_mi(
 class Engines:
     """Loaded models by name, each once."""
 
-    def __init__(self, engine: str, device: str | None, dtype: str) -> None:
+    def __init__(self, engine: str, device: str | None, dtype: str, scorer: str | None = None) -> None:
+        self.scorer = scorer
         self.options = (engine, device, dtype)
         self.known: dict[str | None, Any] = {}
 
-    def get(self, name: str | None, progress: Progress | None = None) -> Any:
+    def get(self, name: str | None) -> Any:
         """The engine of a model; a GGUF file runs on llama.cpp unless --engine says otherwise."""
         if name not in self.known:
             engine, device, dtype = self.options
             if engine == "auto" and name is not None and name.endswith(".gguf"):
                 engine = "llama.cpp"
-            if progress is not None:
-                progress.stop()  # only one live line at a time: the loader has its own
-            try:
-                self.known[name] = load_engine(name, engine, device, dtype)
-            finally:
-                if progress is not None:
-                    progress.start()
+            self.known[name] = load_engine(name, engine, device, dtype)
         return self.known[name]
 
 
-def source_of(name: str, engines: Engines, progress: Progress | None = None) -> tuple[Any, bool]:
+def source_of(name: str, engines: Engines) -> tuple[Any, bool]:
     """What --compressor names, as `agentic_mi` takes it, and whether it is a text compressor of the library.
 
     Raises:
         ValueError: a file whose lines hold no texts; a name that is neither a compressor nor a model.
     """
+    from szilard.options import parse_option
     from szilard.registry import make_compressor, methods
 
     if name.endswith(".jsonl"):
@@ -188,11 +195,15 @@ def source_of(name: str, engines: Engines, progress: Progress | None = None) -> 
             if not isinstance(rows[-1], list) or not all(isinstance(text, str) for text in rows[-1]):
                 raise ValueError(f'{name!r}, line {number}: a line is {{"text": ...}} or {{"texts": [...]}}.')
         return rows, False
-    slug = name.strip().lower().replace("_", "-")
+    first, *settings = re.split(r",(?=\w+=)", name)  # a value may hold commas, as lists do
+    slug = first.strip().lower().replace("_", "-")
     known = methods()
     if slug in known and known[slug].kind == "compressor":
-        return make_compressor(slug), True
-    return engines.get(name, progress), False
+        chosen: Any = make_compressor(slug, dict(parse_option(known[slug].cls, one) for one in settings))
+        if chosen.gives == "text":
+            chosen.check(engines.get(engines.scorer))
+        return chosen, True
+    return engines.get(name), False
 
 
 def read_contexts(file: Path) -> tuple[list[str], list[str] | None, list[list[tuple[str, str]]], list[Any]]:
@@ -252,6 +263,8 @@ def _prices(text: str | None) -> tuple[float, float] | None:
         price_in, price_out = map(float, text.split(","))
     except ValueError:
         raise ValueError(f"--prices are two numbers per million tokens, as in 2.5,10, not {text!r}.") from None
+    for price in (price_in, price_out):
+        check_number("--prices", price, low=0)
     return price_in, price_out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +51,7 @@ def compress_command(
     """
     from szilard.compression.door import compress
     from szilard.compression.method import check_budget
-    from szilard.compression.store import ContextStore
+    from szilard.compression.store import ContextStore, check_id, check_stores
     from szilard.compression.text import CompressedText
 
     cls = compressor_class(method)
@@ -69,24 +70,26 @@ def compress_command(
         raise ValueError("--id and --cache belong to --store FOLDER.")
     if id_ is not None and len(texts) > 1:
         raise ValueError(f"--id names one entry, but there are {len(texts)} contexts: leave it out.")
-    if html is not None and len(texts) > 1:
-        raise ValueError("--html shows one context: give one file.")
     shelf = None if store is None else ContextStore(store)
-    chosen.check()
+    ids = [] if store is None else [id_] if id_ is not None else _ids(names)
+    for one in filter(None, ids):
+        check_id(one)
     needs_model = soft or cache or model is not None or bool(chosen.needs)
+    if not chosen.needs or soft:  # a compressor that asks a language model is checked with it
+        chosen.check()
     loaded = load_engine(model, engine, device, dtype) if needs_model else None
+    if cache and loaded is not None:
+        check_stores(loaded)
     made: list[Any] = compress(texts, chosen, share, engine=loaded)  # type: ignore[assignment]
     rows = []
-    for name, found in zip(names, made, strict=True):
+    for place, (name, found) in enumerate(zip(names, made, strict=True)):
         row: dict[str, Any] = {"context": name, "method": chosen.slug}
         if isinstance(found, CompressedText):
             row |= found.to_dict()
         else:
             row |= {"positions": found.positions, "original_tokens": found.original_tokens, "rate": found.rate}
         if shelf is not None:
-            row["id"] = shelf.put(
-                found, id_ or (None if name == "-" else Path(name).stem), engine=loaded if cache else None
-            )
+            row["id"] = shelf.put(found, ids[place], engine=loaded if cache else None)
         rows.append(row)
     text = "\n\n".join(found.text for found in made if isinstance(found, CompressedText))
     if output is not None:
@@ -94,7 +97,7 @@ def compress_command(
     if html is not None:
         from szilard.compression.page import compression_page
 
-        o.write_text(html, compression_page(made[0]))
+        o.write_text(html, compression_page(made))
     if json_:
         print(json.dumps(rows if len(rows) > 1 else rows[0], ensure_ascii=False))
         return
@@ -108,6 +111,22 @@ def compress_command(
                 f"{chosen.slug}: {row['original_tokens']} -> {row[shown]} {shown.rpartition('_')[2]} "
                 f"({row['rate']:.0%}){kept}"
             )
+
+
+def _ids(names: list[str]) -> list[str | None]:
+    """What entries are called after their files: characters that no id has become dashes; None: by their contents.
+
+    Raises:
+        ValueError: two files would be one entry.
+    """
+    found = [
+        None if name == "-" else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).lstrip("._-")[:128] or None
+        for name in names
+    ]
+    named = [one for one in found if one is not None]
+    if twice := sorted({one for one in named if named.count(one) > 1}):
+        raise ValueError(f"two files would be kept as {twice[0]!r}: give them one by one, each with its --id.")
+    return found
 
 
 def context_from(context: list[str] | None, store: Path | None) -> Any:

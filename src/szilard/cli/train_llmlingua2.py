@@ -45,6 +45,7 @@ def llmlingua2(
     """
     from transformers.utils import logging
 
+    from szilard.compression.llmlingua2.annotation import lemmas_by_name
     from szilard.compression.llmlingua2.distillation import chunks, distill, plain_texts, read_pairs
     from szilard.compression.llmlingua2.training import load_tokenizer, train_classifier
     from szilard.training.config import read_config
@@ -59,6 +60,7 @@ def llmlingua2(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}.")
     check_folder(output)
+    lemmas_by_name(chosen.lemmas)  # a pipeline that is missing is told before the teacher begins
     if data is not None:
         texts = plain_texts(data)[:limit]
         tokenizer = load_tokenizer(model)  # a bad name is told before the teacher begins

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from szilard.compression.method import Budget, Compressor, SoftCompressor, TextCompressor, check_budget
 from szilard.compression.soft_prompt import SoftPrompt
 from szilard.compression.text import CompressedText
+from szilard.engines.engine import Engine
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_compressor
-
-if TYPE_CHECKING:
-    from szilard.engines.engine import Engine
 
 
 def compress(
@@ -43,6 +41,8 @@ def compress(
     """
     chosen = make_compressor(method, options)
     single = isinstance(context, str)
+    if not isinstance(context, Sequence) or isinstance(context, (bytes, bytearray)):
+        raise TypeError(f"a context is text, or a list of texts, not {type(context).__name__}.")
     texts: list[Any] = [context] if single else list(context)
     if not texts:
         raise ValueError("there is no context to compress: give a text or several.")
@@ -53,6 +53,8 @@ def compress(
         if not text.strip():
             raise ValueError(f"{which} is empty: give some text.")
     check_budget(budget)
+    if engine is not None and not isinstance(engine, Engine):
+        raise TypeError(f"engine must be an engine (szilard.load(...)) or None, not {engine!r}.")
     if isinstance(chosen, SoftCompressor):
         if engine is None:
             raise ValueError(

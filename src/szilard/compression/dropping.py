@@ -118,6 +118,7 @@ class WordDropping(TextCompressor):
         check_number("rate", self.rate, low=0, high=1)
         if self.rate == 0:
             raise ValueError("rate must be above 0: a text of nothing is no context.")
+        object.__setattr__(self, "rate", float(self.rate))  # as a budget a whole 1 would be one token
         check_choice("selection", self.selection, SELECTIONS)
         check_number("threshold", self.threshold, low=self.scale[0], high=self.scale[1], optional=True)
         if (self.threshold is None) == (self.selection == "threshold"):

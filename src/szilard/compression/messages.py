@@ -55,12 +55,21 @@ def compress_messages(
             slots += [
                 (part, "text") for part in copy["content"] if isinstance(part, dict) and part.get("type") == "text"
             ]
+    for where, key in slots:
+        if not isinstance(where.get(key), str):
+            raise TypeError(f'a part of the type "text" holds its words under "text", not {where!r}.')
     slots = [(where, key) for where, key in slots if where[key].strip()]
     if not slots:
         return copies
     texts = [where[key] for where, key in slots]
     if isinstance(budget, int):
-        budget = min(1.0, budget / max(1, sum(map(compressor.counter(engine).count, texts))))
+        counted = sum(map(compressor.counter(engine).count, texts))
+        if budget > counted:
+            raise ValueError(
+                f"a budget of {budget} tokens is larger than the messages to shorten, which have {counted}: give a "
+                "smaller one, or use the chat as it is."
+            )
+        budget = budget / counted
     results: list[CompressedText] = compressor.compress(texts, budget, engine=engine)
     for (where, key), result in zip(slots, results, strict=True):
         where[key] = result.text

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-# Chinese, Japanese, Thai, Lao, Burmese, Khmer: words follow each other without a space.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+from szilard.compression.words import MARKS, UNSPACED
 
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_LETTER = re.compile(rf"[^\W_]|[{MARKS}]")  # of a word, a mark above or below a letter included
 _LINE_BREAK = re.compile("\n")
 
 
@@ -83,6 +84,6 @@ class Rebuilder:
         if gaps[-1]:
             return gaps[-1]
         before, after = original[self.ends[last] - 1], original[self.starts[first]]
-        if not (before.isalnum() and after.isalnum()) or (_UNSPACED.match(before) and _UNSPACED.match(after)):
+        if not (_LETTER.match(before) and _LETTER.match(after)) or (_UNSPACED.match(before) and _UNSPACED.match(after)):
             return ""
         return next(filter(None, reversed(gaps)), " ")

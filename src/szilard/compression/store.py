@@ -1,8 +1,8 @@
 """Compressed contexts on disk, by id: documents are compressed, and read by the model, once.
 
-A folder holds one folder per entry: `entry.json` (what it is, and the SHA-256 of every other file), `text.json` or
-`vectors.safetensors`, and where wanted `cache.safetensors`, keys and values of the prompt's beginning up to the end of
-the context. An entry appears whole or not at all, and is checked when it is read.
+A folder holds one folder per entry: `entry.json` (what it is, and the SHA-256 of itself and of every other file),
+`text.json` or `vectors.safetensors`, and where wanted `cache.safetensors`, keys and values of the prompt's beginning up
+to the end of the context. An entry appears whole or not at all, and is checked when it is read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from szilard.compression.inputs import around_context, context_vectors
@@ -92,16 +93,11 @@ class ContextStore:
         """
         if id is None:
             id = _digest(compressed)
-        if not isinstance(id, str) or not _ID.fullmatch(id):
-            raise ValueError(
-                "an id is 1 to 128 letters, digits, dots, dashes and underscores, beginning with a letter or digit, "
-                f"not {id!r}."
-            )
+        check_id(id)
         check_folder(self.folder)
         prefix = None
         if engine is not None:
-            if engine.kind != "transformers":
-                raise ValueError(f"{engine.name} on {engine.kind} gives no keys and values to store: use transformers.")
+            check_stores(engine)
             head, _ = around_context(engine, "?")
             vectors = context_vectors(engine, [torch.tensor(head, dtype=torch.long), compressed])
             prefix = compute_prefix(engine, head, vectors)
@@ -122,6 +118,7 @@ class ContextStore:
                     tensors |= {f"{index}.keys": keys.contiguous().cpu(), f"{index}.values": values.contiguous().cpu()}
                 save_file(tensors, scratch / "cache.safetensors")
             entry["sha256"] = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
+            entry["sha256"]["entry.json"] = _digest_of(entry)
             (scratch / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
         return id
 
@@ -141,9 +138,14 @@ class ContextStore:
             raise ValueError(f"there is no context {id!r} in {str(self.folder)!r}; it holds: {known or 'nothing'}.")
         try:
             entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            if not isinstance(entry, dict):
+                raise ValueError("entry.json holds no entry")
             if entry.get("format") != _FORMAT:
                 raise ValueError(f"its format is {entry.get('format')!r}")
-            for name, expected in entry["sha256"].items():
+            checksums = dict(entry["sha256"])
+            if checksums.pop("entry.json") != _digest_of(entry):
+                raise ValueError("the checksum of entry.json does not match")
+            for name, expected in checksums.items():
                 if (cache or name != "cache.safetensors") and _sha256(folder / name) != expected:
                     raise ValueError(f"the checksum of {name} does not match")
             compressed = _read(folder, entry)
@@ -152,7 +154,7 @@ class ContextStore:
                 tensors, kept = load_file(folder / "cache.safetensors"), entry["cache"]
                 layers = tuple((tensors[f"{i}.keys"], tensors[f"{i}.values"]) for i in range(kept["layers"]))
                 prefix = KvPrefix(tuple(kept["head"]), layers, kept["model"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ValueError(
                 f"the context {id!r} in {str(self.folder)!r} is damaged ({error}): compress and store it again."
             ) from error
@@ -170,6 +172,29 @@ class ContextStore:
         shutil.rmtree(self.folder / id)
 
 
+def check_id(id: Any) -> None:
+    """Refuse what no entry can be called.
+
+    Raises:
+        ValueError: in a sentence.
+    """
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        raise ValueError(
+            "an id is 1 to 128 letters, digits, dots, dashes and underscores, beginning with a letter or digit, "
+            f"not {id!r}."
+        )
+
+
+def check_stores(engine: Engine) -> None:
+    """Refuse an engine whose keys and values cannot be stored.
+
+    Raises:
+        ValueError: in a sentence.
+    """
+    if engine.kind != "transformers":
+        raise ValueError(f"{engine.name} on {engine.kind} gives no keys and values to store: use transformers.")
+
+
 def _read(folder: Path, entry: dict[str, Any]) -> CompressedText | SoftPrompt:
     if entry["kind"] == "text":
         values = json.loads((folder / "text.json").read_text(encoding="utf-8"))
@@ -184,6 +209,13 @@ def _sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def _digest_of(entry: dict[str, Any]) -> str:
+    """Of all that `entry.json` says but this."""
+    checksums = {name: value for name, value in entry["sha256"].items() if name != "entry.json"}
+    text = json.dumps(entry | {"sha256": checksums}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(compressed: CompressedText | SoftPrompt) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from szilard.compression.method import Budget, TextCompressor
+from szilard.compression.method import Budget, TextCompressor, check_budget
 from szilard.compression.rebuild import rebuild
 from szilard.compression.structure import safe_units
 from szilard.options import check_number
@@ -50,7 +50,12 @@ def compress_stream(
         raise TypeError("a stream takes pieces of text or a Path; for a text that is there, use compress([text]).")
     if isinstance(budget, int):
         raise ValueError(f"a stream's length is unknown: give a share of the tokens, not {budget} tokens.")
+    check_budget(budget)
     check_number("window", window, low=256, integer=True)
+    if isinstance(source, Path) and not source.is_file():
+        raise ValueError(f"there is no file {str(source)!r}.")
+    if not isinstance(source, Iterable) and not isinstance(source, Path):
+        raise TypeError(f"a stream takes pieces of text or a Path, not {type(source).__name__}.")
     return _compressed(compressor, _windows(_pieces(source), window, whole_units), budget, engine)
 
 
@@ -97,7 +102,10 @@ def _more_lines(blank: str, lead: str) -> str:
 def _pieces(source: Iterable[str] | Path) -> Iterator[str]:
     if isinstance(source, Path):
         with source.open(encoding="utf-8", newline="") as file:
-            yield from iter(lambda: file.read(_BLOCK), "")
+            try:
+                yield from iter(lambda: file.read(_BLOCK), "")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{str(source)!r} is not text in UTF-8: save it as UTF-8.") from error
         return
     if isinstance(source, io.TextIOBase):
         yield from iter(lambda: source.read(_BLOCK), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,22 @@ from numpy.typing import NDArray
 Spans = NDArray[np.int64]  # [words, 2]: start, end
 Keep = Sequence["str | re.Pattern[str]"]
 
-# A number with its decimals or a word with its apostrophes is one word; so is each sign, and each letter of a script
-# without spaces.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Chinese, Japanese, Thai, Lao, Burmese, Khmer: words follow each other without a space.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Accents, vowel signs and the like, which \w lacks: Hindi words, and letters with a loose accent, would be cut by them.
+_BLOCKS = ((0x300, 0x3100), (0xA600, 0xAC00), (0xFB00, 0xFF00))  # of the basic plane, where there are any
+MARKS = "".join(
+    one for block in _BLOCKS for one in map(chr, range(*block)) if unicodedata.category(one).startswith("M")
+)
+_INSIDE = rf"[{MARKS}\u200c\u200d]"  # and the joiners
+_LETTERS = rf"[^\W{UNSPACED}]+(?:{_INSIDE}+[^\W{UNSPACED}]*)*"
+_TINTED = rf"[{MARKS}\U0001f3fb-\U0001f3ff]*"
+# A number with its decimals (and letters: 3rd, 1990s) or a word with its apostrophes is one word; so is each sign (with
+# what is joined to it, as in a family of faces), and each letter of a script without spaces.
+_WHOLE = rf"{_LETTERS}(?:['\u2019]{_LETTERS})*"
 _WORD = re.compile(
-    rf"[{_UNSPACED}]|\d+(?:[.,:]\d+)*|(?:(?![{_UNSPACED}])\w)+(?:['\u2019](?:(?![{_UNSPACED}])\w)+)*|[^\w\s]"
+    rf"[{UNSPACED}]{_INSIDE}*|\d+(?:[.,:]\d+)*(?:{_WHOLE})?|{_WHOLE}"
+    rf"|[^\w\s]{_TINTED}(?:\u200d[^\w\s]{_TINTED})*"
 )
 DIGIT = re.compile(r"\d")
 

@@ -214,6 +214,8 @@ def questions_of(records: Sequence[dict[str, Any]]) -> Iterator[list[tuple[str, 
     for number, record in enumerate(records, start=1):
         pairs: list[tuple[str, str]] = []
         listed = record.get("questions") or []
+        if not isinstance(listed, list):
+            raise ValueError(f'context {number}: "questions" are a list of questions with answers, not {listed!r}.')
         if record.get("answer") is not None:
             listed = [{"question": record.get("query"), "answer": record["answer"]}, *listed]
         for pair in listed:

@@ -151,9 +151,11 @@ class TextMethod(Source):
         self.name = self.method.slug if self.budget is None else f"{self.method.slug} {self.budget:g}"
 
     def facts(self) -> dict[str, Any]:
+        options: dict[str, Any] = self.method.recorded_options(self.counter)  # type: ignore[arg-type]
+        named = {name: _named(value) for name, value in sorted(options.items())}
         return {
             "kind": "text compressor",
-            "method": str(self.method),
+            "method": [self.method.slug, named],
             "budget": self.budget,
             "counter": None if self.counter is None else self.counter.fingerprint,
             "samples": self.draws,
@@ -175,6 +177,15 @@ class TextMethod(Source):
             Compression(context, sample, found.text, found.compressed_tokens)
             for (context, sample), found in zip(batch, texts, strict=True)
         ]
+
+
+def _named(value: Any) -> str:
+    """An option by what it is, and not by where it lies in memory: a stopped run goes on in another process."""
+    if isinstance(value, Engine):
+        return str(value.fingerprint)
+    if callable(value) or type(value).__repr__ is object.__repr__:
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+    return repr(value)
 
 
 @dataclass

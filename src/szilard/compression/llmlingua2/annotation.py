@@ -27,9 +27,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from szilard.compression.words import regex_words
+from szilard.compression.words import Spans, as_spans, overlapping, regex_words
 
 Lemmas = Callable[[Sequence[str]], list[str]]
 
@@ -117,21 +118,18 @@ def align(original: Sequence[str], compressed: Sequence[str], *, window: int = W
     return labels
 
 
-def token_labels(annotation: Annotation, offsets: torch.Tensor) -> torch.Tensor:
+def token_labels(annotation: Annotation, places: Spans) -> NDArray[np.int64]:
     """The label of each token: that of the word it is a part of.
 
     Args:
         annotation: of the text.
-        offsets: characters (start, end) of its tokens, int [tokens, 2].
+        places: characters (start, end) of its tokens, int64 [tokens, 2].
 
     Returns:
         int64 [tokens]: 1 (keep) or 0. A token in no word (a comma) has 0: what teachers do with commas is not known.
     """
-    kept = torch.zeros(len(annotation.original) + 1, dtype=torch.long)
-    for (start, end), label in zip(annotation.spans, annotation.labels, strict=True):
-        kept[start:end] = int(label)
-    sums = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
-    return (sums[offsets[:, 1]] > sums[offsets[:, 0]]).long()
+    kept = as_spans(annotation.spans)[np.asarray(annotation.labels, dtype=bool)]
+    return overlapping(places, kept).astype(np.int64)
 
 
 def stem(word: str) -> str:

@@ -106,10 +106,7 @@ class KeepClassifier:
     @cached_property
     def longest(self) -> int:
         """Positions that the model has, special tokens included."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or 512
-        if self.model.config.model_type in _PADDED_POSITIONS:  # they count from behind the padding token's
-            positions -= (self.model.config.pad_token_id or 0) + 1
-        return int(min(positions, self.tokenizer.model_max_length))
+        return int(min(positions(self.model.config), self.tokenizer.model_max_length))
 
     @cached_property
     def released(self) -> ReleasedTokenizer:
@@ -206,6 +203,14 @@ def reading_once() -> Iterator[None]:
 
 # Models that number positions from the padding token's id on, so that they have that many fewer of them.
 _PADDED_POSITIONS = {"xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet", "data2vec-text"}
+
+
+def positions(config: Any) -> int:
+    """Tokens that an encoder can read at once, special ones included."""
+    found = getattr(config, "max_position_embeddings", None) or 512
+    if config.model_type in _PADDED_POSITIONS:  # they count from behind the padding token's
+        found -= (config.pad_token_id or 0) + 1
+    return int(found)
 
 
 def opened(where: str) -> KeepClassifier:

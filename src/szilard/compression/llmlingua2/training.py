@@ -33,8 +33,10 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer
 from transformers.utils import logging
 
 from szilard.compression.llmlingua2.annotation import Annotation, annotate_pairs, lemmas_by_name, token_labels
+from szilard.compression.llmlingua2.classifier import positions
 from szilard.compression.llmlingua2.filters import filter_pairs
 from szilard.compression.llmlingua2.training_config import ClassifierConfig
+from szilard.compression.words import as_spans
 from szilard.training.course import split, write_whole
 from szilard.training.loop import Batch, fit, read_metrics
 from szilard.whole_folder import check_folder, held
@@ -73,7 +75,7 @@ class Stretches(Dataset[dict[str, list[int]]]):
             for ids, offsets, special in zip(
                 read["input_ids"], read["offset_mapping"], read["special_tokens_mask"], strict=True
             ):
-                labels = token_labels(annotation, torch.tensor(offsets))
+                labels = torch.from_numpy(token_labels(annotation, as_spans(offsets)))
                 labels[torch.tensor(special, dtype=torch.bool)] = _NO_LOSS
                 self.examples.append({"input_ids": ids, "labels": labels.tolist()})
 
@@ -261,7 +263,7 @@ def train_classifier(
     left = filter_pairs(annotations, variation_share=config.variation_share, gap_share=config.gap_share)
     if not left:
         raise ValueError("the filters leave no pair: these compressed texts are not made of their originals' words.")
-    longest = min(config.max_length, int(getattr(classifier.config, "max_position_embeddings", config.max_length)))
+    longest = min(config.max_length, positions(classifier.config))
     learned, kept_back = split(range(len(left)), config.held_out, config.seed)
     data = Stretches([left[index] for index in learned], tokenizer, longest)
     asked = Stretches([left[index] for index in kept_back], tokenizer, longest)
