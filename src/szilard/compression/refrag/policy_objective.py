@@ -6,6 +6,7 @@ sequences against the chances they were drawn with. (What the loader brings for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,24 +116,21 @@ class PolicyObjective(ReadingObjective):
         self.eval()
         items = [data[index] for index in range(min(MEASURED, len(data)))]
         found = self._means(items, self.factors[-1], compressed=False)
-        for policy in POLICIES:
-            behind = Measured()
-            generator = torch.Generator().manual_seed(0)
-            for item in items:
-                behind.add(policy, self._by_policy(item, policy, generator))
-            found[f"nll_{policy.replace('-', '_')}"] = behind.nats(policy)
-        return found
+        behind, generator = Measured(), torch.Generator().manual_seed(0)
+        for item in items:
+            for policy, forced in self._by_policy(item, generator):
+                behind.add(policy, forced)
+        return found | {f"nll_{policy.replace('-', '_')}": behind.nats(policy) for policy in POLICIES}
 
-    def _by_policy(self, item: dict[str, Any], policy: str, generator: torch.Generator) -> Forced:
-        """What the decoder says of one reading, chosen by a policy; its first token does not count."""
+    def _by_policy(self, item: dict[str, Any], generator: torch.Generator) -> Iterator[tuple[str, Forced]]:
+        """What the decoder says of one reading, chosen by each policy; its first token does not count."""
         chunked = self.chunked([item["contexts"]])
         (c,) = self.encoded(chunked)
-        scores = torch.zeros(len(c))
-        if policy == "learned":
-            scores = policy_logits(self.parts, c)
-        elif policy.startswith("perplexity"):
-            start = item["head"].tolist()
-            scores = torch.cat([chunk_nats(self.target.model, one.ids, one.lengths, start) for one in chunked[0]])
-        expanded = pick(policy, expanded_count(self.settings.share, len(c)), scores, generator)
-        before = self.before(chunked[0], self.parts.project(c), expanded, item["head"], item["tail"])
-        return teacher_forced(self.target.model, [before], [item["target"].to(before.device)], first=False)
+        vectors, count = self.parts.project(c), expanded_count(self.settings.share, len(c))
+        start = item["head"].tolist()
+        nats = torch.cat([chunk_nats(self.target.model, one.ids, one.lengths, start) for one in chunked[0]])
+        for policy in POLICIES:
+            expanded = pick(policy, count, policy_logits(self.parts, c) if policy == "learned" else nats, generator)
+            before = self.before(chunked[0], vectors, expanded, item["head"], item["tail"])
+            targets = [item["target"].to(before.device)]
+            yield policy, teacher_forced(self.target.model, [before], targets, first=False)
