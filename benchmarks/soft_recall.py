@@ -113,17 +113,17 @@ def ask(engine, soft: list[SoftPrompt], targets: list[list[int]]) -> dict[str, f
         row = torch.cat([one.embeddings, embed(wanted[:-1])])
         logits = engine.model(inputs_embeds=row[None]).logits[0, one.positions - 1 :].float()
         best, each = logits.argmax(-1), torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-        places = [place for place in range(TARGET) if place % 3 != 1]  # keys and values, not the colons
-        said = [target[place] for place in places]
-        named += sum(int(best[place]) in said[index:] for index, place in enumerate(places))
+        # keys and values, not the colons; not the first key, which stands behind a vector that ARC does not train to guess
+        places = [place for place in range(1, TARGET) if place % 3 != 1]
+        named += sum(int(best[place]) in [target[later] for later in places if later >= place] for place in places)
         right += int((best[2::3] == wanted[2::3]).sum())
         nats += float(each[places].sum())
         of_values += float(each[2::3].sum())
     count = PAIRS * len(soft)
     return {
         "values_right": right / count,
-        "named": named / (2 * count),
-        "nats": nats / (2 * count),
+        "named": named / (len(soft) * (2 * PAIRS - 1)),
+        "nats": nats / (len(soft) * (2 * PAIRS - 1)),
         "nats_of_values": of_values / count,
         "asked": count,
     }

@@ -303,7 +303,7 @@ def test_the_command_trains_all_stages(
     texts: Path, asked: Path, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = f"train arc-encoder --model {model_folder} --steps 2 --batch-size 2 --dtype float32".split()
-    sizes = ["--window", "12", "--target", "8", "--truncate-layers", "1", "--bottleneck", "6"]
+    sizes = ["--window", "12", "--target", "8", "--before", "4", "--truncate-layers", "1", "--bottleneck", "6"]
     assert main([*common, *sizes, "--data", str(texts), "-o", str(tmp_path / "arc")]) == 0
     again = ["--checkpoint", str(tmp_path / "arc"), "--stage", "finetune", "--shots", "1", "--window", "16"]
     assert main([*common, *again, "--data", str(asked), "-o", str(tmp_path / "tuned")]) == 0

@@ -56,6 +56,20 @@ class Passages(Stretches):
         return {"contexts": [item["context"] for item in items], "targets": [item["target"] for item in items]}
 
 
+def check_fits(engine: Any, context: int, target: int) -> None:
+    """Refuse stretches that the decoder cannot read at once, as it does to measure them.
+
+    Raises:
+        ValueError: in a sentence.
+    """
+    longest = getattr(engine, "context_window", None)
+    if longest and context + target > longest:
+        raise ValueError(
+            f"contexts of {context} tokens and {target} behind them do not fit into the {longest} tokens that "
+            f"{engine.name} reads: lower them."
+        )
+
+
 @dataclass(frozen=True)
 class Question:
     """A question about contexts, and its answer."""

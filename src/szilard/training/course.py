@@ -76,6 +76,12 @@ class Course:
         self.folder, self.cache = folder, cache
         self.device = engine.device.type  # type: ignore[attr-defined]
         self.examples = list(read_corpus(data, engine, limit=limit) if examples is None else examples)
+        longest = getattr(self.target.config, "max_position_embeddings", None)
+        if examples is None and longest and config.window > longest:
+            raise ValueError(
+                f"stretches of {config.window} tokens are longer than the {longest} that {engine.name} reads: shorten "
+                "them."
+            )
         if examples is None and not len(Windows(self.tokens(), config.window)):
             raise ValueError(NOTHING)
         cpu = {"cpu": True} if self.device == "cpu" else {}

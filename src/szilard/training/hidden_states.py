@@ -81,7 +81,8 @@ def cache_hidden_states(
         ValueError: no examples, a folder of another corpus or model, a last hidden state that the output layer does
             not turn into the logits, or numbers beyond float16.
     """
-    corpus = Tokens(target, examples, max_length=max_length)
+    window = getattr(target.config, "max_position_embeddings", None)
+    corpus = Tokens(target, examples, max_length=min((n for n in (max_length, window) if n), default=None))
     header: dict[str, Any] = {
         "model": target.engine.name,
         "fingerprint": target.engine.fingerprint,
@@ -207,7 +208,13 @@ def _write(file: Path, value: Any) -> None:
 
 
 class Tokens:
-    """A corpus in memory, flat, cut to what the model can read; `hidden` is None.
+    """A corpus in memory, flat; `hidden` is None.
+
+    Args:
+        target: the model.
+        examples: the corpus.
+        max_length: longer texts are cut; None: never. Who reads them in stretches need not cut them to what the model
+            reads at once.
 
     Raises:
         ValueError: nothing in it, a token outside the vocabulary, or a prompt with pictures that would be cut.
@@ -216,9 +223,7 @@ class Tokens:
     hidden = None
 
     def __init__(self, target: Target, examples: Sequence[Example], *, max_length: int | None = None) -> None:
-        window = getattr(target.config, "max_position_embeddings", None)
-        cut = min(length for length in (max_length, window, 2**31) if length)
-        self.examples = [shortened(example, cut) for example in examples if example.ids]
+        self.examples = [shortened(example, max_length or 2**31) for example in examples if example.ids]
         if not self.examples:
             raise ValueError("the corpus is empty.")
         self.offsets = np.cumsum([0, *(len(example.ids) for example in self.examples)]).astype(np.int64)

@@ -35,7 +35,7 @@ class ArcConfig(CorpusConfig):
     target: int = setting(256, "Tokens that follow a context and are predicted, at most.")
     before: int = setting(256, "Plain tokens in front of a context, at most; how many is drawn; 0: none.")
     reconstruction: float = setting(0.2, "Share of the batches that repeat the context in the place of continuing it.")
-    pooling_factor: int | None = setting(8, "x, tokens per vector (finetune: 4); none: that of the checkpoint.")
+    pooling_factor: int | None = setting(8, "x, tokens per vector (later stages: none, the checkpoint's).")
     pooling_layers: int = setting(1, "So many last layers pool by pooling_factor each.")
     vectors: int | None = setting(None, "This many vectors, whatever the length, in the place of pooling_factor.")
     truncate_layers: int = setting(2, "Last layers of the encoder's model that are left out.")
@@ -96,7 +96,7 @@ class ArcFinetuneConfig(ArcConfig):
     projector_learning_rate: float = setting(3e-5, "")
     weight_decay: float = setting(0.05, "")
     window: int = setting(2048, "")
-    pooling_factor: int | None = setting(4, "")
+    pooling_factor: int | None = setting(None, "")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from szilard.compression.arc_encoder.groups import Pooling
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
 from szilard.compression.arc_encoder.sides import usable_name
-from szilard.compression.passages import as_examples, read_questions
+from szilard.compression.passages import as_examples, check_fits, read_questions
 from szilard.engines.engine import Engine
 from szilard.training.course import Course, split
 from szilard.training.loop import NOTHING, uses_fsdp
@@ -62,6 +62,9 @@ def train_arc_encoder(
     """
     if uses_fsdp():
         raise ValueError("the encoder is trained through a frozen decoder, which FSDP would take apart: use DDP.")
+    if config.stage != "finetune":
+        for one in (engine, *others):
+            check_fits(one, config.window + config.before, config.target)
     questions = read_questions(data, limit=limit) if config.stage == "finetune" else []
     examples = as_examples(questions, engine.tokenizer) if questions else None
     with Course(engine, data, config, folder, limit=limit, restart=restart, examples=examples) as course:

@@ -21,7 +21,7 @@ from szilard.compression.comprexit.config import SHAPE, ComprExITConfig
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
 from szilard.compression.inputs import around_context
-from szilard.compression.passages import Passages
+from szilard.compression.passages import Passages, check_fits
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
 from szilard.training.course import Course
@@ -135,12 +135,7 @@ def train_comprexit(
     Raises:
         ValueError: unusable data, settings that do not fit the add-on in `start`, or a folder with another run.
     """
-    longest = getattr(engine, "context_window", None)
-    if longest and config.context + config.target > longest:
-        raise ValueError(
-            f"context={config.context} and target={config.target} do not fit into the {longest} tokens that "
-            f"{engine.name} reads: lower them."
-        )
+    check_fits(engine, config.context, config.target)
     stretches: Stretches
     collate: Any  # a batch is lists of ids
     if config.stage == "sft":

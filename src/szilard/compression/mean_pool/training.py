@@ -10,7 +10,7 @@ import torch
 from szilard.compression.continuation import ContinuationObjective, measure_continuation
 from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.mean_pool.modules import MeanPoolProjector, hidden_states
-from szilard.compression.passages import Passages
+from szilard.compression.passages import Passages, check_fits
 from szilard.engines.engine import Engine
 from szilard.training.course import Course
 from szilard.training.target import Target
@@ -47,6 +47,7 @@ def train_mean_pool(
     Raises:
         ValueError: unusable data, or a layer that the model lacks.
     """
+    check_fits(engine, config.context, config.target)
     with Course(engine, data, config, folder, limit=limit, restart=restart) as course:
         target = course.target
         layers = int(target.config.num_hidden_layers)

@@ -155,12 +155,17 @@ class ReadingObjective(nn.Module):
         return teacher_forced(self.target.model, before, targets, first=first)
 
     def read_tokens(self, contexts: list[Ids], heads: Ids, tails: Ids, targets: Ids, *, first: bool) -> Forced:
-        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is."""
+        """Teacher forcing behind the contexts in tokens; without contexts (`[]` each), behind what else there is.
+
+        Of contexts that the decoder cannot read at once the end is read.
+        """
+        longest = getattr(self.target.config, "max_position_embeddings", None) or 2**31
         before, wanted = [], []
         for row, head, tail, ids in zip(contexts, heads, tails, targets, strict=True):
             inside = list(itertools.chain.from_iterable((self.between.to(part.device), part) for part in row))[1:]
             read = 0 if first else 1  # the first target token, which does not count, may stand there alone
-            before.append(self.embed(torch.cat([head, *inside, tail, ids[:read]])))
+            given = torch.cat([head, *inside, tail, ids[:read]])
+            before.append(self.embed(given[-max(1, longest - len(ids)) :]))
             wanted.append(ids[read:])
         return teacher_forced(self.target.model, before, wanted)
 

@@ -12,6 +12,7 @@ belongs to it: give that folder as the model of the next stage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Subset
 
-from szilard.compression.passages import Question, as_examples, read_questions
+from szilard.compression.passages import Question, as_examples, check_fits, read_questions
 from szilard.compression.refrag.add_on import DECODER, RefragParts, new_parts
 from szilard.compression.refrag.arrangement import expanded_count
 from szilard.compression.refrag.config import CHUNK, ENCODER, RefragConfig
@@ -77,11 +78,18 @@ def train_refrag(
     if config.context < chunk:
         raise ValueError(f"context={config.context} is less than a chunk of {chunk}: raise it.")
     most = expanded_count(config.share, config.context // chunk)
+    if config.stage == "policy" and config.gradient_accumulation > 1:
+        raise ValueError("the policy takes its steps on one batch each: leave gradient_accumulation out, raise group.")
+    if config.stage == "policy" and most >= config.context // chunk:
+        raise ValueError(f"keep={config.share} expands every chunk, so there is nothing to choose: lower keep.")
     if config.stage == "policy" and not most:
         raise ValueError(
             f"keep={config.share} of {config.context // chunk} chunks is less than one, so there is nothing to choose: "
             "raise keep or context."
         )
+    if config.stage != "sft":
+        written = config.context if config.stage == "reconstruction" else config.target
+        check_fits(engine, math.ceil(config.context / chunk), written)
     context = config.context // chunk * chunk
     config = replace(config, context=context, window=max(8, min(config.window, context)))
     questions = read_questions(data, limit=limit) if config.stage == "sft" else []
