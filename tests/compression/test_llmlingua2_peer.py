@@ -78,3 +78,9 @@ def test_bad_input_is_refused_in_a_sentence(compat):
     ):
         with pytest.raises((ValueError, TypeError), match=sentence):
             compat.compress_prompt(["a b", "c d"], **options)
+
+
+def test_a_context_without_a_word_that_the_classifier_knows_is_refused_in_a_sentence():
+    method = LlmLingua2.released(KeepClassifier(tiny.bert_classifier(), tiny.bert_tokenizer()), len)
+    with pytest.raises(ValueError, match="no words that the classifier knows"):
+        method.compress_prompt(["\u200b", "a b"])

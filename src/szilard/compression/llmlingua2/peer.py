@@ -311,7 +311,7 @@ class _Work:
 
 def _mean(chunks: list[NDArray[Any]]) -> Any:
     """Mean over all words of a context, in the order and precision of the released code."""
-    values = np.concatenate(chunks)
+    values = np.concatenate(chunks) if chunks else np.zeros(0)
     if not len(values):
         raise ValueError("a context has no words that the classifier knows: leave it out.")
     return values.cumsum()[-1] / values.dtype.type(len(values))
