@@ -68,3 +68,19 @@ def test_bad_input_is_refused_in_a_sentence(compat):
         compat.compress_prompt(["a", ""])
     with pytest.raises(ValueError, match="at most 100 strings"):
         compat.compress_prompt("a", force_tokens=["x y"] * 101)
+    for options, sentence in (
+        ({"rate": 0}, "rate must be above 0"),
+        ({"rate": 1.2}, "rate must be between"),
+        ({"context_level_rate": 1.5}, "context_level_rate must be between"),
+        ({"target_token": "50"}, "target_token must be a number"),
+        ({"force_tokens": "is"}, "force_tokens must be a list of strings"),
+        ({"force_tokens": [""]}, "none of them empty"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=sentence):
+            compat.compress_prompt(["a b", "c d"], **options)
+
+
+def test_a_context_without_a_word_that_the_classifier_knows_is_refused_in_a_sentence():
+    method = LlmLingua2.released(KeepClassifier(tiny.bert_classifier(), tiny.bert_tokenizer()), len)
+    with pytest.raises(ValueError, match="no words that the classifier knows"):
+        method.compress_prompt(["\u200b", "a b"])

@@ -128,6 +128,7 @@ def test_bad_options_are_refused_in_a_sentence(options, error):
         (TEXT, 0.5, "list of texts"),
         ([TEXT, " \n"], 0.5, "number 1 is empty"),
         ([TEXT, 3], 0.5, "number 1 is int"),
+        (["w1 \ud800 w2"], 0.5, "half a character"),
         ([TEXT], 1.5, "budget must be"),
         ([TEXT], 0, "budget must be"),
         ([TEXT], 10_000, "larger than the context"),

@@ -38,6 +38,8 @@ from szilard.options import check_bool, check_choice, check_number
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
+_HALF = re.compile("[\ud800-\udfff]")
+
 Self = TypeVar("Self", bound="WordDropping")
 
 
@@ -297,3 +299,7 @@ def check_contexts(contexts: Any) -> None:
             raise TypeError(f"contexts must be texts, but number {number} is {type(text).__name__}.")
         if not text.strip():
             raise ValueError(f"context number {number} is empty: leave it out.")
+        if _HALF.search(text):
+            raise ValueError(
+                f"context number {number} holds half a character (a lone surrogate), which no model reads."
+            )

@@ -116,10 +116,11 @@ def agentic_mi(
     rivals = competitors(contexts, hard_negatives, negatives)
     source = source_of(compressor, contexts, settings)
     reader = Scorer(scorer or compressor, prompt, sentences, scoring_temperature)
-    requests = (
-        (len(reader.ids(text, query)), number)
+    every: list[str | None] = [None, *(queries or ())]
+    lengths = {query: 0 if query is None else len(reader.text_ids(query, False)) for query in every}
+    requests = (  # every text with the longest of its queries: all of them would be N^2 contexts to tokenise
+        (len(reader.ids(text, max(_asked(queries, rivals, number), key=lengths.__getitem__, default=None))), number)
         for number, text in enumerate(rivals.pool)
-        for query in dict.fromkeys(_asked(queries, rivals, number))
     )
     longest = max(requests)
     reader.check_window(longest, max_new_tokens if source.engine is not None else 1)

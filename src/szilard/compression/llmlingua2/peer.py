@@ -97,13 +97,13 @@ def compress_prompt(
         "ratio", "rate", "saving", and "fn_labeled_original_prompt" where it was asked for.
 
     Raises:
-        ValueError: no text, an empty one, a rate out of range.
+        ValueError, TypeError: no text, an empty one, a rate out of range, strings to force that are none.
     """
     contexts = [context] if isinstance(context, str) else list(context)
     check_contexts(contexts)
     if not contexts:
         raise ValueError("there is no context to compress.")
-    check_number("rate", rate, low=0, high=1)
+    _check_arguments(rate, target_token, context_level_rate, force_tokens)
     count = _Count(method.classifier().released.tokenizer, method.count_tokens)
     original = sum(map(count.text, contexts))
     by_context = use_context_level_filter and len(contexts) > 1
@@ -175,6 +175,23 @@ def compress_prompt(
     if return_word_label:
         result["fn_labeled_original_prompt"] = word_sep.join(f"{word}{label_sep}{one}" for word, one in labelled)
     return result
+
+
+def _check_arguments(rate: Any, target_token: Any, context_level_rate: Any, force_tokens: Any) -> None:
+    """Refuse what the released code would break on, or take for something else (a text as its letters).
+
+    Raises:
+        ValueError, TypeError: in a sentence.
+    """
+    check_number("rate", rate, low=0, high=1)
+    if rate == 0:
+        raise ValueError("rate must be above 0: a text of nothing is no context.")
+    check_number("target_token", target_token, low=-1)
+    check_number("context_level_rate", context_level_rate, low=0, high=1)
+    if force_tokens is None:
+        return
+    if isinstance(force_tokens, str) or not all(isinstance(one, str) and one for one in force_tokens):
+        raise TypeError(f"force_tokens must be a list of strings, none of them empty, not {force_tokens!r}.")
 
 
 def compress(
@@ -294,7 +311,7 @@ class _Work:
 
 def _mean(chunks: list[NDArray[Any]]) -> Any:
     """Mean over all words of a context, in the order and precision of the released code."""
-    values = np.concatenate(chunks)
+    values = np.concatenate(chunks) if chunks else np.zeros(0)
     if not len(values):
         raise ValueError("a context has no words that the classifier knows: leave it out.")
     return values.cumsum()[-1] / values.dtype.type(len(values))
