@@ -26,8 +26,8 @@ def compress(
     Args:
         context: a text, or a list of texts.
         method: a compressor (object, class or name); see `szilard.methods()`.
-        budget: a share of the context's tokens in (0, 1], or a whole number of tokens (or positions) per context; None:
-            what the method is set to.
+        budget: a share of the context's tokens in (0, 1] (1: all), or a whole number of tokens (or positions) per
+            context; None: what the method is set to.
         engine: the model that will read it. Compressors that give text count its tokens where it is given, and those
             that score with a language model score with it; those that give vectors need it.
         options: hyperparameters of a method given by name.
@@ -53,6 +53,7 @@ def compress(
         if not text.strip():
             raise ValueError(f"{which} is empty: give some text.")
     check_budget(budget)
+    budget = 1.0 if budget == 1 else budget
     if engine is not None and not isinstance(engine, Engine):
         raise TypeError(f"engine must be an engine (szilard.load(...)) or None, not {engine!r}.")
     if isinstance(chosen, SoftCompressor):

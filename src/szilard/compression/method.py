@@ -92,7 +92,7 @@ def check_budget(budget: Any) -> None:
     Raises:
         TypeError, ValueError: in a sentence.
     """
-    allowed = "a share of the tokens in (0, 1], or a whole number of tokens"
+    allowed = "a share of the tokens in (0, 1], or a whole number of tokens above 1"
     if budget is None:
         return
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
@@ -102,14 +102,14 @@ def check_budget(budget: Any) -> None:
 
 
 def tokens_of_budget(budget: Budget, original: int) -> int:
-    """A budget in tokens, for a context of so many: at least 1; a share is rounded down.
+    """A budget in tokens, for a context of so many: at least 1; a share is rounded down, 1 is all of it.
 
     Raises:
         ValueError: more tokens than the context has.
     """
     check_budget(budget)
     assert budget is not None
-    if isinstance(budget, int):
+    if isinstance(budget, int) and budget > 1:
         if budget > original:
             raise ValueError(
                 f"a budget of {budget} tokens is larger than the context, which has {original}: give a smaller one, or "
