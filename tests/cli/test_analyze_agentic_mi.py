@@ -53,7 +53,7 @@ def test_compressors_and_predictors_are_measured_and_drawn(run):
         (["--compressor", "truncation", "--budget", "inf"], "budget must be a share"),
         (["--compressor", "truncation", "--budget", "2.5"], "budget must be a share"),
         (["--compressor", "truncation,sid=head"], "did you mean 'side'"),
-        (["--compressor", "llmlingua2"], "needs a classifier"),
+        (["--compressor", "llmlingua2,checkpoint=none"], "needs a classifier"),
     ],
 )
 def test_bad_input_is_one_sentence(run, arguments, words):

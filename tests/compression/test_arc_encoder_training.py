@@ -308,7 +308,7 @@ def test_the_command_trains_all_stages(
     again = ["--checkpoint", str(tmp_path / "arc"), "--stage", "finetune", "--shots", "1", "--window", "16"]
     assert main([*common, *again, "--data", str(asked), "-o", str(tmp_path / "tuned")]) == 0
     arc = ArcModel.from_pretrained(tmp_path / "tuned")
-    assert arc.pooling == Pooling((4,)) and next(iter(arc.decoders.values()))["bottleneck"] == 6
+    assert arc.pooling == Pooling((8,)) and next(iter(arc.decoders.values()))["bottleneck"] == 6
     assert main([*common, "--stage", "finetune", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
     assert main([*common, "--stage", "other", "--data", str(asked), "-o", str(tmp_path / "no")]) == 2
     common[common.index("--dtype") :] = ["--device", "cuda:1"]  # one of several processes chooses its own

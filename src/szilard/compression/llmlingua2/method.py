@@ -34,13 +34,17 @@ if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 
+DEFAULT = "zoo/tiny-llmlingua2"
+
+
 @dataclass(frozen=True)
 class LlmLingua2(WordDropping):
     """Drops the words with the lowest keep probability.
 
     Attributes:
         checkpoint: a `KeepClassifier`, or the folder, hub id or zoo name of one: any `...ForTokenClassification` model
-            with two labels and a fast tokenizer. `szilard train llmlingua2` makes one.
+            with two labels and a fast tokenizer. `szilard train llmlingua2` makes one; the default is small, of the
+            zoo, and trained on English. None: nothing is dropped.
         token_to_word: a word's probability: the "mean" of its tokens', or that of the "first".
         chunk_end: strings behind which a text that is longer than `max_length` may be cut for the encoder.
         max_length: tokens of a chunk, special ones included.
@@ -58,7 +62,7 @@ class LlmLingua2(WordDropping):
     paper: ClassVar[str] = "Pan et al., Findings of ACL 2024, arXiv 2403.12968"
     scale: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    checkpoint: KeepClassifier | str | None = None
+    checkpoint: KeepClassifier | str | None = DEFAULT
     token_to_word: str = "mean"
     chunk_end: str | object = (".", "\n")
     max_length: int = 512
@@ -91,6 +95,11 @@ class LlmLingua2(WordDropping):
             raise ValueError("backend='onnx' runs in float32: precision='float32'.")
         if self.compat:
             peer.check_compat(self)
+
+    @classmethod
+    def neutral(cls) -> LlmLingua2:
+        """Nothing is dropped, and no classifier is needed."""
+        return cls(checkpoint=None, rate=1.0)
 
     @classmethod
     def released(cls, checkpoint: Any, count_tokens: Callable[[str], int], **options: Any) -> LlmLingua2:
