@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion zoo zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion bench-compression zoo zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,7 +51,18 @@ bench-diffusion: $(READY)  ## rules that fill a canvas (an hour or two), Learn2P
 	$(BIN)/python benchmarks/diffusion_speed.py --save
 	$(BIN)/python benchmarks/canvas_animation.py
 
-zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall  ## train every reference checkpoint again (hours)
+bench-compression: $(READY)  ## contexts in fewer tokens or positions (an hour or two); pass DATA=folder, ENCODER=folder or hub id of MiniLM
+	$(BIN)/python benchmarks/llmlingua2_training.py --data $(DATA) --encoder $(ENCODER)
+	$(BIN)/python benchmarks/compression_tasks.py gsm8k --data $(DATA)
+	$(BIN)/python benchmarks/compression_tasks.py needle --data $(DATA)
+	$(BIN)/python benchmarks/arc_encoder_training.py tiny -o build/arc-encoder
+	$(BIN)/python benchmarks/soft_recall.py dictionaries --steps 600 --ratios 2,4,8
+	$(BIN)/python benchmarks/soft_recall.py words --data $(DATA)
+	$(BIN)/python benchmarks/refrag_training.py policy -o build/refrag
+	$(BIN)/python benchmarks/soft_latency.py --data $(DATA)
+	$(BIN)/python benchmarks/agentic_mi.py known
+
+zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
@@ -67,6 +78,9 @@ zoo-drafters: $(READY)  ## drafters for the embedded model; pass DATA=folder wit
 zoo-recall: $(READY)  ## the model that recalls (a quarter of an hour); pass DATA=folder with WikiText-2
 	$(BIN)/python -m szilard_zoo.train_tiny_recall --data $(DATA)/wikitext2_valid.txt -o zoo/szilard_zoo/tiny-recall
 	$(BIN)/python -m szilard_zoo.evaluate_tiny_recall zoo/szilard_zoo/tiny-recall --held-out $(DATA)/wikitext2_test.txt --write-card
+
+zoo-llmlingua2: $(READY)  ## the classifier of `szilard compress`; pass DATA=folder with WikiText-2, ENCODER=folder or hub id of MiniLM
+	$(BIN)/python -m szilard_zoo.train_tiny_llmlingua2 --encoder $(ENCODER) --data $(DATA)/wikitext2_valid.txt -o zoo/szilard_zoo/tiny-llmlingua2
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision
