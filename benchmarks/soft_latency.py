@@ -32,7 +32,6 @@ def compressors(engine: Any, ratio: int, encoder: str) -> dict[str, Any]:
     return {
         "mean-pool": szilard.MeanPool(MeanPoolProjector(base, layer=15, ratio=ratio, scale=0.1)),
         "comprexit": szilard.ComprExIT.from_causal_lm(engine, ratio=ratio, window=128),
-        "arc-encoder": szilard.ArcEncoder.from_causal_lm(engine, pooling_factor=ratio, truncate_layers=2),
         "arc-encoder, pieces of 512": szilard.ArcEncoder.from_causal_lm(
             engine, pooling_factor=ratio, truncate_layers=2
         ),

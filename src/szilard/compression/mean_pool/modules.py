@@ -43,10 +43,32 @@ class MeanPoolProjector(AddOn):
         return self.outer(nn.functional.gelu(self.inner(self.norm(means))))
 
 
+class _Read(Exception):
+    """Ends a forward at the layer whose output is wanted."""
+
+
 @torch.no_grad()
 def hidden_states(model: Any, contexts: Sequence[torch.Tensor], layer: int) -> list[torch.Tensor]:
-    """A layer's hidden states of every context alone, [tokens, hidden] each; one forward, padded on the right."""
-    device = model.get_input_embeddings().weight.device
-    ids = nn.utils.rnn.pad_sequence([context.to(device) for context in contexts], batch_first=True)
-    found = model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[layer]
+    """A layer's hidden states of every context alone, [tokens, hidden] each; one forward, padded on the right.
+
+    Layers behind it are not run. The last one's are taken before the final norm.
+    """
+    embed = model.get_input_embeddings()
+    ids = nn.utils.rnn.pad_sequence([context.to(embed.weight.device) for context in contexts], batch_first=True)
+    if layer == 0:
+        found = embed(ids)
+    else:
+
+        def read(module: nn.Module, given: Any, output: Any) -> None:
+            raise _Read(output if isinstance(output, torch.Tensor) else output[0])
+
+        decoder = model.get_decoder()
+        layers: Any = next(part for part in decoder.children() if isinstance(part, nn.ModuleList))
+        handle = layers[layer - 1].register_forward_hook(read)
+        try:
+            decoder(input_ids=ids, use_cache=False)
+        except _Read as states:
+            found = states.args[0]
+        finally:
+            handle.remove()
     return [row[: len(context)] for row, context in zip(found, contexts, strict=True)]
