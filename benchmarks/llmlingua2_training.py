@@ -44,6 +44,7 @@ RATES = (0.5, 0.33, 0.2)
 TEXTS, CONTEXTS = 1000, 1000  # pairs to train all-MiniLM-L6-v2 on
 FULL = ClassifierConfig(epochs=1.0, learning_rate=5e-5, held_out=0.1)
 MASKS = ClassifierConfig(epochs=2, batch_size=16, learning_rate=1e-4, held_out=0.2)
+ORDER = (1.0, 0.33, 0.2, 0.5)  # in which answers are asked for: a stopped run has whole comparisons
 AT_ONCE = 8
 
 
@@ -106,7 +107,10 @@ def label_pairs(data: Path) -> dict[str, list[recipe.Pair]]:
     """What labels are measured on; the rule teacher counts words in the training text, as it did for training."""
     teacher = RuleTeacher(recipe.running_text(data / "wikitext2_valid.txt"))
     text = recipe.text_pairs(recipe.running_text(data / "wikitext2_test.txt"), 100, 0, teacher)
-    return {"facts": [(one.text, one.compressed) for one in dataset("heldout", 150, 5)], "running text": text}
+    found: dict[str, list[recipe.Pair]] = {"running text": text}
+    for split, name in (("names", "facts, new names"), ("heldout", "facts, all new")):
+        found[name] = [(one.text, one.compressed) for one in dataset(split, 150, 5)]
+    return found
 
 
 def labels(arguments: argparse.Namespace, store: Store, checkpoints: dict[str, str]) -> None:
@@ -194,7 +198,9 @@ def answers(store: Store, engine: Any, contexts: int) -> None:
     }
     for number, block in enumerate(blocks(contexts)):
         left["uncompressed", 1.0, number] = [one.text for one in block]
-    asked = sorted((key for key in left if key[2] < -(-contexts // AT_ONCE)), key=lambda key: (key[2], key[0], -key[1]))
+    asked = sorted(
+        (key for key in left if key[2] < -(-contexts // AT_ONCE)), key=lambda key: (ORDER.index(key[1]), key[2], key[0])
+    )
     by_block = blocks(contexts)
     for name, rate, number in track(asked, description="answers"):
         key = {"part": "answers", "method": name, "rate": rate, "block": number}

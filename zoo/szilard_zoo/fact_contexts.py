@@ -2,7 +2,8 @@
 
 A few statements ("The access code of Berta is 4817.") stand in talk that says nothing. What matters is known by
 construction: the thing, whose it is, and its value, in the order in which they are said. The training split and the
-held-out one share no name, no thing, no value that is a word, no statement and no sentence of talk.
+held-out one share no name, no thing, no value that is a word, no statement and no sentence of talk; the split "names"
+is the training one with the held-out names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "names", "heldout"]
+_Part = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class FactContext:
     questions: tuple[Question, ...]
 
 
-_NAMES: dict[Split, str] = {
+_NAMES: dict[_Part, str] = {
     "train": "Berta Anton Carla Dario Elena Felix Greta Henry Irene Jakob Klara Louis Marta Nils Olga Peter Rosa Simon "
     "Tessa Umberto Vera Walter Xenia Yusuf Zelda Arthur Bianca Conrad Daphne Edgar Fiona Gustav Hanna Ivan Judith",
     "heldout": "Amara Boris Celine Dmitri Esther Farid Gloria Hector Ines Jonas Katya Leon Miriam Noah Ophelia Pablo "
     "Quentin Ruth Stefan Thea Viktor Wanda Yvonne Zoltan",
 }
 # Things whose value is a number of so many digits, or one of some words.
-_THINGS: dict[Split, dict[str, int | str]] = {
+_THINGS: dict[_Part, dict[str, int | str]] = {
     "train": {
         "access code": 4,
         "phone extension": 3,
@@ -79,7 +81,7 @@ _THINGS: dict[Split, dict[str, int | str]] = {
     },
 }
 # Statements; what matters is in brackets.
-_STATEMENTS: dict[Split, tuple[str, ...]] = {
+_STATEMENTS: dict[_Part, tuple[str, ...]] = {
     "train": (
         "The [{thing}] of [{name}] is [{value}].",
         "[{name}]'s [{thing}] is [{value}].",
@@ -101,7 +103,7 @@ _STATEMENTS: dict[Split, tuple[str, ...]] = {
         "One of us noted that the [{thing}] is still [{value}] when it comes to [{name}].",
     ),
 }
-_TALK: dict[Split, tuple[str, ...]] = {
+_TALK: dict[_Part, tuple[str, ...]] = {
     "train": (
         "Well, it was one of those days on which nothing much happened at all.",
         "I mean, we had all been sitting there for quite a while, and nobody was in a hurry.",
@@ -156,19 +158,20 @@ def dataset(split: Split, count: int, seed: int = 0) -> Iterator[FactContext]:
     Raises:
         ValueError: another split.
     """
-    if split not in _NAMES:
-        raise ValueError(f"split must be 'train' or 'heldout', not {split!r}.")
+    if split not in ("train", "names", "heldout"):
+        raise ValueError(f"split must be 'train', 'names' or 'heldout', not {split!r}.")
     for index in range(count):
         yield _context(split, random.Random(f"{split} {seed} {index}"))
 
 
 def _context(split: Split, rng: random.Random) -> FactContext:
-    names = _NAMES[split].split()
+    part: _Part = "heldout" if split == "heldout" else "train"
+    names = _NAMES["train" if split == "train" else "heldout"].split()
     rng.shuffle(names)
-    things = rng.sample(sorted(_THINGS[split]), rng.randint(2, 4))
+    things = rng.sample(sorted(_THINGS[part]), rng.randint(2, 4))
     marked, questions, used = [], [], set()
     for name, thing in zip(names, things, strict=False):
-        kind = _THINGS[split][thing]
+        kind = _THINGS[part][thing]
         while True:
             value = (
                 str(rng.randrange(10 ** (kind - 1), 10**kind)) if isinstance(kind, int) else rng.choice(kind.split())
@@ -176,10 +179,10 @@ def _context(split: Split, rng: random.Random) -> FactContext:
             if value not in used:
                 break
         used.add(value)
-        marked.append(rng.choice(_STATEMENTS[split]).format(thing=thing, name=name, value=value))
+        marked.append(rng.choice(_STATEMENTS[part]).format(thing=thing, name=name, value=value))
         questions.append(Question(f"What is the {thing} of {name}?", value))
     others = names[len(things) :]
-    for talk in rng.sample(_TALK[split], rng.randint(5, 9)):
+    for talk in rng.sample(_TALK[part], rng.randint(5, 9)):
         name, other = rng.sample(others, 2)
         marked.insert(rng.randint(0, len(marked)), talk.format(name=name, other=other, number=rng.randrange(5, 100)))
     kept = [" ".join(_MARKED.findall(sentence)) + "." for sentence in marked if "[" in sentence]
