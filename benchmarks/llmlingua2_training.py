@@ -190,7 +190,10 @@ def survival(store: Store, methods: dict[str, Any], engine: Any, contexts: int) 
 
 
 def answers(store: Store, engine: Any, contexts: int) -> None:
-    """The model's answers from what is left: of each context, to its first question."""
+    """The model's answers from what is left: of each context, to its first, second, ... question in turn.
+
+    Facts stand in the order of the questions, so that first questions alone would favour whoever keeps beginnings.
+    """
     left = {
         (record["key"]["method"], record["key"]["rate"], record["key"]["block"]): record["texts"]
         for record in store
@@ -203,10 +206,10 @@ def answers(store: Store, engine: Any, contexts: int) -> None:
     )
     by_block = blocks(contexts)
     for name, rate, number in track(asked, description="answers"):
-        key = {"part": "answers", "method": name, "rate": rate, "block": number}
+        key = {"part": "answers", "method": name, "rate": rate, "block": number, "questions": "in turn"}
         if key in store:
             continue
-        questions = [one.questions[0] for one in by_block[number]]
+        questions = [one.questions[place % len(one.questions)] for place, one in enumerate(by_block[number])]
         prompts = [
             f"{text}\n\nQuestion: {one.text}\nAnswer:{one.text.removeprefix('What is').rstrip('?').replace(' the', ' The', 1)} is"
             for text, one in zip(left[name, rate, number], questions, strict=True)

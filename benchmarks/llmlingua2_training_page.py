@@ -57,8 +57,8 @@ def section() -> Iterator[str]:
     rows = [["uncompressed", interval(whole), "", ""]] if whole else []
     for name in names:
         own = [found["answers"].get(f"{name} @ {rate:g}") for rate in RATES]
-        if all(own):
-            rows.append([name, *map(interval, own)])
+        if any(own):
+            rows.append([name, *(f"{interval(one)}, {one['count']} asked" if one else "" for one in own)])
     yield table(["method", *rates], rows)
 
 
