@@ -14,7 +14,7 @@ from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.diagnostics import plan_rank
 from szilard.compression.comprexit.encode import read, transmit
 from szilard.compression.comprexit.method import ComprExIT
-from szilard.compression.comprexit.width import fields, slots_per_window
+from szilard.compression.comprexit.width import WidthTransmission, fields, slots_per_window
 from szilard.compression.teacher_forcing import teacher_forced
 from szilard.engines import TransformersEngine
 from tests.conftest import VOCAB, tiny_model, tiny_tokenizer
@@ -304,3 +304,15 @@ def test_drawing_the_first_weights_leaves_the_global_generator_alone(llama) -> N
     state = torch.get_rng_state()
     first, second = _add_on(seed=1), _add_on(seed=1)
     assert torch.equal(torch.get_rng_state(), state) and first.fingerprint == second.fingerprint
+
+
+def test_a_weight_on_distance_keeps_slots_to_their_fields() -> None:
+    torch.manual_seed(0)
+    settings = {"metric_width": 8, "transmission": "transport", "capacity": "uniform", "capacity_temperature": 1.0}
+    settings |= {"floor": 0.05, "epsilon": 0.1, "iterations": 30}
+    near = WidthTransmission(16, **settings, position=50.0)
+    windows, mask = torch.randn(1, 1, 8, 16), torch.ones(1, 1, 8, dtype=torch.bool)
+    moved = near(windows, mask, 4)
+    owner = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    expected = torch.nn.functional.one_hot(owner, 4).float() / 8
+    torch.testing.assert_close(moved.plan[0, 0], expected, atol=1e-4, rtol=0)

@@ -60,6 +60,8 @@ class ComprExITAddOn(AddOn):
         source: None: gates over all layers; a number: only that hidden state, 0 the embeddings.
         unit_states: bring hidden states to a root mean square of 1 first. The paper does not; where the residual
             stream is large (in SmolLM2 hundreds, at the first token 24,000), gates are stuck on one layer without it.
+        position: weight of a token's distance from a field, in windows, in the cost. The paper's is 0; larger ones keep
+            slots to their places.
         alignment: where the windows of a piece begin: "first": at its first token, so that all but the last are full;
             "last": they end with its last token, so that all but the first are full (the released code, whose
             contexts are padded on the left to 512).
@@ -86,6 +88,7 @@ class ComprExITAddOn(AddOn):
         source: int | None = None,
         unit_states: bool = False,
         alignment: str = "first",
+        position: float = 0.0,
     ) -> None:
         super().__init__(base)
         for name, whole in (("layers", layers), ("window", window), ("iterations", iterations)):
@@ -102,6 +105,7 @@ class ComprExITAddOn(AddOn):
         check_choice("transmission", transmission, ("transport", "attention"))
         check_choice("capacity", capacity, ("learned", "uniform"))
         check_choice("alignment", alignment, ("first", "last"))
+        check_number("position", position, low=0)
         check_bool("unit_states", unit_states)
         self.layers, self.ratio, self.window, self.alignment = layers, ratio, window, alignment
         self.depth = DepthTransmission(
@@ -121,6 +125,7 @@ class ComprExITAddOn(AddOn):
             floor=floor,
             epsilon=epsilon,
             iterations=iterations,
+            position=position,
         )
         self.projector = nn.Sequential(
             nn.Linear(self.hidden_size, self.hidden_size),

@@ -11,7 +11,7 @@ from szilard.training.config import CorpusConfig, setting
 # Of the add-on; `ComprExITAddOn` says what each is, and checks it.
 SHAPE = (
     *("ratio", "window", "gate_width", "metric_width", "temperature", "capacity_temperature", "floor", "epsilon"),
-    *("iterations", "gain", "transmission", "capacity", "source", "unit_states", "alignment"),
+    *("iterations", "gain", "transmission", "capacity", "source", "unit_states", "alignment", "position"),
 )
 PAPER_PROMPT = "Question: {prompt}Answer the question directly with a short span only, no explanation. Answer:"
 WARMUP = {"ntp": 0.05, "sft": 0.0}
@@ -46,6 +46,9 @@ class ComprExITConfig(CorpusConfig):
     source: int | None = setting(None, "Read this hidden state only, 0 the embeddings, instead of all (ablation).")
     unit_states: bool = setting(False, "Bring hidden states to a root mean square of 1, for models with large ones.")
     alignment: str = setting("first", "Windows begin at a context's first token, or end at its last (released code).")
+    position: float = setting(
+        0.0, "Weight of a token's distance from a field in the cost, in windows (ours; paper: 0)."
+    )
     epochs: float = setting(1.0, "Passes over the data.")
     batch_size: int = setting(16, "Contexts per step and process.")
     gradient_accumulation: int = setting(32, "Batches whose gradients are added before a step.")

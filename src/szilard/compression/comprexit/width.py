@@ -54,6 +54,7 @@ class WidthTransmission(nn.Module):
         floor: lambda.
         epsilon: of the plan.
         iterations: turns of Sinkhorn's algorithm.
+        position: weight in the cost of the distance between a token and a field's middle, in windows.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class WidthTransmission(nn.Module):
         floor: float,
         epsilon: float,
         iterations: int,
+        position: float = 0.0,
     ) -> None:
         super().__init__()
         self.transmission, self.epsilon, self.iterations = transmission, epsilon, iterations
+        self.position = position
         self.capacity_temperature, self.floor = capacity_temperature, floor
         self.utility_norm = nn.LayerNorm(hidden_size)
         self.utility = nn.Linear(hidden_size, metric_width)  # W_u
@@ -98,6 +101,14 @@ class WidthTransmission(nn.Module):
             valid = counts > 0
             receivers = shares.mT @ windows / counts.clamp(min=1)[..., None]
             cost = 1 - self._directions(windows) @ self._directions(receivers).mT
+            if self.position:
+                # Paper: the cost is one of meanings alone; here: on demand nearness, too, because a learned metric may
+                # find all fields alike, and then all slots are one mean. (The released code holds such a term, unused.)
+                places = (torch.arange(len(owner), device=owner.device) + 0.5) / len(owner)
+                middles = torch.zeros(slots, device=owner.device).scatter_reduce(
+                    0, owner, places, "mean", include_self=False
+                )
+                cost = cost + self.position * (places[:, None] - middles).abs().to(cost)  # [W, K_w]
             given = self.senders(windows, mask)
             taken = valid / valid.sum(-1, keepdim=True).clamp(min=1)  # b, [batch, windows, K_w]
             taken = taken.to(cost)
