@@ -186,7 +186,7 @@ def real(folder: Path, data: Path, steps: int, factor: int) -> None:
     name = arc.decoder_of(engine)
     tokens = Tokens(Target(engine), list(read_corpus(measured, engine)), max_length=config.max_length)
     passages = Interleaved(tokens, 64, 64, 0)
-    chosen = [passages[index] for index in range(0, len(passages), max(1, len(passages) // 256))][:256]
+    chosen = [passages[index] for index in range(0, len(passages), max(1, len(passages) // 96))][:96]
     found = PassageObjective(arc, {name: engine}, config).measure(chosen)
     assert engine.fingerprint == before and all(weight.grad is None for weight in engine.model.parameters())
     print(key, {name: round(value, 4) for name, value in found.items()}, f"{seconds:.0f} s", flush=True)
