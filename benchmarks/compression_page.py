@@ -21,7 +21,8 @@ does what the released code does, its slips included; the settings cover rates a
 forced marks and words, digits, repeated marks, ends of chunks, the filter of whole contexts, labels and `recover`.
 
 ```
-python benchmarks/llmlingua2_peer.py --data FOLDER     # needs pip install llmlingua==0.2.2 litellm
+pip install llmlingua==0.2.2 litellm    # litellm carries the tokens that the package counts by
+TIKTOKEN_CACHE_DIR=.../site-packages/litellm/litellm_core_utils/tokenizers python benchmarks/llmlingua2_peer.py --data FOLDER
 ```
 """
 TASKS = """### Problems and needles
@@ -130,8 +131,8 @@ of all. Either change alone does not help (600 steps: loss 2.29 and 2.22; togeth
 or a plan five to ten times sharper. ARC's vectors had to begin as large as token embeddings (`--match-scale`, ours): as large as chance makes them, they
 told the frozen decoder nothing for hundreds of steps. The authors train for tens of thousands.
 
-On words in running text, after 1,000 steps, ARC is ahead of mean pooling in both columns, ComprExIT in nats, REFRAG in words named only;
-no compressor keeps pairs bound yet.
+On words in running text, after 1,000 steps, ARC is ahead of mean pooling in both columns, ComprExIT in nats (with nearness in neither), REFRAG in
+words named only; no compressor keeps pairs bound yet.
 """,
     "latency": """
 **Reading.** Behind vectors the time falls as the layer-tokens do (at 8,000 tokens 7.7 times fewer layer-tokens), and by more, 16 to 17 times, where attention
