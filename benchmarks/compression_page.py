@@ -106,8 +106,8 @@ flat: a text of 1.1 MB and one of 4.5 MB go through `compress_stream` with a pea
     "llmlingua2": """
 **Reading.** The claim's order shows: at a third of the tokens every answer is still there, against two thirds for the best self-information
 and a third for chance, at a tenth of a language model's time. The small reader then gives 56 % right (the whole text: 67 %), chance 22 %, LLMLingua
-31 %, Selective Context 44 to 53 %; the last is within the error at a third and behind at a fifth. Phrases read better than lone words, which is
-what it has over the zoo's classifier. The classifier was trained to keep exactly what is asked for here
+31 %, Selective Context 44 to 53 %; the last is within the error at a third and behind at a fifth. An encoder that sees both sides of a word labels
+better than the same one looking back only. The classifier was trained to keep exactly what is asked for here
 (other names and values, other sentences), so the figures say what the pipeline can teach, not what it does to any text. A rule is the
 teacher; GPT-4 or a 7 B model in its place is one argument (`--teacher MODEL`), and was not tried. The zoo's classifier (two layers, 5,600
 pieces, 12 MB) loses 3 points at a fifth of the tokens.
