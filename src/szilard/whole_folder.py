@@ -90,3 +90,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    scratch = file.with_name(f".{file.name}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, file)

@@ -18,7 +18,7 @@ import szilard_zoo
 from szilard.diffusion.bidirectional import Bidirectional
 from szilard.diffusion.masked_loss import canvases
 from szilard.evaluation.parallelbench import FIRST_NAMES, TASKS, make_task, score
-from szilard.training.course import write_whole
+from szilard.whole_folder import write_whole
 from szilard_zoo.train_tiny_diffusion import FAMILIES, STAGES
 from szilard_zoo.written_tasks import WRITTEN, fits
 

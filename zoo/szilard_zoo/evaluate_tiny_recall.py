@@ -14,7 +14,7 @@ import szilard
 import szilard_zoo
 from szilard.evaluation import long_context as tasks
 from szilard.evaluation.attention_quality import measure
-from szilard.training.course import write_whole
+from szilard.whole_folder import write_whole
 from szilard_zoo.train_tiny_recall import STAGES
 
 LENGTHS = (128, 256, 512, 1024)

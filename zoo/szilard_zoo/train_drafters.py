@@ -40,8 +40,8 @@ from szilard.speculative.hidden_transfer.training import HiddenTransferObjective
 from szilard.speculative.lud.adapter import LudAdapter
 from szilard.speculative.lud.training import train_lud
 from szilard.speculative.medusa.training import MedusaObjective
-from szilard.training.course import write_whole
 from szilard.training.loop import read_metrics
+from szilard.whole_folder import write_whole
 from szilard_zoo import scenes
 
 FOLDER = Path(__file__).parent

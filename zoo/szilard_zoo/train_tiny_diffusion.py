@@ -29,8 +29,8 @@ from szilard.evaluation.parallelbench import FIRST_NAMES, NAMES, compact_vocabul
 from szilard.evaluation.parallelbench.lists import LIST_TASKS
 from szilard.evaluation.parallelbench.puzzles import draw_latin_square
 from szilard.training.config import TrainingConfig
-from szilard.training.course import write_whole
 from szilard.training.loop import fit
+from szilard.whole_folder import write_whole
 from szilard_zoo.written_tasks import WRITTEN, words
 
 CONTROL = ("<pad>", "<eos>", "[MASK]", "<unk>")

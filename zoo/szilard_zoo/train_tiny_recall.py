@@ -26,8 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from szilard.evaluation import long_context as tasks
 from szilard.training.config import TrainingConfig
-from szilard.training.course import write_whole
 from szilard.training.loop import fit
+from szilard.whole_folder import write_whole
 
 CONTROL = ("<pad>", "<eos>")
 VOCABULARY = 1024

@@ -41,7 +41,7 @@ def tidal_decode(
     """
     from szilard.attention.tidal_calibration import calibrate, read_haystack
     from szilard.attention.tidal_decode import TidalDecode
-    from szilard.training.course import write_whole
+    from szilard.whole_folder import write_whole
 
     check_number("layers", layers, low=1, integer=True)
     check_number("prompts", prompts, low=1, integer=True)

@@ -25,10 +25,11 @@ from szilard.diffusion.masked_loss import masked_diffusion_loss, sometimes_short
 from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.engines.engine import Engine
 from szilard.training import low_rank
-from szilard.training.course import Course, split, write_whole
+from szilard.training.course import Course, split
 from szilard.training.hidden_states import Stretches, Windows
 from szilard.training.loop import Batch, planned_steps, uses_fsdp
 from szilard.training.target import Target
+from szilard.whole_folder import write_whole
 
 _DRAWS = 8  # masks per held-out stretch
 

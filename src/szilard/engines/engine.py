@@ -23,6 +23,7 @@ from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText, StopWhen
 from szilard.diffusion.cache import CanvasCache
+from szilard.engines.chosen_method import decoding_of, method_with
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
 from szilard.engines.tokenized import Tokenized
@@ -109,8 +110,8 @@ class Engine(Tokenized):
         if method is None:
             method = self._plain_method(bool(options.get("do_sample")))
             method = method.slug if method.slug == "sampling" else method  # takes its settings from the options
-        chosen = _method_with(method, options)
-        if _decoding(chosen).slug == "greedy" and options.get("do_sample"):
+        chosen = method_with(method, options)
+        if decoding_of(chosen).slug == "greedy" and options.get("do_sample"):
             raise ValueError("greedy never draws: leave the method out, or use 'sampling', with do_sample=True.")
         if (under := make_attention(attention)) is not None:
             chosen = Under(chosen, under)
@@ -389,34 +390,6 @@ def state_eos(state: DecodingState) -> Any:
         if hasattr(criterion, "eos_token_id"):
             return criterion.eos_token_id
     return []
-
-
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-
-
-def _method_with(method: Any, options: dict[str, Any]) -> Method:
-    """The method to run. `Sampling` takes its settings out of `options`.
-
-    Raises:
-        ValueError: sampling settings that would not act.
-    """
-    chosen = make_method(method)
-    given = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
-    if _decoding(chosen).slug == "sampling" and given:
-        if isinstance(method, Method):
-            raise ValueError(f"the method 'sampling' has settings of its own: give {', '.join(given)} to the method.")
-        for name in given:
-            del options[name]
-        return make_method("sampling", given)
-    if given and not options.get("do_sample"):
-        name = next(iter(given))
-        raise ValueError(f"{name} only acts with do_sample=True; add that, or leave {name} out.")
-    return chosen
-
-
-def _decoding(method: Method) -> Method:
-    """What chooses the tokens, of a pair."""
-    return method.method if isinstance(method, Under) else method
 
 
 def _as_list(tokens: Any) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -22,8 +21,9 @@ from szilard.training.config import TrainingConfig
 from szilard.training.corpus import Example, digest, read_corpus
 from szilard.training.hidden_states import HiddenStates, Stretches, Tokens, Windows, cache_hidden_states
 from szilard.training.loop import NOTHING, Batch, fit
+from szilard.training.run_folder import check_ours, claim
 from szilard.training.target import Target
-from szilard.whole_folder import held
+from szilard.whole_folder import held, write_whole
 
 _FOLDERS = ("checkpoints", "features", "tensorboard")
 _FILES = (
@@ -102,26 +102,14 @@ class Course:
 
     def _claim(self, restart: bool, opened: contextlib.ExitStack) -> None:
         """Take the folder for this run, or find that it is this run's."""
-        base, note = self.target.base, self.folder / "training.yaml"
+        base = self.target.base
         made_for = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n{_DATA}{digest(self.examples)}\n"
         text = made_for + self.config.to_yaml()
-        ours = note.is_file() and note.read_text(encoding="utf-8").startswith(_MADE_FOR)
-        if not ours and any((self.folder / name).exists() for name in (*_FOLDERS, *_FILES)):
-            raise ValueError(f"{str(self.folder)!r} holds files of something else than a training: name a new folder.")
+        check_ours(self.folder, _MADE_FOR, (*_FOLDERS, *_FILES))
         self.folder.mkdir(parents=True, exist_ok=True)
         opened.enter_context(held(self.folder / ".lock", f"the folder {str(self.folder)!r}"))
-        if restart:
-            for name in _FOLDERS:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in _FILES:
-                (self.folder / name).unlink(missing_ok=True)
-        begun = any((self.folder / name).exists() for name in (*_FOLDERS, "model.safetensors"))
-        if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{str(self.folder)!r} holds a training with other settings or data, or of another model (see its "
-                "training.yaml): give the same ones to go on, another folder, or --restart to forget it."
-            )
-        write_whole(note, text)
+        other = "settings or data, or of another model"
+        claim(self.folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other=other)
 
     def features(self, layer: int | str, progress: Callable[[int, int], None] | None) -> HiddenStates:
         """What the model says of the corpus, computed once; see `cache_hidden_states`."""
@@ -174,10 +162,3 @@ def split(texts: Sequence[int], share: float, seed: int) -> tuple[list[int], lis
     chosen = {among[place] for place in order[:held]}
     learned = [index for index, text in enumerate(whose) if text not in chosen]
     return learned, [index for index, text in enumerate(whose) if text in chosen]
-
-
-def write_whole(file: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    scratch = file.with_name(f".{file.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, file)

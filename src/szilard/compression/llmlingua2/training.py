@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,10 @@ from szilard.compression.llmlingua2.classifier import positions
 from szilard.compression.llmlingua2.filters import filter_pairs
 from szilard.compression.llmlingua2.training_config import ClassifierConfig
 from szilard.compression.words import as_spans
-from szilard.training.course import split, write_whole
+from szilard.training.course import split
 from szilard.training.loop import Batch, fit, read_metrics
-from szilard.whole_folder import check_folder, held
+from szilard.training.run_folder import check_ours, claim
+from szilard.whole_folder import check_folder, held, write_whole
 
 LABELS = {0: "drop", 1: "keep"}
 _NO_LOSS = -100  # what cross_entropy passes over
@@ -288,21 +288,8 @@ def train_classifier(
 
 def _claim(model: str, pairs: Sequence[tuple[str, str]], config: ClassifierConfig, folder: Path, restart: bool) -> None:
     """Take the folder for this run, or find that it is this run's."""
-    note = folder / "training.yaml"
     data = hashlib.sha256(json.dumps([list(pair) for pair in pairs]).encode()).hexdigest()[:16]
     text = f"{_MADE_FOR} {Path(model).name}\n# pairs: {data}\n{config.to_yaml()}"
-    ours = note.is_file() and note.read_text(encoding="utf-8").startswith(_MADE_FOR)
-    if not ours and any((folder / name).exists() for name in (*_FOLDERS, *_FILES)):
-        raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
-    if restart:
-        for name in _FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-    begun = any((folder / name).exists() for name in (*_FOLDERS, "model.safetensors"))
-    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{str(folder)!r} holds a training with other settings or pairs, or of another encoder (see its "
-            "training.yaml): give the same ones to go on, another folder, or --restart to forget it."
-        )
-    write_whole(note, text)
+    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+    other = "settings or pairs, or of another encoder"
+    claim(folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other=other)

@@ -18,9 +18,8 @@ import torch
 from torch.utils.data import Dataset
 
 from szilard.options import check_number
-from szilard.training.course import write_whole
 from szilard.training.loop import Batch
-from szilard.whole_folder import check_folder, held
+from szilard.whole_folder import check_folder, held, write_whole
 
 _FORMAT = "szilard learn2pd rows"
 _FILES: dict[str, tuple[Any, str]] = {

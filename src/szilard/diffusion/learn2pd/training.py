@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,9 @@ from torch.utils.data import Dataset
 from szilard.diffusion.learn2pd.config import FilterConfig
 from szilard.diffusion.learn2pd.filter import BlockFilter
 from szilard.diffusion.learn2pd.rows import BlockRows
-from szilard.training.course import write_whole
 from szilard.training.loop import Batch, fit
-from szilard.whole_folder import check_folder, held
+from szilard.training.run_folder import check_ours, claim
+from szilard.whole_folder import check_folder, held, write_whole
 
 MONITORED = 0.9  # the threshold of the paper's monitor, FP / (TP + FP)
 PARTS = ("train", "validation", "test")
@@ -202,24 +201,12 @@ def measure(objective: FilterObjective, rows: Batch, *, at_once: int = 65536) ->
 
 def _claim(rows: BlockRows, config: FilterConfig, folder: Path, restart: bool) -> None:
     """Take the folder for this run, or find that it is this run's."""
-    note, base = folder / "training.yaml", rows.header["base"]
+    base = rows.header["base"]
     data = hashlib.sha256(repr(rows.header).encode())
     for array in (rows.confidence, rows.label, rows.prompt):
         data.update(np.ascontiguousarray(array).tobytes())
     text = f"{_MADE_FOR} {base.get('name')} ({base.get('fingerprint')})\n# data: {data.hexdigest()[:16]}\n"
     text += config.to_yaml()
-    ours = note.is_file() and note.read_text(encoding="utf-8").startswith(_MADE_FOR)
-    if not ours and any((folder / name).exists() for name in (*_FOLDERS, *_FILES)):
-        raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
-    if restart:
-        for name in _FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-    begun = any((folder / name).exists() for name in (*_FOLDERS, "model.safetensors"))
-    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{str(folder)!r} holds a training with other settings or rows, or for another model (see its "
-            "training.yaml): give the same ones to go on, another folder, or --restart to forget it."
-        )
-    write_whole(note, text)
+    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+    other = "settings or rows, or for another model"
+    claim(folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other=other)

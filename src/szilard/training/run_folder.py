@@ -1,0 +1,56 @@
+"""The folder of a training: whose it is, and whether it is this run's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from szilard.whole_folder import write_whole
+
+NOTE = "training.yaml"
+
+
+def check_ours(folder: Path, made_for: str, names: Sequence[str]) -> None:
+    """Refuse a folder that holds files of these names which no training of this kind wrote.
+
+    Args:
+        folder: of the training.
+        made_for: how notes of this kind of training begin.
+        names: of files and folders that a training writes.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    note = folder / NOTE
+    ours = note.is_file() and note.read_text(encoding="utf-8").startswith(made_for)
+    if not ours and any((folder / name).exists() for name in names):
+        raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
+
+
+def claim(folder: Path, text: str, *, folders: Sequence[str], files: Sequence[str], restart: bool, other: str) -> None:
+    """Take a folder for this run, or find that it is this run's.
+
+    Args:
+        folder: of the training; there, and held.
+        text: what is noted: model, data, settings.
+        folders, files: that a training writes.
+        restart: forget an earlier run.
+        other: in what another run may differ, for the sentence.
+
+    Raises:
+        ValueError: another run has begun in it.
+    """
+    note = folder / NOTE
+    if restart:
+        for name in folders:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+    begun = any((folder / name).exists() for name in (*folders, "model.safetensors"))
+    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{str(folder)!r} holds a training with other {other} (see its {NOTE}): give the same ones to go on, "
+            "another folder, or --restart to forget it."
+        )
+    write_whole(note, text)
