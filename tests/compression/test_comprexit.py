@@ -88,7 +88,7 @@ def test_gates_on_one_layer_are_the_single_layer_variant() -> None:
 @given(st.integers(1, 200), st.floats(1, 300))
 def test_fields_cut_a_window_into_runs_of_nearly_one_length(window: int, ratio: float) -> None:
     count = slots_per_window(window, ratio)
-    assert count == max(1, -(-window // ratio))
+    assert count * ratio >= window - 1e-6 and (count == 1 or (count - 1) * ratio < window + 1e-6)  # the fewest that do
     owner = fields(window, count)
     sizes = owner.bincount(minlength=count).tolist()
     assert sum(sizes) == window and sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
