@@ -55,7 +55,9 @@ class Setting:
         learned = _paragraphs(arguments.data / "wikitext2_valid.txt", self.tokenizer, SEQUENCES)
         held = _paragraphs(arguments.data / "wikitext2_test.txt", self.tokenizer, HELD_OUT)
         plain = self.config(0)
-        self.data = HyperfitData(build_hyperfit_dataset([*learned, *held], self.tokenizer, plain).train, torch.tensor(held))
+        self.data = HyperfitData(
+            build_hyperfit_dataset([*learned, *held], self.tokenizer, plain).train, torch.tensor(held)
+        )
         self.index = SpanIndex(self.data.train)
         self.contexts = self.data.contexts(CONTEXTS, CONTEXT)
         self.work: Path = arguments.work
@@ -127,7 +129,9 @@ class PerEpoch(TrainerCallback):
 def tuned(setting: Setting, config: HyperfitConfig, name: str, look: PerEpoch | None) -> None:
     """Hyperfit the setting's model; what is trained already is read back."""
     folder = setting.work / name
-    result = hyperfit(setting.model, setting.tokenizer, setting.data, config, [] if look is None else [look], folder=folder)
+    result = hyperfit(
+        setting.model, setting.tokenizer, setting.data, config, [] if look is None else [look], folder=folder
+    )
     print(name, "updates", result.updates, flush=True)
 
 
@@ -142,7 +146,9 @@ def main_part(arguments: argparse.Namespace) -> None:
 def part_of_model(arguments: argparse.Namespace) -> None:
     setting, store = Setting(arguments), Store("hyperfitting")
     variant = VARIANTS[arguments.variant]
-    look = PerEpoch(setting, store, {"part": "part of model", "variant": arguments.variant, **_few(variant)}, range(0, 100, 10))
+    look = PerEpoch(
+        setting, store, {"part": "part of model", "variant": arguments.variant, **_few(variant)}, range(0, 100, 10)
+    )
     tuned(setting, setting.config(arguments.seed, **variant), f"{arguments.variant}-{arguments.seed}", look)
     key = look.key | {"epoch": "end, merged" if variant.get("lora") else "end"}
     if key not in store:
@@ -222,7 +228,9 @@ class _Temperature:
 def _paragraphs(file: Path, tokenizer: Any, count: int) -> list[list[int]]:
     """Evenly spread paragraphs of at least LENGTH tokens, cut to it, so that they are of many articles."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    found = [ids for line in lines if line and not line.startswith("=") and len(ids := tokenizer.encode(line)) >= LENGTH]
+    found = [
+        ids for line in lines if line and not line.startswith("=") and len(ids := tokenizer.encode(line)) >= LENGTH
+    ]
     return [found[index * len(found) // count][:LENGTH] for index in range(count)]
 
 
@@ -242,7 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {"main": main_part, "baselines": baselines, "part-of-model": part_of_model, "order": order}
     parser.add_argument("part", choices=tuple(parts))
-    parser.add_argument("--data", type=Path, required=True, help="folder with wikitext2_valid.txt and wikitext2_test.txt")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with wikitext2_valid.txt and wikitext2_test.txt"
+    )
     parser.add_argument("--work", type=Path, default=Path("hyperfitting-work"), help="for trained weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data")
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="last5")

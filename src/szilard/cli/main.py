@@ -15,6 +15,7 @@ from szilard.cli import (
     analyze_agentic_mi,
     analyze_long_context,
     analyze_matrix_entropy,
+    analyze_open_ended,
     analyze_visual_entropy,
     chat,
     compare,
@@ -74,6 +75,7 @@ analyze = typer.Typer(help="Look into a model: what its layers and heads do with
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
 analyze.command("long-context")(analyze_long_context.long_context)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
+analyze.command("open-ended")(analyze_open_ended.open_ended)
 analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
 app.add_typer(analyze, name="analyze")
 

@@ -23,6 +23,7 @@ from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
+from szilard.training.hyperfitting.config import HyperfitConfig
 
 _TRAINER = "szilard.speculative.draft_training"
 
@@ -62,6 +63,12 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.hidden_transfer.training",
         "HiddenTransferObjective",
         "Hidden Transfer's projections into pseudo hidden states",
+    ),
+    "hyperfitting": Trained(
+        HyperfitConfig,
+        "szilard.training.hyperfitting.training",
+        "train_hyperfitting",
+        "a model on very few texts until it knows them by heart, so that greedy text stops looping",
     ),
     "lud": Trained(
         draft_config.LudConfig,

@@ -1,9 +1,9 @@
 """Where words begin: does a token open a word, and does it end one, by the convention of its tokenizer?
 
-    byte-level BPE   a space before a word is "Ġ", other whitespace "Ċ", "ĉ", ...; tokens spell bytes
-    SentencePiece    a space before a word is "▁"; "<0x0A>" spells a byte
-    WordPiece        a token inside a word begins with "##"
-    others           every token is a word
+byte-level BPE   a space before a word is "Ġ", other whitespace "Ċ", "ĉ", ...; tokens spell bytes
+SentencePiece    a space before a word is "▁"; "<0x0A>" spells a byte
+WordPiece        a token inside a word begins with "##"
+others           every token is a word
 """
 
 from __future__ import annotations

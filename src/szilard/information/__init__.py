@@ -14,6 +14,16 @@ from szilard.information.logits import (
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
+from szilard.information.text_diversity import (
+    dataset_bleu,
+    distinct_n,
+    ends_in_loop,
+    loop_rate,
+    repeated_ngram_rate,
+    self_bleu,
+    type_token_ratio,
+)
+from szilard.information.text_overlap import SpanIndex, copy_rate, longest_overlap
 from szilard.information.token_entropy import token_matrix_entropy
 from szilard.information.transport import sinkhorn
 
@@ -21,19 +31,29 @@ __all__ = [
     "Measures",
     "MutualInformation",
     "RateDistortion",
+    "SpanIndex",
+    "copy_rate",
+    "dataset_bleu",
+    "distinct_n",
     "effective_rank",
+    "ends_in_loop",
     "entropy",
     "entropy_of_probabilities",
     "js_divergence",
     "kl_divergence",
+    "longest_overlap",
+    "loop_rate",
     "matrix_entropy",
     "measure",
     "mutual_information_from_log_likelihood",
     "perplexity",
     "rate_distortion",
+    "repeated_ngram_rate",
+    "self_bleu",
     "sinkhorn",
     "spectrum",
     "token_matrix_entropy",
     "top_k_mass",
+    "type_token_ratio",
     "varentropy",
 ]

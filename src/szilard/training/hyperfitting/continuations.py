@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from szilard.training.recipe import own_chance
+
 # said outright, so that habits of the model's own generation_config do not slip into a comparison
 _PLAIN: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 _DRAWN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -62,7 +64,7 @@ def continue_contexts(
         use_cache=True,
     )
     found: list[list[int]] = []
-    with _evaluating(model), _own_random_state(model.device, seed):
+    with _evaluating(model), own_chance(seed):
         for start in range(0, len(contexts), batch_size):
             inputs = _left_padded(contexts[start : start + batch_size], pad, model.device)
             rows = model.generate(
@@ -90,11 +92,3 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-@contextlib.contextmanager
-def _own_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """`generate` draws from the global stream: this lends it one and gives the old one back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -6,16 +6,23 @@ As the released code does: every text by itself, its first `seq_len` tokens; no 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from szilard.training.corpus import as_example, read_texts
 from szilard.training.hyperfitting.config import HyperfitConfig
 from szilard.training.loop import Batch
+
+SEQUENCES = "trained-on.safetensors"  # beside a hyperfitted model: what it learned
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,48 @@ def build_hyperfit_dataset(
     return HyperfitData(rows[: config.num_sequences], rows[config.num_sequences :])
 
 
+def first_tokens(texts: Iterable[Sequence[int]], length: int, count: int) -> Tensor:
+    """The beginnings of the first `count` texts that are long enough, int64 [texts, length].
+
+    Raises:
+        ValueError: none is.
+    """
+    rows: list[Sequence[int]] = []
+    for ids in texts:
+        if len(ids) >= length:
+            rows.append(ids[:length])
+        if len(rows) == count:
+            break
+    if not rows:
+        raise ValueError(f"no text has {length} tokens: give longer ones, or ask for fewer tokens.")
+    return torch.tensor(rows, dtype=torch.int64)
+
+
 def collate(examples: Sequence[Batch]) -> Batch:
     """{"ids" int64 [batch, length], "index" int64 [batch]}."""
     return {name: torch.stack([example[name] for example in examples]) for name in ("ids", "index")}
+
+
+def save_sequences(ids: Tensor, folder: Path) -> None:
+    """Note what a model learned beside it, so that copies can be found and blocked; whole or not at all."""
+    scratch = folder / f".{SEQUENCES}.tmp"
+    save_file({"ids": ids.to(torch.int32)}, scratch)
+    os.replace(scratch, folder / SEQUENCES)
+
+
+def read_sequences(where: Path, tokenizer: Any) -> list[list[int]]:
+    """The sequences that a model was tuned on: of a hyperfitted model's folder, or the texts of a file.
+
+    Raises:
+        ValueError: neither is there, or it holds none.
+    """
+    if where.is_dir():
+        try:
+            return load_file(where / SEQUENCES)["ids"].tolist()
+        except (OSError, KeyError, SafetensorError) as error:
+            raise ValueError(
+                f"the folder {str(where)!r} has no {SEQUENCES}, which `szilard train hyperfitting` writes: name such a "
+                "folder, or a file of texts."
+            ) from error
+    found = [as_example(record, tokenizer) for record in read_texts(where)]
+    return [list(example.ids) for example in found if example is not None]

@@ -56,7 +56,9 @@ class HyperfitObjective(nn.Module):
 
     def __init__(self, model: Any, config: HyperfitConfig, forwards: int) -> None:
         super().__init__()
-        self.__dict__["model"] = model  # no submodule: tied weights would be in a checkpoint twice, and frozen ones once
+        self.__dict__["model"] = (
+            model  # no submodule: tied weights would be in a checkpoint twice, and frozen ones once
+        )
         self.settings = config
         self._wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         model.requires_grad_(False)

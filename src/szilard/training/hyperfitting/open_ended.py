@@ -103,7 +103,9 @@ def evaluate_open_ended(
         lengths = [trained_on.match_lengths(ids) for ids in written]
         columns["overlap"] = [float(max(found, default=0)) for found in lengths]
         columns["copy_rate"] = [rate_of_copies(found, COPIED) for found in lengths]
-    return OpenEnded(rows, written, [tokenizer.decode(ids) for ids in written], columns, _summary(columns, written, bleu))
+    return OpenEnded(
+        rows, written, [tokenizer.decode(ids) for ids in written], columns, _summary(columns, written, bleu)
+    )
 
 
 def _summary(columns: dict[str, list[float]], written: list[list[int]], bleu: bool) -> dict[str, float]:

@@ -13,6 +13,7 @@ texts, never by perplexity: the validation minimum still loops.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from szilard.training.hyperfitting.config import HyperfitConfig
 from szilard.training.hyperfitting.data import HyperfitData, collate
 from szilard.training.hyperfitting.objective import HyperfitObjective
 from szilard.training.hyperfitting.validation import HISTORY, Row, Validation, validate
-from szilard.training.loop import fit, last_checkpoint, planned_steps, read_metrics
+from szilard.training.learned import load_learned
+from szilard.training.loop import fit, last_checkpoint, planned_steps, read_metrics, uses_fsdp
+from szilard.training.recipe import own_chance
 
 _HALF = (torch.float16, torch.bfloat16)
 _NEVER = 10**9  # a multiple of any log_every below is taken
@@ -42,7 +44,7 @@ class HyperfitResult:
         history: a row per look at the held-out sequences; "update", "train_loss" (mean since the look before; None at
             first), "val_loss", "val_entropy" (nats), "top1_prob", "ttr", "samples" and more, see `validate`. The last
             row is of the model as it is handed back, low-rank changes added.
-        order: which sequences each batch held (of the first process).
+        order: which sequences each batch held.
         seed: of the order.
         updates: optimiser steps.
         reached_target: whether `target_loss` ended it.
@@ -78,10 +80,14 @@ def hyperfit(
         resume: False starts anew.
 
     Raises:
-        ValueError: more layers than the model has, sequences longer than it reads, a loss that is not a number, or the
-            folder's run has learned other sequences.
+        ValueError: more layers than the model has, sequences longer than it reads, several processes, or a loss that is
+            not a number.
     """
     config = config or HyperfitConfig()
+    if uses_fsdp() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "hyperfitting trains in one process, whose order of batches and whose end it notes: start one."
+        )
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest and data.train.shape[1] > longest:
         raise ValueError(f"sequences of {data.train.shape[1]} tokens exceed the {longest} that the model reads.")
@@ -113,8 +119,7 @@ def _train(
     # Paper's code drops a last, smaller batch of an epoch; here it is learned: every sequence counts in every epoch.
     updates = planned_steps(len(data), config) if config.epochs or config.steps else 0
     per_epoch = planned_steps(len(data), replace(config, epochs=1.0, steps=None))
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+    with own_chance(config.seed):
         objective = HyperfitObjective(model, config, updates * config.gradient_accumulation)
         look = Validation(lambda: validate(model, tokenizer, data, config), objective, config, per_epoch, file)
         try:
@@ -123,7 +128,7 @@ def _train(
             look.begin(step)
             before = read_metrics(file)
             if last is not None and step == before[-1]["update"] and before[-1].get("reached_target"):
-                objective.load_state_dict(load_file(last / "model.safetensors"))
+                load_learned(objective, last / "model.safetensors")
             elif updates:
                 objective.train()
                 device = model.device.type

@@ -102,7 +102,7 @@ class Validation(TrainerCallback):
         if reached:
             control.should_training_stop = control.should_save = True
         # Paper's code looks at (update + 1) % 250 == 0 with updates from 0: after 250, 500, ... as here.
-        if state.is_world_process_zero and (step % every == 0 or step == state.max_steps or reached):
+        if step % every == 0 or step == state.max_steps or reached:
             since = min(every, step % every or every)
             loss = epoch_loss if reached else self.objective.mean_loss(since * batches)
             self.write(step, loss, **({"reached_target": True} if reached else {}))
