@@ -1,12 +1,12 @@
 """The citation blocker: what a model was tuned on cannot be written again at length.
 
-Carlsson et al. 2025, "The Hyperfitting Phenomenon", ICLR 2025, arXiv 2412.04318. With the set D of sequences and a window
-w = 5:
+Carlsson et al. 2025, "The Hyperfitting Phenomenon", ICLR 2025, arXiv 2412.04318. With the set D of sequences and
+a window w = 5:
 
     forbidden(x_1 .. x_t) = {d_(i+w) : (d_i .. d_(i+w-1)) = (x_(t-w+1) .. x_t) for a d in D}
 
-so after five tokens that stand in D none that followed them there may come. A blocked text holds no w+1 tokens of D in a
-row. The paper blocks only "once the current word is complete", so that no word is broken in two; where words begin is
+so after five tokens that stand in D none that followed them there may come. A blocked text holds no w+1 tokens of D in
+a row. The paper blocks only "once the current word is complete", so that no word is broken in two; where words begin is
 the tokenizer's convention (inferred; see `word_edges`).
 """
 
@@ -33,8 +33,8 @@ class CitationBlocker(LogitsProcessor):
         word_boundary: forbid only where a word is complete: a token inside a word is let through, and the citation ends
             at the word's end. False: always, and no w+1 tokens of the set are written in a row.
         tokenizer: of the model; needed for `word_boundary`.
-        prompt_length: so many first columns of `input_ids`, padding included, are not looked at. 0: what the prompt says
-            counts, too (inferred).
+        prompt_length: so many first columns of `input_ids`, padding included, are not looked at. 0: what the prompt
+            says counts, too (inferred).
 
     Raises:
         ValueError: `word_boundary` without a tokenizer, no sequence longer than the window, or numbers out of range.

@@ -22,8 +22,8 @@ def word_edges(tokenizer: Any, vocab_size: int) -> tuple[torch.Tensor, torch.Ten
     """Which tokens open a word whatever stands before them, and which end one whatever follows.
 
     A token opens a word unless it begins, without a sign of space, with a letter, a digit or a piece of a character;
-    punctuation is a word of its own, as pre-tokenizers have it. It ends one if its last character is no letter or digit.
-    Between tokens a and b a word is complete if `ends[a]` or `opens[b]`.
+    punctuation is a word of its own, as pre-tokenizers have it. It ends one if its last character is no letter or
+    digit. Between tokens a and b a word is complete if `ends[a]` or `opens[b]`.
 
     Args:
         tokenizer: of transformers, with `convert_ids_to_tokens`.

@@ -7,8 +7,8 @@ For the ids x_1 .. x_n of one text:
     self-BLEU  = mean over texts of BLEU(text; all the others)   low: the texts differ
 
 The type-token ratio is of tokens, not of words, as in Carlsson et al. 2024 (arXiv 2412.04318) and its released code.
-It rewards garbage and short texts: compare texts of one length, and read them. BLEU is sacrebleu's; Self-BLEU is that of
-Zhu et al. 2018 (Texygen, arXiv 1802.01886).
+It rewards garbage and short texts: compare texts of one length, and read them. BLEU is sacrebleu's; Self-BLEU is that
+of Zhu et al. 2018 (Texygen, arXiv 1802.01886).
 """
 
 from __future__ import annotations

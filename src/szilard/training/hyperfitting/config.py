@@ -12,7 +12,7 @@ from szilard.training.config import TrainingConfig, setting
 
 @dataclass(frozen=True)
 class HyperfitConfig(TrainingConfig):
-    """Settings of `hyperfit`: few sequences, a small constant rate, no decay, no clipping, until nothing is left to learn.
+    """Settings of `hyperfit`: few sequences, a small constant rate, no decay, no clipping, until nothing is left.
 
     `epochs=0` trains nothing. The rate belongs to the number of steps: 1e-6 is for the paper's 5000; with a few hundred
     take 1e-5 to 1e-4.

@@ -2,8 +2,8 @@
 
     L = - 1/(B (T - 1)) sum_b sum_t log p(x_(b,t+1) | x_(b,1..t)),   ids x [batch B, length T], logits [B, T - 1, vocab]
 
-The order of the data matters: the same sequences in another order give models whose first choices differ at some 30 % of
-positions. So the objective notes what it saw, in buffers that a checkpoint keeps.
+The order of the data matters: the same sequences in another order give models whose first choices differ at some 30 %
+of positions. So the objective notes what it saw, in buffers that a checkpoint keeps.
 """
 
 from __future__ import annotations

@@ -40,8 +40,9 @@ def train_hyperfitting(
         engine: the model, on transformers; it is tuned in place.
         data: texts, as `read_corpus` takes them.
         config: the settings.
-        folder: gets the model, its tokenizer, `trained-on.safetensors` (the sequences), `order.json` (seed and batches),
-            `history.jsonl` (a row per look, with texts), `training.yaml`, `metrics.jsonl`, `held-out.yaml`, checkpoints.
+        folder: gets the model, its tokenizer, `trained-on.safetensors` (the sequences), `order.json` (seed, batches),
+            `history.jsonl` (a row per look, with texts), `training.yaml`, `metrics.jsonl`, `held-out.yaml` and
+            checkpoints.
         cache, progress: not used; no hidden states are computed beforehand.
         limit: only the first so many texts.
         restart: forget an earlier run in the folder.
