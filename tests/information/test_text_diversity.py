@@ -62,7 +62,7 @@ def test_a_text_that_says_the_same_again_ends_in_a_loop_and_three_dots_do_not() 
     varied = [*range(40)]
     assert ends_in_loop(varied + [1, 2, 3, 4] * 3)
     assert not ends_in_loop(varied + [1, 2, 3, 4] * 2)
-    assert not ends_in_loop(varied + [5, 5, 5])
+    assert not ends_in_loop([*varied, 5, 5, 5])
     assert not ends_in_loop(varied + [1, 2, 3, 4] * 3 + [77])
     assert loop_rate([varied, [1] * 20]) == 0.5
     assert math.isnan(loop_rate([]))

@@ -82,7 +82,7 @@ def open_ended(
 
     def opener(place: int) -> Any:
         def opens() -> tuple[Any, Any]:
-            engine = opened.pop(place, None) or load_engine(names[place], "transformers", device, dtype)
+            engine: Any = opened.pop(place, None) or load_engine(names[place], "transformers", device, dtype)
             if engine.tokenizer.get_vocab() != words:
                 raise ValueError(f"{engine.name} has other tokens than {first.name}: compare models of one tokenizer.")
             return engine.model, engine.tokenizer

@@ -106,8 +106,10 @@ class CitationBlocker(LogitsProcessor):
 
     def _words(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which tokens open and which end words, bool [vocab] on the scores' device."""
-        if self._edges is None or self._edges[0].shape[0] != scores.shape[-1]:
-            self._edges = word_edges(self.tokenizer, scores.shape[-1])
-        if self._edges[0].device != scores.device:
-            self._edges = tuple(edge.to(scores.device) for edge in self._edges)  # type: ignore[assignment]
-        return self._edges
+        edges = self._edges
+        if edges is None or edges[0].shape[0] != scores.shape[-1]:
+            edges = word_edges(self.tokenizer, scores.shape[-1])
+        if edges[0].device != scores.device:
+            edges = (edges[0].to(scores.device), edges[1].to(scores.device))
+        self._edges = edges
+        return edges

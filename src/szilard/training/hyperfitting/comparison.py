@@ -53,7 +53,8 @@ class Compared:
         found = {"model": self.model, "decoding": self.decoding, **self.written.summary}
         if self.predictions is not None:
             found |= asdict(self.predictions) | {"agreement": self.agreement}
-        return found | {"texts": self.written.texts}
+        known = {name: None if isinstance(value, float) and value != value else value for name, value in found.items()}
+        return known | {"texts": self.written.texts}
 
 
 def compare_open_ended(

@@ -50,6 +50,7 @@ class HyperfitObjective(nn.Module):
         ValueError: more layers than the model has.
     """
 
+    model: Any
     order: torch.Tensor
     losses: torch.Tensor
     done: torch.Tensor

@@ -7,6 +7,7 @@ precision drops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from szilard.information.logits import entropy, measure
 
 _TEMPERATURES = (0.02, 50.0)  # between which one is looked for
 _GRID = 17  # temperatures at once
+_LARGEST = 709.0  # of which exp is still a float
 TOP = (1, 3, 5)  # first choices whose mass is summed
 
 
@@ -58,7 +60,7 @@ def held_out_predictions(model: Any, ids: Tensor, *, batch_size: int = 8) -> Pre
         sums += torch.stack([value.double().sum() for value in values]).cpu()
         count += right.numel()
     loss, mean_entropy, *masses = (sums / count).tolist()
-    return Predictions(loss, float(torch.tensor(loss, dtype=torch.float64).exp()), mean_entropy, *masses)
+    return Predictions(loss, math.exp(loss) if loss < _LARGEST else math.inf, mean_entropy, *masses)
 
 
 def predictive_entropy(model: Any, ids: Tensor, *, batch_size: int = 8) -> float:
@@ -124,7 +126,7 @@ def entropy_matched_temperature(model: Any, ids: Tensor, target_entropy: float, 
     Raises:
         ValueError: no temperature between 0.02 and 50 gives it.
     """
-    grid = torch.logspace(*(torch.tensor(_TEMPERATURES).log10().tolist()), _GRID, dtype=torch.float64)
+    grid = _temperatures(*_TEMPERATURES)
     found = _entropies(model, ids, grid, batch_size)
     if not float(found[0]) <= target_entropy <= float(found[-1]):
         raise ValueError(
@@ -132,12 +134,17 @@ def entropy_matched_temperature(model: Any, ids: Tensor, target_entropy: float, 
             f"{target_entropy:g} nats: this model reaches {float(found[0]):.3g} to {float(found[-1]):.3g}."
         )
     above = max(1, int((found < target_entropy).sum()))
-    grid = torch.logspace(*grid[above - 1 : above + 1].log10().tolist(), _GRID, dtype=torch.float64)
+    grid = _temperatures(float(grid[above - 1]), float(grid[above]))
     found = _entropies(model, ids, grid, batch_size)
     above = min(max(1, int((found < target_entropy).sum())), _GRID - 1)
     low, high = found[above - 1 : above + 1].tolist()
     share = 0.0 if high <= low else min(max((target_entropy - low) / (high - low), 0.0), 1.0)
     return float(grid[above - 1] ** (1 - share) * grid[above] ** share)
+
+
+def _temperatures(low: float, high: float) -> Tensor:
+    """Evenly spaced on a logarithmic scale, float64 [17]."""
+    return torch.logspace(math.log10(low), math.log10(high), _GRID, dtype=torch.float64)
 
 
 @torch.no_grad()
