@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with wikitext2_valid.txt and wikitext2_test.txt"
     )
-    parser.add_argument("--work", type=Path, default=Path("hyperfitting-work"), help="for trained weights")
+    parser.add_argument("--work", type=Path, default=Path("runs/hyperfitting"), help="for trained weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data")
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="last5")
     arguments = parser.parse_args()

@@ -75,6 +75,16 @@ def test_history_has_a_row_of_the_original_and_one_every_so_many_updates(data, t
     assert result.history[-1]["train_loss"] < result.history[1]["train_loss"]
 
 
+def test_added_gradients_are_of_the_batches_that_are_noted(data, tokenizer) -> None:
+    """Three batches an epoch, two to an update: the second update of an epoch has one."""
+    config = replace(SMALL, gradient_accumulation=2, validation_freq=2, validation_generations=0)
+    result = hyperfit(fresh(), tokenizer, data, config)
+    assert result.updates == 8 and len(result.order) == 12
+    assert [row["update"] for row in result.history] == [0, 2, 4, 6, 8]
+    epochs = [sorted(index for batch in result.order[at : at + 3] for index in batch) for at in range(0, 12, 3)]
+    assert epochs == [list(range(12))] * 4
+
+
 def test_a_few_sequences_are_learned_by_heart_and_held_out_text_pays(data, tokenizer) -> None:
     model = fresh()
     result = hyperfit(model, tokenizer, data, replace(SMALL, epochs=30.0, validation_generations=0))

@@ -61,11 +61,16 @@ class HyperfitObjective(nn.Module):
             model  # no submodule: tied weights would be in a checkpoint twice, and frozen ones once
         )
         self.settings = config
-        self._wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        model.requires_grad_(False)
         prefixes = _last_prefixes(model, last_layers(config.layers))
+        self._wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        self._was_training = model.training
+        model.requires_grad_(False)
         if config.lora:
-            chosen = list(low_rank.inject(model, config.rank, beneath=prefixes).values())
+            try:
+                chosen = list(low_rank.inject(model, config.rank, beneath=prefixes).values())
+            except ValueError:  # nothing was put in
+                self._restore()
+                raise
         else:
             chosen = [
                 parameter
@@ -108,11 +113,15 @@ class HyperfitObjective(nn.Module):
 
     def release(self) -> None:
         """Add low-rank changes to the weights, and let the model be as it was found, but for its weights."""
-        model = self.model
         if self.settings.lora:
-            low_rank.merge(model)
-        for name, parameter in model.named_parameters():
+            low_rank.merge(self.model)
+        self._restore()
+
+    def _restore(self) -> None:
+        self.model.train(self._was_training)
+        for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._wanted[name])
+            parameter.grad = None
 
 
 def _last_prefixes(model: Any, count: int | None) -> tuple[str, ...] | None:

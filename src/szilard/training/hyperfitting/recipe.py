@@ -118,10 +118,9 @@ def _train(
     file = folder / HISTORY
     # Paper's code drops a last, smaller batch of an epoch; here it is learned: every sequence counts in every epoch.
     updates = planned_steps(len(data), config) if config.epochs or config.steps else 0
-    per_epoch = planned_steps(len(data), replace(config, epochs=1.0, steps=None))
     with own_chance(config.seed):
         objective = HyperfitObjective(model, config, updates * config.gradient_accumulation)
-        look = Validation(lambda: validate(model, tokenizer, data, config), objective, config, per_epoch, file)
+        look = Validation(lambda: validate(model, tokenizer, data, config), objective, config, len(data), file)
         try:
             last = last_checkpoint(folder / "checkpoints") if resume else None
             step = None if last is None else int(last.name.rpartition("-")[2])
@@ -141,5 +140,4 @@ def _train(
     if config.lora and updates:  # what is handed back, rounding of the merged weights included
         losses[-1] |= validate(model, tokenizer, data, config)
     reached = bool(losses[-1].get("reached_target"))
-    done = int(objective.done) // config.gradient_accumulation
-    return HyperfitResult(losses, objective.batches_seen(), config.seed, done, reached)
+    return HyperfitResult(losses, objective.batches_seen(), config.seed, losses[-1]["update"], reached)

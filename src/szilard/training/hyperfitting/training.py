@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from szilard.engines.engine import Engine
-from szilard.training.corpus import read_corpus
+from szilard.training.corpus import Example, read_corpus
 from szilard.training.course import Course
 from szilard.training.hyperfitting.config import HyperfitConfig
 from szilard.training.hyperfitting.data import build_hyperfit_dataset, save_sequences
@@ -53,10 +53,16 @@ def train_hyperfitting(
     Raises:
         ValueError: unusable or too little data, or other settings than the folder's unfinished run's.
     """
-    examples = list(read_corpus(data, engine, limit=limit))
-    if any(example.images for example in examples):
-        raise ValueError("hyperfitting learns from texts: leave out the records with pictures.")
-    sequences = build_hyperfit_dataset([example.ids for example in examples], engine.tokenizer, config)
+    examples: list[Example] = []
+
+    def read() -> Iterator[Sequence[int]]:
+        for example in read_corpus(data, engine, limit=limit):
+            if example.images:
+                raise ValueError("hyperfitting learns from texts: leave out the records with pictures.")
+            examples.append(example)
+            yield example.ids
+
+    sequences = build_hyperfit_dataset(read(), engine.tokenizer, config)  # as many as it needs of a large file
     with Course(engine, data, config, folder, restart=restart, examples=examples):
         model: Any = engine.model  # type: ignore[attr-defined]
         found = hyperfit(model, engine.tokenizer, sequences, config, folder=folder, resume=not restart)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -63,7 +64,7 @@ class Validation(TrainerCallback):
         look: measures the model.
         objective: notes the training loss.
         config: the settings.
-        per_epoch: updates of an epoch.
+        examples: sequences of an epoch.
         file: `history.jsonl`; rows behind the checkpoint that a run goes on from are written again.
     """
 
@@ -72,11 +73,12 @@ class Validation(TrainerCallback):
         look: Callable[[], Row],
         objective: HyperfitObjective,
         config: HyperfitConfig,
-        per_epoch: int,
+        examples: int,
         file: Path,
     ) -> None:
         self.look, self.objective, self.config = look, objective, config
-        self.per_epoch, self.file = per_epoch, file
+        self.batches = math.ceil(examples / config.batch_size)  # of an epoch
+        self.per_epoch, self.file = math.ceil(self.batches / config.gradient_accumulation), file
 
     def begin(self, step: int | None) -> None:
         """Keep the rows up to the checkpoint; without one begin anew, with a row of the untrained model."""
@@ -94,15 +96,20 @@ class Validation(TrainerCallback):
             file.write(json.dumps(row) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        step, every, batches = state.global_step, self.config.validation_freq, self.config.gradient_accumulation
+        step, every = state.global_step, self.config.validation_freq
         target, epoch_loss = self.config.target_loss, None
         if target is not None and step % self.per_epoch == 0:
-            epoch_loss = self.objective.mean_loss(self.per_epoch * batches)
+            epoch_loss = self.objective.mean_loss(self.batches)
         reached = target is not None and epoch_loss is not None and epoch_loss < target
         if reached:
             control.should_training_stop = control.should_save = True
         # Paper's code looks at (update + 1) % 250 == 0 with updates from 0: after 250, 500, ... as here.
         if step % every == 0 or step == state.max_steps or reached:
-            since = min(every, step % every or every)
-            loss = epoch_loss if reached else self.objective.mean_loss(since * batches)
+            before = step - (step % every or every)  # the look before this one
+            loss = epoch_loss if reached else self.objective.mean_loss(self.seen(step) - self.seen(before))
             self.write(step, loss, **({"reached_target": True} if reached else {}))
+
+    def seen(self, step: int) -> int:
+        """Batches before this update's end; the last update of an epoch may take fewer."""
+        epochs, rest = divmod(step, self.per_epoch)
+        return epochs * self.batches + rest * self.config.gradient_accumulation
