@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,15 +21,24 @@ if TYPE_CHECKING:
 
 _COLUMNS = {  # of the summary and the predictions: heading, format
     "ttr": ("TTR", ".3f"),
-    "repeated_bigrams": ("repeated bigrams", ".3f"),
-    "loops": ("end in a loop", ".0%"),
-    "self_bleu": ("self-BLEU", ".3f"),
-    "copy_rate": ("copied 5-grams", ".1%"),
-    "overlap_max": ("longest copy", ".0f"),
-    "entropy": ("entropy, nats", ".2f"),
-    "top_1": ("top-1 prob.", ".2f"),
-    "perplexity": ("perplexity", ".1f"),
-    "agreement": ("agrees with first", ".0%"),
+    "repeated_bigrams": ("rep.", ".3f"),
+    "loops": ("loops", ".0%"),
+    "self_bleu": ("BLEU", ".3f"),
+    "copy_rate": ("copied", ".1%"),
+    "overlap_max": ("longest", ".0f"),
+    "entropy": ("nats", ".2f"),
+    "top_1": ("top-1", ".2f"),
+    "perplexity": ("ppl", ".3g"),
+    "agreement": ("same", ".0%"),
+}
+_LEGEND = {
+    "ttr": "TTR: different tokens of the last 96",
+    "repeated_bigrams": "rep.: repeated bigrams",
+    "loops": "loops: texts that end in one",
+    "self_bleu": "BLEU: of each text against the others",
+    "copy_rate": "copied: 5-grams that were learned; longest: copied span in tokens",
+    "entropy": "nats: entropy on the texts; top-1: first choice's probability; ppl: perplexity",
+    "agreement": "same: first choices as the first model's",
 }
 
 
@@ -126,14 +136,14 @@ def _table(found: list[Compared]) -> Table:
     """A line per model and way of decoding."""
     tokens = found[0].written.summary["tokens"]
     title = f"{len(found[0].written.texts)} contexts, {tokens:.0f} new tokens"
-    table = Table(title=title, title_justify="left")
     rows = [row.as_dict() for row in found]
     columns = [name for name in _COLUMNS if any(row.get(name) is not None for row in rows)]
-    table.add_column("model")
-    table.add_column("decoding")
+    legend = ". ".join(text for name, text in _LEGEND.items() if name in columns) + "."
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left", box=SIMPLE, padding=0)
+    table.add_column("model, decoding", min_width=16)
     for name in columns:
-        table.add_column(_COLUMNS[name][0], justify="right")
+        table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
     for row in rows:
         cells = ["" if row.get(name) is None else format(row[name], _COLUMNS[name][1]) for name in columns]
-        table.add_row(escape(row["model"]), escape(row["decoding"]), *cells)
+        table.add_row(escape(f"{row['model']}, {row['decoding']}"), *cells)
     return table
