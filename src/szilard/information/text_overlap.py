@@ -1,6 +1,6 @@
 """How much of a text is copied? Spans of token ids that stand word for word in a set of sequences.
 
-A suffix array (Manber and Myers 1993) of all sequences, made by doubling: exact, 12 bytes a token, and each question
+A suffix array (Manber and Myers 1993) of all sequences, made by doubling: exact, 16 bytes a token, and each question
 costs a binary search. The sequences are kept apart, so that no span runs from one into the next.
 
     overlap(x)   = max over i of the longest span x_i .. x_(i+l-1) that stands in the set

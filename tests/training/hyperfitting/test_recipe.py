@@ -164,6 +164,9 @@ def test_a_killed_run_goes_on_to_the_same_curve_order_and_weights(lora, data, to
     assert curves[0] == pytest.approx(curves[1]) and len(curves[0]) == 6
     for name, one in weights(whole).items():
         assert torch.allclose(one, weights(model)[name], atol=1e-6), name
+    for other in ((replace(config, seed=1), data), (config, replace(data, train=data.train.flip(0)))):
+        with pytest.raises(ValueError, match="checkpoints of other settings or sequences"):
+            hyperfit(fresh(), tokenizer, other[1], other[0], folder=tmp_path / "cut")
 
 
 def test_half_precision_becomes_float32_with_a_sentence(data, tokenizer) -> None:

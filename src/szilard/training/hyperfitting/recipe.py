@@ -31,8 +31,10 @@ from szilard.training.hyperfitting.validation import HISTORY, Row, Validation, v
 from szilard.training.learned import load_learned
 from szilard.training.loop import fit, last_checkpoint, planned_steps, read_metrics, uses_fsdp
 from szilard.training.recipe import own_chance
+from szilard.whole_folder import write_whole
 
 _HALF = (torch.float16, torch.bfloat16)
+_NOTE = "hyperfitting.yaml"  # whose checkpoints lie in a folder
 _NEVER = 10**9  # a multiple of any log_every below is taken
 
 
@@ -80,8 +82,8 @@ def hyperfit(
         resume: False starts anew.
 
     Raises:
-        ValueError: more layers than the model has, sequences longer than it reads, several processes, or a loss that is
-            not a number.
+        ValueError: more layers than the model has, sequences longer than it reads, several processes, a folder with
+            checkpoints of other settings or sequences, or a loss that is not a number.
     """
     config = config or HyperfitConfig()
     if uses_fsdp() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -115,6 +117,8 @@ def _train(
     resume: bool,
 ) -> HyperfitResult:
     folder.mkdir(parents=True, exist_ok=True)
+    last = last_checkpoint(folder / "checkpoints") if resume else None
+    _claim(folder, f"# data: {data.digest}\n{config.to_yaml()}", begun=last is not None)
     file = folder / HISTORY
     # Paper's code drops a last, smaller batch of an epoch; here it is learned: every sequence counts in every epoch.
     updates = planned_steps(len(data), config) if config.epochs or config.steps else 0
@@ -122,7 +126,6 @@ def _train(
         objective = HyperfitObjective(model, config, updates * config.gradient_accumulation)
         look = Validation(lambda: validate(model, tokenizer, data, config), objective, config, len(data), file)
         try:
-            last = last_checkpoint(folder / "checkpoints") if resume else None
             step = None if last is None else int(last.name.rpartition("-")[2])
             look.begin(step)
             before = read_metrics(file)
@@ -141,3 +144,14 @@ def _train(
         losses[-1] |= validate(model, tokenizer, data, config)
     reached = bool(losses[-1].get("reached_target"))
     return HyperfitResult(losses, objective.batches_seen(), config.seed, losses[-1]["update"], reached)
+
+
+def _claim(folder: Path, text: str, *, begun: bool) -> None:
+    """Note whose checkpoints will lie in a folder, or find that they are this run's."""
+    note = folder / _NOTE
+    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{str(folder)!r} holds checkpoints of other settings or sequences (see its {_NOTE}): give the same "
+            "ones to go on, another folder, or resume=False to start anew."
+        )
+    write_whole(note, text)
