@@ -143,7 +143,7 @@ def _train(
     if config.lora and updates:  # what is handed back, rounding of the merged weights included
         losses[-1] |= validate(model, tokenizer, data, config)
     reached = bool(losses[-1].get("reached_target"))
-    return HyperfitResult(losses, objective.batches_seen(), config.seed, losses[-1]["update"], reached)
+    return HyperfitResult(losses, objective.batches_seen(), config.seed, int(losses[-1]["update"]), reached)
 
 
 def _claim(folder: Path, text: str, *, begun: bool) -> None:
