@@ -40,7 +40,7 @@ DENSE = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18)  # epochs of the first order; the
 SHOWN = (0, 9, 17)  # contexts whose texts are kept
 WHOLE = {"epochs": 20.0, "learning_rate": 1e-4}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "last5": {"layers": "last5", "epochs": 30.0, "learning_rate": 3e-4},
+    "last5": {"layers": "last5", "epochs": 40.0, "learning_rate": 3e-4},
     "lora": {"lora": True, "rank": 32, "epochs": 30.0, "learning_rate": 1e-3},
     "late-lora": {"layers": "last5", "lora": True, "rank": 32, "epochs": 50.0, "learning_rate": 2e-3},
 }
