@@ -1,5 +1,10 @@
 """Pure functions that measure information; no models, no state."""
 
+from szilard.information.attention_entropy import (
+    attention_entropy,
+    entropy_from_logits,
+    uniform_causal_entropy,
+)
 from szilard.information.logits import (
     Measures,
     entropy,
@@ -21,8 +26,10 @@ __all__ = [
     "Measures",
     "MutualInformation",
     "RateDistortion",
+    "attention_entropy",
     "effective_rank",
     "entropy",
+    "entropy_from_logits",
     "entropy_of_probabilities",
     "js_divergence",
     "kl_divergence",
@@ -35,5 +42,6 @@ __all__ = [
     "spectrum",
     "token_matrix_entropy",
     "top_k_mass",
+    "uniform_causal_entropy",
     "varentropy",
 ]
