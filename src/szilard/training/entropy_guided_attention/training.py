@@ -44,7 +44,7 @@ def character_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """A token for every character of some texts, one for the end and one for all other characters."""
     known = [_UNKNOWN, _END, *sorted(set().union(*texts))]
     backend = Tokenizer(models.WordLevel({text: index for index, text in enumerate(known)}, unk_token=_UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s:.)"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
