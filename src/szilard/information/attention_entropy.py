@@ -43,7 +43,10 @@ def attention_entropy(
     if attention.dim() < 2:
         raise ValueError(f"attention has a shape [..., queries, keys], not {list(attention.shape)}.")
     a = attention if attention.dtype == torch.float64 else attention.float()  # bfloat16 loses small probabilities
-    rows = -(a * (a + eps).log()).sum(-1) if eps else -torch.xlogy(a, a).sum(-1)
+    if not eps:  # 0 log 0 = 0, and no infinite gradient there: what is not seen stays out of a loss
+        rows = -(a * torch.where(a > 0, a, 1.0).log()).sum(-1)
+    else:
+        rows = -(a * (a + eps).log()).sum(-1)
     return _reduced(rows, mask, reduce)
 
 
