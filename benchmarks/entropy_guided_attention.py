@@ -35,6 +35,7 @@ from szilard.training.loop import fit
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH, MEASURED = 6, 4, 96, 64, 16, 512
 STEPS, WARMUP, RATE, STABILITY_STEPS = 500, 100, 2e-3, 200
+SPREAD = 0.02 * (768 / WIDTH) ** 0.5  # a matrix then stretches as one of GPT-2 small does
 RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 SETTINGS = TrainingConfig(batch_size=BATCH, schedule="constant", log_every=50, save_every=1000)
 
@@ -137,6 +138,7 @@ def measured(run: Run, seed: int, data: tuple[Pieces, Pieces, int]) -> dict[str,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        initializer_range=SPREAD,
         bos_token_id=0,
         eos_token_id=0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -93,6 +94,20 @@ def test_gradients_flow_through_the_entropies():
         llama(one_text(), use_cache=False)
     (grad,) = torch.autograd.grad(recorded.stacked.sum(), [llama.model.layers[0].self_attn.q_proj.weight])
     assert float(grad.abs().max()) > 0
+
+
+def test_entropies_are_measured_before_the_dropout_of_attention():
+    gpt2 = copy.deepcopy(tiny_model("gpt2")).train()
+    for module in gpt2.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9 if module is gpt2.transformer.h[0].attn.attn_dropout else 0.0
+    torch.manual_seed(0)
+    with RecordedEntropies(gpt2).opened() as recorded:
+        first = gpt2(one_text(), use_cache=False).logits
+    rows = recorded.rows[0]
+    with RecordedEntropies(gpt2.eval()).opened() as recorded:
+        assert not torch.allclose(first, gpt2(one_text(), use_cache=False).logits)  # the dropout did act
+    assert torch.equal(rows, recorded.rows[0])
 
 
 def report_of(heads, uniform=2.0):

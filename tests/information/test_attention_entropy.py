@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_form_of_logits_equals_the_form_of_probabilities(seed):
 def test_entropy_rises_with_the_temperature_from_none_to_the_logarithm_of_the_length(seed):
     scores = scores_of(seed).double()
     at = [entropy_from_logits(scores / t) for t in (1e-6, 0.1, 0.5, 1.0, 2.0, 10.0, 1e9)]
-    assert all(bool((lower <= higher + 1e-9).all()) for lower, higher in zip(at, at[1:], strict=False))
+    assert all(bool((lower <= higher + 1e-9).all()) for lower, higher in itertools.pairwise(at))
     assert bool((at[0] < 1e-3).all()) and torch.allclose(at[-1], torch.tensor(math.log(7)).double(), atol=1e-6)
 
 

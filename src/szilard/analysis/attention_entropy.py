@@ -6,10 +6,10 @@ Jha and Reagen 2025, "Entropy-Guided Attention for Private LLMs", arXiv 2501.034
     max   = the largest E of the model
     quarters: shares of heads with E in [0, max/4), [max/4, max/2), [max/2, 3 max/4), [3 max/4, max]
 
-Healthy models have about nine heads in ten in the middle quarters. *Overload*: many heads at the top, they look at everything
-alike and carry no information. *Collapse*: heads near 0. Both are judged here by the entropy of a head that looks at all that
-it sees alike (log(T!)/T in a causal layer; less in one that slides over a window), not by `max`, which is high where all heads
-are overloaded and low where all have collapsed. (ours)
+Healthy models have about nine heads in ten in the middle quarters. *Overload*: many heads at the top, they look at
+everything alike and carry no information. *Collapse*: heads near 0. Both are judged here by the entropy of a head that
+looks at all that it sees alike (log(T!)/T in a causal layer; less in one that slides over a window), not by `max`,
+which is high where all heads are overloaded and low where all have collapsed. (ours)
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ class HeadEntropyReport:
         """Measure on one batch.
 
         Args:
-            model: a decoder of transformers with an attention interface.
-            batch: int64 [batch, n], or the inputs of its forward: input_ids, attention_mask (padding counts for nothing).
-            name: of the model.
+            model: a decoder of transformers with an attention interface. batch: int64 [batch, n], or the inputs of its
+            forward: input_ids, attention_mask (padding counts for nothing). name: of the model.
 
         Raises:
             ValueError: another kind of model, or an empty batch.

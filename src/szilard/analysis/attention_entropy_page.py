@@ -70,8 +70,8 @@ def _histogram(report: HeadEntropyReport) -> str:
 
 
 _BODY = """<h1>Entropy of attention in {{model}}</h1>
-<p>The model is {{verdict}} Mean over {{tokens}} tokens of {{texts}} texts, in nats. Largest head {{max}}; a head that looks everywhere alike
-{{uniform}}. Heads by quarters of the largest: {{quarters}}.</p>
+<p>The model is {{verdict}} Mean over {{tokens}} tokens of {{texts}} texts, in nats. Largest head {{max}}; a head that
+looks everywhere alike {{uniform}}. Heads by quarters of the largest: {{quarters}}.</p>
 <h2>Layers and heads</h2>
 {{map}}
 <h2>How many heads look how widely</h2>

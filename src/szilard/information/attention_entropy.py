@@ -43,11 +43,8 @@ def attention_entropy(
     if attention.dim() < 2:
         raise ValueError(f"attention has a shape [..., queries, keys], not {list(attention.shape)}.")
     a = attention if attention.dtype == torch.float64 else attention.float()  # bfloat16 loses small probabilities
-    if not eps:  # 0 log 0 = 0, and no infinite gradient there: what is not seen stays out of a loss
-        rows = -(a * torch.where(a > 0, a, 1.0).log()).sum(-1)
-    else:
-        rows = -(a * (a + eps).log()).sum(-1)
-    return _reduced(rows, mask, reduce)
+    within = a + eps if eps else torch.where(a > 0, a, 1.0)  # 0 log 0 = 0, and no infinite gradient there
+    return _reduced(-(a * within.log()).sum(-1), mask, reduce)
 
 
 def entropy_from_logits(scores: torch.Tensor, mask: torch.Tensor | None = None, reduce: str = "none") -> torch.Tensor:

@@ -128,9 +128,8 @@ def test_folding_changes_nothing_but_the_number_of_parts(variant):
     kept = [module for module in folded.modules() if isinstance(module, Temperature)]
     assert bool(kept) == (VARIANTS[variant].attn_temperature == "head_pos")
     assert all(module.alpha is None for module in folded.modules() if isinstance(module, ScaledFeedForward))
-    assert not VARIANTS[variant].linear or hasattr(folded.transformer.h[0].mlp, "fused") or "mlp.network.fused.weight" in (
-        folded.transformer.h[0].state_dict()
-    )
+    fused = any(isinstance(module, FusedFeedForward) for module in folded.modules())
+    assert fused == VARIANTS[variant].linear
     again = fold_for_inference(folded)
     assert torch.equal(again(text()).logits, folded(text()).logits)
 
@@ -260,7 +259,7 @@ def test_bad_input_is_told(tmp_path):
         simplify_gpt2(model_of("SM"))
     with pytest.raises(ValueError, match="has parts to fold"):
         fold_for_inference(stock())
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match="holds no model"):
         read_simplified(tmp_path)
     stock().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a stock model"):
@@ -271,7 +270,7 @@ def test_bad_input_is_told(tmp_path):
     entries = json.loads(file.read_text())
     entries["entropy_guided_attention"]["layernorm"] = True
     file.write_text(json.dumps(entries))
-    with pytest.raises(ValueError, match="do not fit its config.json: they lack transformer.h.0.ln_1.bias"):
+    with pytest.raises(ValueError, match=r"do not fit its config\.json: they lack transformer\.h\.0\.ln_1\.bias"):
         read_simplified(tmp_path)
     entries["entropy_guided_attention"]["layernrom"] = True
     file.write_text(json.dumps(entries))

@@ -29,7 +29,9 @@ class EntropyGuidedConfig(TrainingConfig):
     lam: float = setting(1e-5, "Weight of the entropy penalty, lambda; 0: no penalty.")
     gamma: float = setting(0.2, "Entropies this share of log T around a threshold are free.")
     theta_init: float = setting(0.5, "First thresholds, a share of log T.")
-    reduction: str = setting("sum_rows", "sum_rows (the authors' code), mean_rows or head_mean (algorithm 1 as printed).")
+    reduction: str = setting(
+        "sum_rows", "sum_rows (the authors' code), mean_rows or head_mean (algorithm 1 as printed)."
+    )
     one_sided: bool = setting(False, "Only entropies above the band are penalised.")
     per_row_reference: str = setting("", "normalise or skip: early rows, which see few tokens, are measured by those.")
     learn_theta: bool = setting(True, "Learn the thresholds.")

@@ -1,11 +1,11 @@
 """What a decoder costs in private inference: its nonlinear operations, its products, and an estimate of what is sent.
 
 Two parties compute on data that neither sees: linear layers are nearly free, and every element of a softmax, a layer
-norm or an activation is bought with messages. Jha and Reagen 2025, arXiv 2501.03489, tables of nonlinear operations and of
-communication.
+norm or an activation is bought with messages. Jha and Reagen 2025, arXiv 2501.03489, tables of nonlinear operations and
+of communication.
 
-*Counted*: operations with their shapes, and floating point operations (two per multiplication and addition; attention is
-dense, T x T, as it is computed under encryption).
+*Counted*: operations with their shapes, and floating point operations (two per multiplication and addition; attention
+is dense, T x T, as it is computed under encryption).
 
 *Fitted*: gigabytes sent. The published values (GPT-2 with 12 and 18 layers, 128 to 512 tokens; eleven numbers) are met
 within 0.01 GB by
@@ -13,9 +13,9 @@ within 0.01 GB by
     bytes = SOFTMAX (elements of T x T) + LINEAR (layers T d) + EMBEDDING T d + LOGIT T V
             + REST (layers T d) + GELU (elements of the activation)
 
-SOFTMAX, GELU (beyond ReLU), EMBEDDING and LOGIT are set apart by the table; two norms, a ReLU and a network d -> 4d -> d
-instead of d -> d come and go together in it, so only their sum REST is known. A model with some of the three is therefore
-given as a range, from none of REST to all of it. Seconds are not estimated.
+SOFTMAX, GELU (beyond ReLU), EMBEDDING and LOGIT are set apart by the table; two norms, a ReLU and a network d -> 4d ->
+d instead of d -> d come and go together in it, so only their sum REST is known. A model with some of the three is
+therefore given as a range, from none of REST to all of it. Seconds are not estimated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Feed-forward networks without an activation: one matrix instead of two, and learnable scales.
 
-    FuFFN    FFN(x) = x W + b,  W = W_in W_out [d, d]: an eighth of the operations of d -> 4d -> d
-    scaled   X_out = beta X_SA + (1/alpha) FFN(X_SA),   alpha, beta learned per layer, from 1
+FuFFN    FFN(x) = x W + b,  W = W_in W_out [d, d]: an eighth of the operations of d -> 4d -> d
+scaled   X_out = beta X_SA + (1/alpha) FFN(X_SA),   alpha, beta learned per layer, from 1
 """
 
 from __future__ import annotations

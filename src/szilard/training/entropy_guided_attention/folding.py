@@ -1,7 +1,8 @@
 """Simplified models as folders, and their trained extras in the weights.
 
-A folder is the one of `save_pretrained`: config.json with "entropy_guided_attention", safetensors. `read_simplified` (and
-`szilard.load`) builds the stock model, changes it as the entry says, and fills in the weights; no code comes with them.
+A folder is the one of `save_pretrained`: config.json with "entropy_guided_attention", safetensors. `read_simplified`
+(and `szilard.load`) builds the stock model, changes it as the entry says, and fills in the weights; no code comes with
+them.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def read_simplified(folder: str | Path, dtype: torch.dtype | None = None) -> Pre
 def fold_for_inference(model: Any) -> PreTrainedModel:
     """The same function with fewer parts: a new model, in eval mode.
 
-    Weight and spectral norms become plain weights, temperatures per head go into W_Q (its outputs are divided by t), and
-    1/alpha into the last matrix of the feed-forward network; a linear network of two matrices becomes one (GPT-2).
+    Weight and spectral norms become plain weights, temperatures per head go into W_Q (its outputs are divided by t),
+    and 1/alpha into the last matrix of the feed-forward network; a linear network of two matrices becomes one (GPT-2).
     Temperatures per position stay, and so does beta, which no weight can hold: it scales the residual connection.
 
     Raises:
@@ -111,7 +112,7 @@ def fold_for_inference(model: Any) -> PreTrainedModel:
                 _scale_outputs(last, network.scale)
                 network.alpha = None
             if fuses:
-                inner = network.network if isinstance(network, ScaledFeedForward) else network
+                inner: Any = network.network if isinstance(network, ScaledFeedForward) else network
                 fused = FusedFeedForward(model.config.hidden_size, model.config.resid_pdrop).to(model.dtype)
                 fused.take(inner.c_fc, inner.c_proj)
                 if isinstance(network, ScaledFeedForward):

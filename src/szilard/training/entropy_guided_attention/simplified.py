@@ -5,10 +5,10 @@ Jha and Reagen 2025, "Entropy-Guided Attention for Private LLMs", arXiv 2501.034
     X_SA  = X + MHA(LN1(X))
     X_out = X_SA + FFN(LN2(X_SA))
 
-loses its norms (LN = identity), its activation (FFN linear, so one matrix: FuFFN), and gets what keeps it trainable: static
-norms of weights, or scales alpha and beta, and softmax temperatures. What is made is the stock class of transformers
-with parts replaced, so that `generate`, caches and attention kernels are the stock ones; a stock config says the rest
-(`activation_function="relu"`).
+loses its norms (LN = identity), its activation (FFN linear, so one matrix: FuFFN), and gets what keeps it trainable:
+static norms of weights, or scales alpha and beta, and softmax temperatures. What is made is the stock class of
+transformers with parts replaced, so that `generate`, caches and attention kernels are the stock ones; a stock config
+says the rest (`activation_function="relu"`).
 
     SM+LN+G  baseline          SM+G  no norms           SM          softmax alone, d -> 4d -> d
     SM+LN+R  ReLU              SM+R  ReLU, no norms     FuFFN       softmax alone, d -> d
@@ -169,8 +169,8 @@ def simplified(config_or_model: Any, wanted: Simplification) -> PreTrainedModel:
         raise ValueError("this model is simplified already: give the one that it was made of, or a stock config.")
     if wanted.fuse_ffn and parts.gated:
         raise ValueError(
-            f"fuse_ffn=True needs a feed-forward network of two matrices; that of {config.model_type} multiplies a gate "
-            "in, which is not linear even without activation: set fuse_ffn=False."
+            f"fuse_ffn=True needs a feed-forward network of two matrices; that of {config.model_type} multiplies a "
+            "gate in, which is not linear even without activation: set fuse_ffn=False."
         )
     if isinstance(given, PretrainedConfig):
         config = copy.deepcopy(config)

@@ -1,6 +1,6 @@
 """The entropy regulariser in a plain Trainer of Hugging Face, for whoever has a training already.
 
-    trainer = EntropyRegularizedTrainer(model=..., args=..., train_dataset=..., entropy_regularizer=EntropyRegularizer(L, H))
+    EntropyRegularizedTrainer(model, arguments, train_dataset=..., entropy_regularizer=EntropyRegularizer(L, H)).train()
 
 Thresholds have a learning rate of their own, no weight decay, and lie in `entropy_regularizer.safetensors` of every
 checkpoint, from which a resumed training takes them.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from szilard.analysis.recorded_entropies import RecordedEntropies
 from szilard.options import check_number
@@ -55,6 +55,7 @@ class EntropyRegularizedTrainer(Trainer):
         if self.args.n_gpu > 1:
             raise ValueError("several GPUs in one process run copies of the model: start a process each (torchrun).")
         self._penalty: list[torch.Tensor] = []
+        self.add_callback(_ClearThresholds(entropy_regularizer))
         if self.args.world_size > 1 and entropy_regularizer.theta.requires_grad:  # DDP does not know of thresholds
             entropy_regularizer.theta.register_hook(lambda grad: self.accelerator.reduce(grad, reduction="mean"))
 
@@ -103,3 +104,13 @@ class EntropyRegularizedTrainer(Trainer):
         if not file.is_file():
             raise ValueError(f"{resume_from_checkpoint!r} holds no {FILE}: it is a checkpoint of another training.")
         self.entropy_regularizer.load_state_dict(load_file(file))
+
+
+class _ClearThresholds(TrainerCallback):
+    """Trainer clears the gradients of its model alone; the thresholds' would add up."""
+
+    def __init__(self, regularizer: EntropyRegularizer) -> None:
+        self.regularizer = regularizer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.regularizer.theta.grad = None

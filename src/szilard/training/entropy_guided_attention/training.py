@@ -73,7 +73,9 @@ class Pieces(Dataset[Batch]):
     def __init__(self, texts: Sequence[Sequence[int]], length: int, end: int | None) -> None:
         flat = torch.tensor([token for text in texts for token in (*text, *([] if end is None else [end]))])
         if len(flat) < length:
-            raise ValueError(f"{len(flat)} tokens are too few for a piece of {length}: give more texts, or less context.")
+            raise ValueError(
+                f"{len(flat)} tokens are too few for a piece of {length}: give more texts, or less context."
+            )
         self.ids = flat[: len(flat) // length * length].long().view(-1, length)
 
     def __len__(self) -> int:
@@ -211,7 +213,9 @@ def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _tokenizer(name: str, records: Sequence[dict[str, Any]]) -> Any:
     if name == CHARACTERS:
-        texts = [text for record in records for text in (record.get("text"), record.get("prompt"), record.get("answer"))]
+        texts = [
+            text for record in records for text in (record.get("text"), record.get("prompt"), record.get("answer"))
+        ]
         found = [text for text in texts if isinstance(text, str)]
         if not found:
             raise ValueError("characters are those of texts, and the records hold none: name a model's tokenizer.")
