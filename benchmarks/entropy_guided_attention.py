@@ -49,7 +49,7 @@ class Run:
     lam: float = 0.0
     penalty: dict[str, Any] = field(default_factory=dict)
     rate: float = RATE
-    threshold_rate: float = 1e-4
+    threshold_rate: float = RATE  # as in the authors' code, which has no other
     steps: int = STEPS
 
     def key(self, part: str, seed: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ PARTS: dict[str, list[Run]] = {
                 {"per_row_reference": "skip"},
             )
         ),
-        *(Run(TEMPERED, start, lam, threshold_rate=RATE) for start, lam in ((ONE, 8e-4), (HUNDREDTH, 8e-5))),
+        *(Run(TEMPERED, start, lam, threshold_rate=1e-4) for start, lam in ((ONE, 8e-4), (HUNDREDTH, 8e-5))),
         Run("SM+LN+G", {}, 8e-4),
     ],
     "stability": [

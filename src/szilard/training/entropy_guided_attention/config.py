@@ -21,6 +21,7 @@ class EntropyGuidedConfig(TrainingConfig):
     heads: int = setting(12, "Heads of a block, H.")
     width: int = setting(768, "Of the hidden states, d; heads divides it.")
     context: int = setting(128, "Tokens of a text, T.")
+    initializer_range: float = setting(0.02, "Spread of the first weights; a width below 768 wants more: 0.057 for 96.")
     tokenizer: str = setting(CHARACTERS, "A folder or hub id whose tokenizer is taken, or characters: of the texts.")
     ffn_norm: str = setting("", "weight, spectral or scale, instead of the architecture's; none: no norm.")
     norm_of: str = setting("ffn", "Which weights weight and spectral norms are of: ffn, qk, qk+ffn, qkv+ffn, qkvo+ffn.")
@@ -35,7 +36,9 @@ class EntropyGuidedConfig(TrainingConfig):
     one_sided: bool = setting(False, "Only entropies above the band are penalised.")
     per_row_reference: str = setting("", "normalise or skip: early rows, which see few tokens, are measured by those.")
     learn_theta: bool = setting(True, "Learn the thresholds.")
-    threshold_rate: float = setting(1e-4, "Largest learning rate of the thresholds.")
+    threshold_rate: float | None = setting(
+        None, "Largest learning rate of the thresholds; none: the model's, as in the authors' code."
+    )
     held_out: float = setting(0.05, "Share of the texts kept for measuring.")
     evaluate_every: int | None = setting(None, "Steps between evaluations; none: at the beginning and the end.")
     batch_size: int = setting(64, "Texts of `context` tokens per step and process.")
@@ -51,7 +54,8 @@ class EntropyGuidedConfig(TrainingConfig):
         check_choice("ffn_norm", self.ffn_norm, ("", "none", "weight", "spectral", "scale"))
         check_choice("attn_temperature", self.attn_temperature, ("", "none", "head", "head_pos"))
         check_choice("per_row_reference", self.per_row_reference, ("", "normalise", "skip"))
-        check_number("threshold_rate", self.threshold_rate, low=0)
+        check_number("initializer_range", self.initializer_range, low=1e-6)
+        check_number("threshold_rate", self.threshold_rate, low=0, optional=True)
         check_number("held_out", self.held_out, low=1e-6, high=0.9)
         check_number("evaluate_every", self.evaluate_every, low=1, integer=True, optional=True)
         check_bool("learn_theta", self.learn_theta)

@@ -8,8 +8,8 @@ every head and T the length of the text,
     L_total = L_CE + lambda (mean over layers of mean over heads of the penalties' sum over batch and rows)
 
 The penalty jumps from 0 to (gamma log T)^2 at the edge of its band; in it there is no gradient. theta's gradient,
--2 delta log T, is log T times that of the entropy: thresholds follow heads if they learn fast. They are trained with a
-rate of their own and no weight decay, which would draw them to 0.
+-2 delta log T, is log T times that of the entropy: thresholds follow heads, and the faster they learn the less heads
+change. They are trained without weight decay, which would draw them to 0.
 
 Reference code: Nandan91/entropy-guided-attention-llm (MIT).
 """

@@ -2,8 +2,8 @@
 
     EntropyRegularizedTrainer(model, arguments, train_dataset=..., entropy_regularizer=EntropyRegularizer(L, H)).train()
 
-Thresholds have a learning rate of their own, no weight decay, and lie in `entropy_regularizer.safetensors` of every
-checkpoint, from which a resumed training takes them.
+Thresholds may have a learning rate of their own, have no weight decay, and lie in
+`entropy_regularizer.safetensors` of every checkpoint, from which a resumed training takes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EntropyRegularizedTrainer(Trainer):
 
     Args:
         entropy_regularizer: of the model's layers and heads.
-        threshold_rate: largest learning rate of its thresholds; the schedule is the Trainer's.
+        threshold_rate: largest learning rate of its thresholds; None: the model's. The schedule is the Trainer's.
         arguments, options: of Trainer; `model` is a decoder of transformers with an attention interface.
 
     Raises:
@@ -37,13 +37,18 @@ class EntropyRegularizedTrainer(Trainer):
     """
 
     def __init__(
-        self, *arguments: Any, entropy_regularizer: EntropyRegularizer, threshold_rate: float = 1e-4, **options: Any
+        self,
+        *arguments: Any,
+        entropy_regularizer: EntropyRegularizer,
+        threshold_rate: float | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(entropy_regularizer, EntropyRegularizer):
             raise TypeError(f"entropy_regularizer must be one, not a {type(entropy_regularizer).__name__}.")
-        check_number("threshold_rate", threshold_rate, low=0)
+        check_number("threshold_rate", threshold_rate, low=0, optional=True)
         super().__init__(*arguments, **options)
-        self.entropy_regularizer, self.threshold_rate = entropy_regularizer, threshold_rate
+        self.entropy_regularizer = entropy_regularizer
+        self.threshold_rate = self.args.learning_rate if threshold_rate is None else threshold_rate
         entropy_regularizer.to(self.args.device)
         session = RecordedEntropies(self.model)  # refuses what it cannot measure
         shape = (len(session.layers), int(session.decoder.config.num_attention_heads))
