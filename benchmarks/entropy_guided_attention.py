@@ -36,7 +36,7 @@ from szilard.training.loop import fit
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH, MEASURED = 6, 4, 96, 64, 16, 512
 STEPS, WARMUP, RATE, STABILITY_STEPS = 500, 100, 2e-3, 200
 SPREAD = 0.02 * (768 / WIDTH) ** 0.5  # a matrix then stretches as one of GPT-2 small does
-RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 SETTINGS = TrainingConfig(batch_size=BATCH, schedule="constant", log_every=50, save_every=1000)
 
 
