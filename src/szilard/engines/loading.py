@@ -150,8 +150,11 @@ def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine |
     from szilard.training.entropy_guided_attention.folding import read_simplified
     from szilard.training.entropy_guided_attention.simplified import KEY
 
-    if KEY not in read_config(path):
-        return None
+    try:
+        if KEY not in read_config(path):
+            return None
+    except ValueError:
+        return None  # no readable config: what comes next says so
     model = read_simplified(path, None if dtype == "auto" else dtype).to(device)  # type: ignore[arg-type]
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
