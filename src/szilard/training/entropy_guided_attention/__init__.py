@@ -4,7 +4,7 @@ Jha and Reagen 2025, "Entropy-Guided Attention for Private LLMs", PPAI at AAAI 2
 """
 
 from szilard.training.entropy_guided_attention.folding import fold_for_inference, read_simplified, simplification_of
-from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer
+from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer, comparable_weight
 from szilard.training.entropy_guided_attention.simplified import (
     ARCHITECTURES,
     Simplification,
@@ -16,6 +16,7 @@ __all__ = [
     "ARCHITECTURES",
     "EntropyRegularizer",
     "Simplification",
+    "comparable_weight",
     "fold_for_inference",
     "read_simplified",
     "simplification_of",
