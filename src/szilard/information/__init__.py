@@ -1,5 +1,10 @@
 """Pure functions that measure information; no models, no state."""
 
+from szilard.information.attention_entropy import (
+    attention_entropy,
+    entropy_from_logits,
+    uniform_causal_entropy,
+)
 from szilard.information.logits import (
     Measures,
     entropy,
@@ -32,12 +37,14 @@ __all__ = [
     "MutualInformation",
     "RateDistortion",
     "SpanIndex",
+    "attention_entropy",
     "copy_rate",
     "dataset_bleu",
     "distinct_n",
     "effective_rank",
     "ends_in_loop",
     "entropy",
+    "entropy_from_logits",
     "entropy_of_probabilities",
     "js_divergence",
     "kl_divergence",
@@ -55,5 +62,6 @@ __all__ = [
     "token_matrix_entropy",
     "top_k_mass",
     "type_token_ratio",
+    "uniform_causal_entropy",
     "varentropy",
 ]
