@@ -85,8 +85,8 @@ def open_ended(
     read_texts(data)  # bad data is told before a model is loaded
     check_cited(trained_on)
     names: list[str | None] = [*model] if model else [None]
-    for name in names:
-        find(name)
+    for named in names:
+        find(named)
     opened: dict[int, Any] = {0: load_engine(names[0], "transformers", device, dtype)}
     first = opened[0]
     if first.kind != "transformers":
@@ -96,8 +96,8 @@ def open_ended(
     rows = first_tokens(corpus, context_length + max_new_tokens, contexts)
     title, tokenizer = first.name, first.tokenizer
     known = None if trained_on is None else read_sequences(trained_on, tokenizer)
-    for name in names[1:]:
-        _check_words(name, tokenizer, title)
+    for named in names[1:]:
+        _check_words(named, tokenizer, title)
     del first, corpus  # so that each model goes when the next is loaded
 
     def opener(place: int) -> Any:
