@@ -15,8 +15,12 @@ _LINEAR = (
 )
 
 
-def inject(model: Any, rank: int) -> dict[str, nn.Parameter]:
+def inject(model: Any, rank: int, dropout: float = 0.0) -> dict[str, nn.Parameter]:
     """Put low-rank adapters of scale 2 beside the linear layers of a text model; they begin as no change.
+
+    Args:
+        rank: of the adapters.
+        dropout: share of an adapter's input that is left out in training.
 
     Returns:
         Their float32 parameters by name, which alone want gradients.
@@ -30,7 +34,8 @@ def inject(model: Any, rank: int) -> dict[str, nn.Parameter]:
     found = [name for name, module in inner.named_modules() if name.rpartition(".")[2] in _LINEAR]
     if not found:
         raise ValueError("none of the model's linear layers has a usual name, so low-rank changes find no place.")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=found), inner)
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=found)
+    inject_adapter_in_model(adapters, inner)
     tuned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in tuned.values():
         parameter.data = parameter.data.float()  # peft takes the model's dtype, in which small steps vanish
@@ -45,6 +50,16 @@ def remove(model: Any) -> None:
             setattr(model.get_submodule(parent), own, module.base_layer)
     vars(model.get_decoder()).pop("peft_config", None)
     model.requires_grad_(False)
+
+
+@torch.no_grad()
+def merge(model: Any) -> None:
+    """Fold the adapters into the weights, which become new tensors (who shares the old ones keeps them)."""
+    for module in list(model.modules()):
+        if hasattr(module, "lora_A"):
+            weight = module.base_layer.weight
+            weight.data = weight.data + module.get_delta_weight("default").to(weight.dtype)
+    remove(model)
 
 
 @contextlib.contextmanager

@@ -25,12 +25,19 @@ class Sample:
     Attributes:
         prefix: the question in its template, and what begins the chain.
         chain: C, without delimiters.
-        answer: what ends the chain, the answer, and the end of sequence.
+        close: what ends the chain, `</think>`.
+        answer: the answer and the end of sequence.
     """
 
     prefix: tuple[int, ...]
     chain: tuple[int, ...]
+    close: tuple[int, ...]
     answer: tuple[int, ...]
+
+    @property
+    def after(self) -> list[int]:
+        """What the chain is followed by."""
+        return [*self.close, *self.answer]
 
 
 def as_samples(data: Sequence[Reasoning], tokenizer: Any, config: LatentSFTConfig) -> list[Sample]:
@@ -48,7 +55,7 @@ def as_samples(data: Sequence[Reasoning], tokenizer: Any, config: LatentSFTConfi
         chain = tokenizer.encode(one.cot, add_special_tokens=False)
         answer = tokenizer.encode(one.answer, add_special_tokens=False)
         prefix = prompt_ids(tokenizer, one.problem, config.instruction)
-        found.append(Sample((*prefix, *opened), tuple(chain), (*closed, *answer, tokenizer.eos_token_id)))
+        found.append(Sample((*prefix, *opened), tuple(chain), tuple(closed), (*answer, tokenizer.eos_token_id)))
     return found
 
 
@@ -56,22 +63,17 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     """A hash of the problems in their ids."""
     found = hashlib.sha256()
     for sample in samples:
-        found.update(repr((sample.prefix, sample.chain, sample.answer)).encode())
+        found.update(repr(sample).encode())
     return found.hexdigest()[:16]
 
 
-def encoder_slots(sample: Sample, rate: int, closed: int) -> dict[str, list[int]]:
-    """"ids" (0 at latent tokens) and "role" of Q <think> S_1 L_1 ... S_N L_N </think>.
-
-    Args:
-        rate: r.
-        closed: ids of what ends the chain, the first of `sample.answer`.
-    """
+def encoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
+    """"ids" (0 at latent tokens) and "role" of Q <think> S_1 L_1 ... S_N L_N </think>."""
     ids, role = list(sample.prefix), [PREFIX] * len(sample.prefix)
     for chunk in chunks(sample.chain, rate):
         ids += [*chunk, 0]
         role += [TEXT] * len(chunk) + [LATENT]
-    return {"ids": ids + list(sample.answer[:closed]), "role": role + [ANSWER] * closed}
+    return {"ids": [*ids, *sample.close], "role": role + [ANSWER] * len(sample.close)}
 
 
 def decoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
@@ -84,7 +86,7 @@ def decoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
         role += [LATENT] + [TEXT] * len(text)
         chunk += [number] * (1 + len(text))
         labels += [IGNORED, *text]
-    answer = list(sample.answer)
+    answer = sample.after
     return {
         "ids": ids + answer,
         "role": role + [ANSWER] * len(answer),
@@ -108,8 +110,8 @@ def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 class Stage1Data(Dataset[Sample]):
     """Problems for the encoder and the decoder."""
 
-    def __init__(self, samples: Sequence[Sample], rate: int, closed: int) -> None:
-        self.samples, self.rate, self.closed = samples, rate, closed
+    def __init__(self, samples: Sequence[Sample], rate: int) -> None:
+        self.samples, self.rate = samples, rate
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -119,7 +121,7 @@ class Stage1Data(Dataset[Sample]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """"encoder_ids", "encoder_role"; "ids", "role", "chunk", "labels" of the decoder."""
-        read = padded([encoder_slots(one, self.rate, self.closed) for one in samples])
+        read = padded([encoder_slots(one, self.rate) for one in samples])
         return {f"encoder_{name}": rows for name, rows in read.items()} | padded(
             [decoder_slots(one, self.rate) for one in samples]
         )
@@ -148,7 +150,7 @@ class Stage2Data(Dataset[dict[str, Any]]):
         slots = []
         for row in rows:
             sample, latents = row["sample"], len(row["label"]["probabilities"])
-            before, answer = [*sample.prefix, *[0] * latents], list(sample.answer)
+            before, answer = [*sample.prefix, *[0] * latents], sample.after
             role = [PREFIX] * len(sample.prefix) + [LATENT] * latents + [ANSWER] * len(answer)
             slots.append({"ids": before + answer, "role": role, "labels": [IGNORED] * len(before) + answer})
         labels = {name: torch.cat([row["label"][name] for row in rows]) for name in rows[0]["label"]}

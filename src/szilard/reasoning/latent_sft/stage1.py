@@ -7,7 +7,6 @@ Its three sub-steps train the encoder, then the decoder, then both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,14 +31,11 @@ from szilard.reasoning.latent_sft.samples import IGNORED
 class LatentSFTStage1(nn.Module):
     """{"loss", "answers": share of the rows whose answer is right token for token, and so as a greedy answer}.
 
-    The models are no submodules, so that a checkpoint holds what learns and no second copy of what does not.
-
     Args:
         encoder: theta_enc.
         decoder: theta_llm, a causal language model.
         config: the settings.
-        train: "encoder", "decoder" or "both"; the others stay in evaluation mode.
-        encoder_weights, decoder_weights: what a checkpoint holds; None: every parameter that wants gradients.
+        train: "encoder", "decoder" or "both"; the other one stays in evaluation mode.
 
     Raises:
         ValueError: another sub-step, or an attention that takes no mask of its own.
@@ -51,27 +47,18 @@ class LatentSFTStage1(nn.Module):
         decoder: Any,
         config: LatentSFTConfig,
         train: str = "both",
-        *,
-        encoder_weights: Iterable[nn.Parameter] | None = None,
-        decoder_weights: Iterable[nn.Parameter] | None = None,
     ) -> None:
         super().__init__()
         check_choice("train", train, SUB_STEPS)
         check_takes_mask(decoder)
         self.settings, self.sub_step = config, train
-        self._models = {"encoder": encoder, "decoder": decoder}
-        self.encoder = nn.ParameterList(learnable(encoder) if encoder_weights is None else encoder_weights)
-        self.decoder = nn.ParameterList(learnable(decoder) if decoder_weights is None else decoder_weights)
-
-    def learns(self, name: str) -> bool:
-        """Whether a parameter of this module learns in its sub-step."""
-        return self.sub_step == "both" or name.startswith(f"{self.sub_step}.")
+        self.encoder, self.decoder = encoder, decoder
 
     def train(self, mode: bool = True) -> LatentSFTStage1:
-        """Training or evaluation mode, of the models, too."""
+        """Training or evaluation mode; a model that does not learn here stays in evaluation mode."""
         super().train(mode)
-        for name, model in self._models.items():
-            model.train(mode and self.sub_step in (name, "both"))
+        if self.sub_step != "both":
+            (self.decoder if self.sub_step == "encoder" else self.encoder).eval()
         return self
 
     def forward(
@@ -84,11 +71,11 @@ class LatentSFTStage1(nn.Module):
         labels: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """A batch of `Stage1Data.collate`, int64 [batch, slots] each."""
-        made: LatentTokens = self._models["encoder"](encoder_ids, encoder_role)
+        made: LatentTokens = self.encoder(encoder_ids, encoder_role)
         hidden = self.decoder_states(made.vectors, ids, role, chunk)
         wanted = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1)
         counted = wanted != IGNORED
-        logits = unembed(self._models["decoder"], hidden[counted])
+        logits = unembed(self.decoder, hidden[counted])
         targets = wanted[counted]
         each = functional.cross_entropy(logits.float(), targets, reduction="none")
         followed = torch.cat([role[:, 1:], role[:, -1:]], 1)[counted]  # the role of the token that is predicted
@@ -102,7 +89,7 @@ class LatentSFTStage1(nn.Module):
         self, vectors: torch.Tensor, ids: torch.Tensor, role: torch.Tensor, chunk: torch.Tensor
     ) -> torch.Tensor:
         """The decoder's states with the latent tokens `vectors` [n, d] in their slots: [batch, slots, d]."""
-        backbone = self._models["decoder"].get_decoder()
+        backbone = self.decoder.get_decoder()
         embedded = backbone.get_input_embeddings()(ids)
         embedded = embedded.masked_scatter((role == LATENT)[..., None], vectors.to(embedded.dtype))
         if not self.settings.supervision_mask:  # the text really stands between, so positions count it
@@ -127,7 +114,3 @@ def _means(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tenso
     sums = values.new_zeros(count).index_add(0, group, values)
     return sums / torch.bincount(group, minlength=count)
 
-
-def learnable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that want gradients."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]

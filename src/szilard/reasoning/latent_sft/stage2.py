@@ -17,7 +17,6 @@ takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,7 +27,6 @@ from szilard.engines.model_parts import unembed
 from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.reasoning.latent_sft.masks import LATENT, PADDING, plain_positions
 from szilard.reasoning.latent_sft.samples import IGNORED
-from szilard.reasoning.latent_sft.stage1 import learnable
 from szilard.reasoning.latent_sft.superposition import gumbel, soft_embedding
 
 _EPSILON = 1e-12
@@ -39,25 +37,15 @@ class LatentSFTStage2(nn.Module):
     """{"loss", "kl", "ce"} of a batch, and "hidden" in the ablation.
 
     Args:
-        model: the causal language model that learns; no submodule, see `LatentSFTStage1`.
+        model: the causal language model that learns.
         config: the settings.
         close_id: the first id of what ends a chain.
-        weights: what a checkpoint holds; None: every parameter that wants gradients.
     """
 
-    def __init__(
-        self, model: Any, config: LatentSFTConfig, close_id: int, *, weights: Iterable[nn.Parameter] | None = None
-    ) -> None:
+    def __init__(self, model: Any, config: LatentSFTConfig, close_id: int) -> None:
         super().__init__()
+        self.model: Any = model
         self.settings, self.close_id = config, close_id
-        self._models = {"model": model}
-        self.model = nn.ParameterList(learnable(model) if weights is None else weights)
-
-    def train(self, mode: bool = True) -> LatentSFTStage2:
-        """Training or evaluation mode, of the model, too."""
-        super().train(mode)
-        self._models["model"].train(mode)
-        return self
 
     def forward(
         self,
@@ -75,7 +63,7 @@ class LatentSFTStage2(nn.Module):
             probabilities, tokens: the encoder's labels [n, k], row after row; tokens None: over the whole vocabulary.
             hidden: its states [n, d], where they are fed.
         """
-        model, settings = self._models["model"], self.settings
+        model, settings = self.model, self.settings
         latent = role == LATENT
         rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
         row = rows[latent]  # of every latent token

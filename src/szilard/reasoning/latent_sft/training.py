@@ -1,0 +1,357 @@
+"""`szilard train latent-sft`: stage 1 in three sub-steps, the labels, stage 2, and a model folder at the end.
+
+Whatever kills it, the same call goes on: stages are read back or go on from their checkpoints, labels part by part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from torch import nn
+
+from szilard.engines.engine import Engine
+from szilard.reasoning.examples import Reasoning, read_reasoning
+from szilard.reasoning.latent_sft.config import SUB_STEPS, LatentSFTConfig
+from szilard.reasoning.latent_sft.encoder import LatentTokenEncoder
+from szilard.reasoning.latent_sft.generate import latent_generate
+from szilard.reasoning.latent_sft.labels import forget_labels, generate_soft_labels
+from szilard.reasoning.latent_sft.method import CONFIG_ENTRY, LatentSFT
+from szilard.reasoning.latent_sft.samples import Sample, Stage1Data, Stage2Data, as_samples, samples_digest
+from szilard.reasoning.latent_sft.stage1 import LatentSFTStage1
+from szilard.reasoning.latent_sft.stage2 import LatentSFTStage2
+from szilard.reasoning.latent_sft.superposition import VocabularySpace
+from szilard.reasoning.supervised import same_answer
+from szilard.training import low_rank
+from szilard.training.course import split
+from szilard.training.loop import planned_steps, uses_fsdp
+from szilard.training.recipe import Stage, StageResult, own_chance, run_recipe
+from szilard.training.run_folder import check_ours, claim
+from szilard.training.target import Target
+from szilard.whole_folder import held as lock
+from szilard.whole_folder import write_whole
+
+CHAIN = "chain"  # stage 2
+_MADE_FOR = "# szilard latent-sft for"
+_FOLDERS = ("stages", "labels")
+_FILES = ("training.yaml", "held-out.yaml", "config.json", "model.safetensors")
+
+
+class LatentTraining:
+    """The stages of one training, around one model; open as a context, behind which the model has its own weights.
+
+    Args:
+        model: a causal language model; tuned in place while this is open.
+        tokenizer: its own.
+        learned, held: problems to learn, and to choose checkpoints by.
+        config: the settings.
+        labels: folder that keeps the encoder's labels.
+        device: None: what there is.
+        progress: is told (done, total) of labelled problems.
+
+    Raises:
+        ValueError: no problem, one that is too long for the model, a delimiter the tokenizer lacks, weights in half
+            precision that are to be tuned whole.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        learned: Sequence[Reasoning],
+        held: Sequence[Reasoning],
+        config: LatentSFTConfig,
+        *,
+        labels: Path,
+        device: torch.device | str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not learned:
+            raise ValueError("there is no problem to learn from.")
+        if not config.lora and model.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"tuning every weight in {model.dtype} loses small steps: load it with float32.")
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.held, self.labels, self.device, self.progress = held[: config.evaluation_limit], labels, device, progress
+        self.learned = as_samples(learned, tokenizer, config)
+        self.measured = as_samples(self.held, tokenizer, config)
+        _check_lengths([*self.learned, *self.measured], model, config)
+        self._wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
+        keep = (lambda weight: weight) if config.lora else torch.Tensor.clone  # adapters leave the old tensors alone
+        self._before = {name: keep(weight.data) for name, weight in model.named_parameters()}
+        self._merged = False
+        try:
+            model.requires_grad_(False)
+            space = VocabularySpace(model, config.readout, config.top_k)
+            self.encoder = LatentTokenEncoder(model.get_decoder(), space, config)
+            if config.lora:  # what is frozen in both lies there once
+                own = dict(model.get_decoder().named_parameters())
+                for name, weight in self.encoder.backbone.named_parameters():
+                    weight.data = own[name].data
+            self._open_weights(model, 0)
+            self._open_weights(self.encoder.backbone, 1, everything=True)
+            self.encoder.compress.requires_grad_(True)
+        except BaseException:
+            self.restore()
+            raise
+
+    def __enter__(self) -> LatentTraining:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def _open_weights(self, model: Any, number: int, everything: bool = False) -> None:
+        """Choose what learns: adapters, or the weights; of the decoder not the input embeddings, in which labels are
+        read out and latent tokens are written."""
+        config = self.config
+        if config.lora:
+            with own_chance(config.seed + number):
+                low_rank.inject(model, config.rank, config.lora_dropout)
+        else:
+            model.requires_grad_(True)
+            model.get_input_embeddings().weight.requires_grad_(everything)
+
+    def restore(self) -> None:
+        """Give the model its own layers and weights back."""
+        low_rank.remove(self.model)
+        for name, weight in self.model.named_parameters():
+            weight.data = self._before[name]
+            weight.requires_grad_(self._wanted[name])
+
+    def stages(self) -> list[Stage]:
+        """Encoder, decoder, both, and the chain."""
+        config = self.config
+        first = dataclasses.replace(
+            config, epochs=config.stage_1_epochs, steps=config.stage_1_steps, learning_rate=config.stage_1_learning_rate
+        )
+        data = Stage1Data(self.learned, config.compression_rate)
+        best = "accuracy" if self.held else None
+        found = [
+            Stage(
+                name=part,
+                config=first,
+                objective=lambda part=part: LatentSFTStage1(self.encoder, self.model, config, part),  # type: ignore[misc]
+                data=lambda: data,
+                collate=data.collate,
+                learns=self._learns(part),
+                evaluate=self._measure_stage_1 if self.held else None,
+                evaluate_every=self._every(first),
+                best=best,
+            )
+            for part in SUB_STEPS
+        ]
+        chain = Stage(
+            name=CHAIN,
+            config=config,
+            objective=self._stage_2,
+            data=self._labelled,
+            collate=Stage2Data.collate,
+            evaluate=(lambda _: self.answer()) if self.held else None,
+            evaluate_every=self._every(config),
+            best=best,
+        )
+        return [*found, chain]
+
+    def _learns(self, part: str) -> Callable[[str], bool]:
+        probe = LatentSFTStage1(self.encoder, self.model, self.config)
+        names = {name for name, weight in probe.named_parameters() if weight.requires_grad}
+        return lambda name: name in names and (part == "both" or name.startswith(f"{part}."))
+
+    def _every(self, config: LatentSFTConfig) -> int | None:
+        """Steps between evaluations: checkpoints' steps times a whole number."""
+        if not self.held:
+            return None
+        between = planned_steps(len(self.learned), config) / self.config.evaluations
+        return config.save_every * max(1, math.ceil(between / config.save_every))
+
+    def _stage_2(self) -> nn.Module:
+        """The decoder goes on alone, from stage 1's best weights."""
+        if self.config.lora:
+            low_rank.merge(self.model)
+            self._open_weights(self.model, 2)
+        return LatentSFTStage2(self.model, self.config, self.learned[0].close[0])
+
+    def _labelled(self) -> Stage2Data:
+        """The problems with the encoder's labels. Neither it nor the embeddings changed since stage 1; it goes."""
+        processes = PartialState()
+        with processes.main_process_first():
+            labels = generate_soft_labels(
+                self.encoder,
+                self.learned,
+                self.labels,
+                batch_size=self.config.label_batch,
+                progress=self.progress if processes.is_main_process else None,
+            )
+        self.encoder.to("meta")
+        return Stage2Data(self.learned, labels)
+
+    @torch.no_grad()
+    def _measure_stage_1(self, objective: nn.Module) -> dict[str, float]:
+        """On held-out problems: share of right answers from the encoder's latent tokens, and the loss."""
+        data = Stage1Data(self.measured, self.config.compression_rate)
+        device, size = self.encoder.compress.device, self.config.label_batch
+        sums = {"accuracy": 0.0, "loss": 0.0}
+        for start in range(0, len(self.measured), size):
+            part = self.measured[start : start + size]
+            found = objective(**{name: rows.to(device) for name, rows in data.collate(part).items()})
+            sums["accuracy"] += len(part) * float(found["answers"])
+            sums["loss"] += len(part) * float(found["loss"])
+        return {name: total / len(self.measured) for name, total in sums.items()}
+
+    def answer(self) -> dict[str, float]:
+        """On held-out problems: share of right answers from chains of the model's own, and their latent steps."""
+        config = self.config
+        method = LatentSFT(
+            top_k=config.top_k,
+            feedback=config.feedback,
+            think_open=config.think_open,
+            think_close=config.think_close,
+            max_latent_steps=config.max_latent_steps,
+            max_answer_tokens=config.max_answer_tokens,
+        )
+        answers = latent_generate(
+            self.model,
+            self.tokenizer,
+            [one.problem for one in self.held],
+            method=method,
+            instruction=config.instruction,
+            batch_size=config.label_batch,
+        )
+        right = [same_answer(one.text, wanted.answer) for one, wanted in zip(answers, self.held, strict=True)]
+        return {
+            "accuracy": sum(right) / len(right),
+            "latent_steps": sum(one.latent_steps for one in answers) / len(answers),
+        }
+
+    def run(self, folder: Path, *, resume: bool = True) -> dict[str, StageResult]:
+        """All stages; afterwards the model holds the chain's best weights, adapters folded in.
+
+        Args:
+            folder: a folder per stage.
+            resume: go on with what is there.
+        """
+        if not resume:
+            forget_labels(self.labels)
+        results = run_recipe(self.stages(), folder, resume=resume, device=self.device)
+        if self.config.lora:
+            low_rank.merge(self.model)
+        return results
+
+
+def _check_lengths(samples: Sequence[Sample], model: Any, config: LatentSFTConfig) -> None:
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = max(
+        len(one.prefix) + len(one.chain) + -(-len(one.chain) // config.compression_rate) + len(one.after)
+        for one in samples
+    )
+    if longest and most > longest:
+        raise ValueError(
+            f"a problem with its chain, latent tokens and answer has {most} tokens, and the model reads {longest}: "
+            "leave out the longest, or take another model."
+        )
+
+
+def train_latent_sft(
+    engine: Engine,
+    data: Path,
+    config: LatentSFTConfig,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    limit: int | None = None,
+    restart: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Train a model to think in latent tokens and write it to a folder that transformers loads; a stopped run goes on.
+
+    Args:
+        engine: the model, best one that was tuned on the chains as text; it has its own weights again afterwards.
+        data: problems with chains and answers, as `read_reasoning` takes them.
+        config: the settings.
+        folder: gets the model with "latent_sft" in its config, its tokenizer, `training.yaml`, `held-out.yaml`, and
+            under `stages` metrics, evaluations and the best weights of each stage.
+        cache: where the encoder's labels are kept; None: in the folder, until the end.
+        limit: only the first so many problems.
+        restart: forget an earlier run in the folder.
+        progress: is told (done, total) of labelled problems.
+
+    Returns:
+        On held-out problems: "accuracy" and "latent_steps" of the model's own chains, and "taught", the accuracy from
+        the encoder's; empty where nothing is held out.
+
+    Raises:
+        ValueError: unusable data, another engine, or a folder with another run.
+    """
+    if uses_fsdp():
+        raise ValueError("this tunes weights inside the model, which FSDP would take apart: train it with DDP.")
+    base = Target(engine).base
+    problems = read_reasoning(data, limit)
+    learned, held = split(range(len(problems)), config.held_out, config.seed)
+    model: Any = engine.model  # type: ignore[attr-defined]
+    everything = samples_digest(as_samples(problems, engine.tokenizer, config))
+    labels = cache if cache is not None else folder / "labels"
+    processes = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))
+    with contextlib.ExitStack() as opened:
+        if processes.is_main_process:
+            check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(lock(folder / ".lock", f"the folder {str(folder)!r}"))
+            claim(
+                folder,
+                f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# data: {everything}\n{config.to_yaml()}",
+                folders=_FOLDERS,
+                files=_FILES,
+                restart=restart,
+                other="settings or data, or of another model",
+            )
+        processes.wait_for_everyone()
+        with LatentTraining(
+            model,
+            engine.tokenizer,
+            [problems[index] for index in learned],
+            [problems[index] for index in held],
+            config,
+            labels=labels,
+            device=engine.device.type,
+            progress=progress,
+        ) as training:
+            results = training.run(folder / "stages")
+            if not processes.is_main_process:
+                return {}
+            write_model(model, engine.tokenizer, config, folder)
+        metrics = {}
+        if held:
+            metrics = {name: value for name, value in best_row(results[CHAIN]).items() if name != "step"}
+            metrics["taught"] = best_row(results["both"])["accuracy"]
+            write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
+        if cache is None:
+            forget_labels(labels)
+        return metrics
+
+
+def best_row(result: StageResult) -> dict[str, float]:
+    """The evaluation whose weights were handed on."""
+    return next(row for row in result.evaluations if row["step"] == result.best_step)
+
+
+def write_model(model: Any, tokenizer: Any, config: LatentSFTConfig, folder: Path) -> None:
+    """The model as transformers loads it, its weights last: with them it is whole."""
+    names = ("top_k", "feedback", "think_open", "think_close", "compression_rate")
+    setattr(model.config, CONFIG_ENTRY, {name: getattr(config, name) for name in names})
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
+                os.replace(file, folder / file.name)
+    finally:
+        delattr(model.config, CONFIG_ENTRY)
