@@ -33,7 +33,7 @@ from szilard.reasoning.latent_sft.superposition import VocabularySpace
 from szilard.reasoning.supervised import same_answer
 from szilard.training import low_rank
 from szilard.training.course import split
-from szilard.training.loop import planned_steps, uses_fsdp
+from szilard.training.loop import Batch, planned_steps, uses_fsdp
 from szilard.training.recipe import Stage, StageResult, own_chance, run_recipe
 from szilard.training.run_folder import check_ours, claim
 from szilard.training.target import Target
@@ -41,6 +41,8 @@ from szilard.whole_folder import held as lock
 from szilard.whole_folder import write_whole
 
 CHAIN = "chain"  # stage 2
+BEST = "accuracy_then_loss"  # what checkpoints are chosen by: among equally many right answers, the smaller loss
+_LOSS_COUNTS = 1e-5  # less than one answer
 _MADE_FOR = "# szilard latent-sft for"
 _FOLDERS = ("stages", "labels")
 _FILES = ("training.yaml", "held-out.yaml", "config.json", "model.safetensors")
@@ -134,7 +136,7 @@ class LatentTraining:
             config, epochs=config.stage_1_epochs, steps=config.stage_1_steps, learning_rate=config.stage_1_learning_rate
         )
         data = Stage1Data(self.learned, config.compression_rate)
-        best = "accuracy" if self.held else None
+        best = BEST if self.held else None
         found = [
             Stage(
                 name=part,
@@ -155,7 +157,7 @@ class LatentTraining:
             objective=self._stage_2,
             data=self._labelled,
             collate=Stage2Data.collate,
-            evaluate=(lambda _: self.answer()) if self.held else None,
+            evaluate=self._measure_stage_2 if self.held else None,
             evaluate_every=self._every(config),
             best=best,
         )
@@ -186,26 +188,40 @@ class LatentTraining:
         with processes.main_process_first():
             labels = generate_soft_labels(
                 self.encoder,
-                self.learned,
+                [*self.learned, *self.measured],
                 self.labels,
                 batch_size=self.config.label_batch,
                 progress=self.progress if processes.is_main_process else None,
             )
         self.encoder.to("meta")
-        return Stage2Data(self.learned, labels)
+        self._unseen = Stage2Data(self.measured, labels[len(self.learned) :])
+        return Stage2Data(self.learned, labels[: len(self.learned)])
 
     @torch.no_grad()
     def _measure_stage_1(self, objective: nn.Module) -> dict[str, float]:
         """On held-out problems: share of right answers from the encoder's latent tokens, and the loss."""
         data = Stage1Data(self.measured, self.config.compression_rate)
-        device, size = self.encoder.compress.device, self.config.label_batch
-        sums = {"accuracy": 0.0, "loss": 0.0}
-        for start in range(0, len(self.measured), size):
-            part = self.measured[start : start + size]
-            found = objective(**{name: rows.to(device) for name, rows in data.collate(part).items()})
-            sums["accuracy"] += len(part) * float(found["answers"])
-            sums["loss"] += len(part) * float(found["loss"])
-        return {name: total / len(self.measured) for name, total in sums.items()}
+        return _chosen_by(self._means(objective, data, data.collate, ("answers", "loss")))
+
+    @torch.no_grad()
+    def _measure_stage_2(self, objective: nn.Module) -> dict[str, float]:
+        """On held-out problems: see `answer`, and the losses, with the encoder's latent tokens put in."""
+        found = self._means(objective, self._unseen, Stage2Data.collate, ("loss", "kl", "ce"))
+        return _chosen_by(self.answer() | found)
+
+    def _means(
+        self, objective: nn.Module, data: Any, collate: Callable[[list[Any]], Batch], names: Sequence[str]
+    ) -> dict[str, float]:
+        """Of what an objective measures, over problems."""
+        size = self.config.label_batch
+        sums = dict.fromkeys(names, 0.0)
+        for start in range(0, len(data), size):
+            rows = [data[index] for index in range(start, min(start + size, len(data)))]
+            batch = {name: values.to(self.model.device) for name, values in collate(rows).items()}
+            found = objective(**batch)
+            for name in names:
+                sums[name] += len(rows) * float(found[name])
+        return {"accuracy" if name == "answers" else name: total / len(data) for name, total in sums.items()}
 
     def answer(self) -> dict[str, float]:
         """On held-out problems: share of right answers from chains of the model's own, and their latent steps."""
@@ -247,6 +263,10 @@ class LatentTraining:
         return results
 
 
+def _chosen_by(found: dict[str, float]) -> dict[str, float]:
+    return found | {BEST: found["accuracy"] - _LOSS_COUNTS * found["loss"]}
+
+
 def _check_lengths(samples: Sequence[Sample], model: Any, config: LatentSFTConfig) -> None:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     most = max(
@@ -285,8 +305,8 @@ def train_latent_sft(
         progress: is told (done, total) of labelled problems.
 
     Returns:
-        On held-out problems: "accuracy" and "latent_steps" of the model's own chains, and "taught", the accuracy from
-        the encoder's; empty where nothing is held out.
+        On held-out problems: "accuracy" and "latent_steps" of the model's own chains; "kl" and "ce", in nats, with the
+        encoder's put in; and "taught", the accuracy from those at the end of stage 1. Empty where nothing is held out.
 
     Raises:
         ValueError: unusable data, another engine, or a folder with another run.
@@ -330,7 +350,8 @@ def train_latent_sft(
             write_model(model, engine.tokenizer, config, folder)
         metrics = {}
         if held:
-            metrics = {name: value for name, value in best_row(results[CHAIN]).items() if name != "step"}
+            chain = best_row(results[CHAIN])
+            metrics = {name: chain[name] for name in ("accuracy", "latent_steps", "kl", "ce")}
             metrics["taught"] = best_row(results["both"])["accuracy"]
             write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
         if cache is None:
