@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from latent_sft import PATHS, PARTS, STAGE_1_STEPS, STAGE_2_STEPS, TESTED
+from latent_sft import PARTS, PATHS, STAGE_1_STEPS, STAGE_2_STEPS, TESTED
 from markdown_table import table
 from results_store import Store
 
@@ -71,7 +71,9 @@ def page() -> Iterator[str]:
             ]
             for name in analysed
         ]
-        yield table(["trained as", *(f"ECR{at}" for at in first["ecr"]), *(f"N_eff, {at}" for at in first["n_eff"])], rows)
+        yield table(
+            ["trained as", *(f"ECR{at}" for at in first["ecr"]), *(f"N_eff, {at}" for at in first["n_eff"])], rows
+        )
     if READING:
         yield READING
 

@@ -1,6 +1,7 @@
 """The latent loop: where it stops, what it feeds, and that it is ordinary decoding where it should be."""
 
 import json
+from html import escape
 
 import pytest
 import torch
@@ -108,7 +109,11 @@ def test_a_whole_end_of_several_ids_ends_a_chain_and_half_of_one_does_not():
     ):
         out = generate(model, inputs, LatentSFT(think_close=close, stop=stop, **common))
         assert out.cost.counters["latent_steps"] == steps
-        assert out.sequences[0, len(prompt) :].tolist() == (text if close == whole or steps == 20 else text[:place] + list(half) + out.sequences[0, len(prompt) + place + 2 :].tolist())
+        assert out.sequences[0, len(prompt) :].tolist() == (
+            text
+            if close == whole or steps == 20
+            else text[:place] + list(half) + out.sequences[0, len(prompt) + place + 2 :].tolist()
+        )
     out = generate(model, inputs, LatentSFT(think_close=whole, stop="whole", **common))
     assert out.cost.forward_passes == {"LlamaForCausalLM": 21}  # one more than tokens: the look ahead
 
@@ -193,8 +198,8 @@ def test_a_trace_page_shows_the_candidates_of_every_latent_step(engine, tmp_path
     read = (tmp_path / "page.html").read_text(encoding="utf-8")
     text = read[read.index('<div class="text"') :]
     for step in steps[:3]:
-        assert sum(step_.weight for step_ in step.candidates) == pytest.approx(1)
-        assert all(candidate.text in text for candidate in step.candidates[:3])  # in the text itself
+        assert sum(candidate.weight for candidate in step.candidates) == pytest.approx(1)
+        assert all(escape(candidate.text) in text for candidate in step.candidates[:3])  # in the text itself
         assert all(json.dumps(candidate.text)[1:-1] in read for candidate in step.candidates)  # in the details
     assert "show mixtures" in read and "latent step" in read
 

@@ -101,9 +101,7 @@ def whole(tmp_path_factory):
 
 
 # a sub-step of stage 1 has four steps
-@pytest.mark.parametrize(
-    ("where", "call"), [(LatentSFTStage1, 4), (LatentSFTStage1, 7), (LatentSFTStage1, 12), (LatentSFTStage2, 5), ("labels", 2)]
-)
+@pytest.mark.parametrize(("where", "call"), [(LatentSFTStage1, 7), (LatentSFTStage2, 5), ("labels", 2)])
 def test_a_killed_training_goes_on_to_the_same_curves_and_weights(tmp_path, data, whole, monkeypatch, where, call):
     monkeypatch.setattr(labels_module, "_PART", 8)
     with monkeypatch.context() as patch:
@@ -176,25 +174,23 @@ def test_ablations_and_the_first_version_train(tmp_path, data, settings):
     assert 0 <= metrics["accuracy"] <= 1
     row = read_metrics(tmp_path / "out" / "stages" / "chain" / "metrics.jsonl")[-1]
     assert ("hidden" in row) == (settings.get("feedback") == "hidden_state")
-    assert szilard.load(tmp_path / "out").model.config.latent_sft["feedback"] == settings.get("feedback", "soft_embedding")
+    assert szilard.load(tmp_path / "out").model.config.latent_sft["feedback"] == settings.get(
+        "feedback", "soft_embedding"
+    )
 
 
-def test_a_small_model_learns_what_the_encoder_teaches():
-    """Losses fall, and the decoder answers from latent tokens far above chance."""
+def test_losses_fall_in_both_stages(tmp_path):
     model = tiny.arithmetic_model()
-    settings = {"stage_1_steps": 40, "save_every": 20, "log_every": 20, "stage_1_learning_rate": 1e-2}
+    settings = {"stage_1_steps": 30, "save_every": 10, "log_every": 10, "evaluations": 1, "stage_1_learning_rate": 1e-2}
     config = tiny.config(lora=False, steps=20, **settings)
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        with LatentTraining(
-            model, tiny.tokenizer(), tiny.problems(60), tiny.problems(8, 1), config, labels=Path(folder) / "labels"
-        ) as training:
-            results = training.run(Path(folder))
+    with LatentTraining(
+        model, tiny.tokenizer(), tiny.problems(60), tiny.problems(8, 1), config, labels=tmp_path / "labels"
+    ) as training:
+        results = training.run(tmp_path)
     losses = [row["loss"] for stage in ("encoder", "decoder", "both") for row in results[stage].metrics]
     assert losses[-1] < losses[0] - 0.5
-    assert results["chain"].metrics[-1]["kl"] >= 0
+    chain = results["chain"].evaluations
+    assert chain[-1]["kl"] < chain[0]["kl"]
 
 
 def test_labels_are_kept_for_the_same_encoder_and_problems_alone(tmp_path, monkeypatch):

@@ -53,9 +53,7 @@ def generate_soft_labels(
             made = [_part(encoder, samples, batch_size)] if samples else []
             return _by_problem(made)
         note = _note(encoder, samples)
-        files = {
-            start: folder / f"part-{start // _PART:05d}.safetensors" for start in range(0, len(samples), _PART)
-        }
+        files = {start: folder / f"part-{start // _PART:05d}.safetensors" for start in range(0, len(samples), _PART)}
         if not _ours(folder, note) or not all(file.is_file() for file in files.values()):
             folder.mkdir(parents=True, exist_ok=True)
             with held(folder / ".lock", f"the labels in {str(folder)!r}"):
@@ -122,9 +120,7 @@ def _by_problem(parts: Sequence[dict[str, torch.Tensor]]) -> list[Label]:
     found: list[Label] = []
     for part in parts:
         counts = part.pop("counts").tolist()
-        columns = {
-            name: (values.long() if name == "tokens" else values).split(counts) for name, values in part.items()
-        }
+        columns = {name: (values.long() if name == "tokens" else values).split(counts) for name, values in part.items()}
         found += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return found
 

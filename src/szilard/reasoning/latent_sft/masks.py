@@ -69,8 +69,8 @@ def induction_mask(role: torch.Tensor) -> torch.Tensor:
 def supervision_mask(role: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
     """LTSuM: what is known of the past goes through the latent tokens.
 
-    The prefix is causal; z_i sees the prefix and the latent tokens up to itself; a token of S_{i+1} sees z_i and its own
-    chunk alone; the answer sees the prefix, every latent token, and itself.
+    The prefix is causal; z_i sees the prefix and the latent tokens up to itself; a token of S_{i+1} sees z_i and its
+    own chunk alone; the answer sees the prefix, every latent token, and itself.
 
     Args:
         role, chunk: of the decoder's slots, int64 [batch, slots].

@@ -1,8 +1,8 @@
 """Latent-SFT: a tuned model thinks in distributions over its vocabulary, then answers in words.
 
 Deng, Pang, Wei, Xu, Duan, Xu, Song, Shen, Cheng, "Latent Reasoning in LLMs as a Vocabulary-Space Superposition", 2025,
-arXiv 2510.15522 (second version: "LLM Latent Reasoning as Chain of Superposition"). Reference code: DJC-GO-SOLO/Latent-SFT
-(MIT).
+arXiv 2510.15522 (second version: "LLM Latent Reasoning as Chain of Superposition"). Reference code:
+DJC-GO-SOLO/Latent-SFT (MIT).
 
     1. the prompt and <think> are read
     2. z_t = sum over the k likeliest tokens of softmax_k(l_t) e(v)      fed in the place of a token, [batch, hidden]
@@ -154,22 +154,22 @@ class LatentSFT(Method):
             # 2. Does the chain end here?
             thinking = ~answering & ~state.finished & ~forced.speaking
             ended = method._ended(state, thinking, likeliest, steps, closing.ids)
-            some_end, some_latent = torch.stack([ended.any(), (thinking & ~ended).any()]).tolist()
-            if some_end:
+            latent = thinking & ~ended
+            ending, going_on = torch.stack([ended.sum(), latent.sum()]).tolist()
+            if ending:
                 if closing.ids:
                     tokens = torch.where(ended, closing.ids[0], tokens)
                     for row in ended.nonzero()[:, 0].tolist():
                         forced.queue(row, closing.ids[1:])
                 answering = answering | ended
-            latent = thinking & ~ended
             steps = steps + latent
             # 3. Record and commit.
             if state.trace is not None:
                 shown = method._shown(probabilities, ids)
                 weights = torch.where(latent[:, None], shown[1], torch.nan)
                 state.record(tokens, entropy_of(logits), mode=latent.long(), candidates=(shown[0], weights))
-            if some_latent:
-                state.cost.count("latent_steps", int(latent.sum()))
+            if going_on:
+                state.cost.count("latent_steps", going_on)
                 if watch is not None:
                     watch(scores, probabilities, ids, latent)
             state.commit(tokens)
@@ -179,7 +179,7 @@ class LatentSFT(Method):
             if state.done:
                 return
             # 4. Feed.
-            if some_latent:
+            if going_on:
                 embedded = state.embed(tokens)
                 if hidden:
                     assert state.hidden is not None
@@ -234,9 +234,7 @@ class LatentSFT(Method):
             begins = begins.index_put((rows,), (said == ahead[1:]).all(-1))
         return over | begins
 
-    def _shown(
-        self, probabilities: torch.Tensor, ids: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _shown(self, probabilities: torch.Tensor, ids: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and weights [batch, n] of the heaviest tokens of each superposition, the heaviest first."""
         weights, places = probabilities.topk(min(_SHOWN, probabilities.shape[-1]), dim=-1)
         return places if ids is None else ids.gather(1, places), weights

@@ -6,7 +6,7 @@ likeliest of its distribution, averaged over steps. A chain of n tokens and m la
 
 N_eff, effective global parallelism: several reference solutions ("paths"), each cut into T parts.
 
-    s_m = (1/T) sum_t log(mass_t,m + 1e-12)       pi = softmax(s / temperature)       N_eff = exp(H(pi)), 1 <= N_eff <= M
+    s_m = (1/T) sum_t log(mass_t,m + 1e-12)     pi = softmax(s / temperature)     N_eff = exp(H(pi)), 1 <= N_eff <= M
 
 mass_t,m is what the distribution of the latent step matched with part t gives to that part's ids, among its likeliest
 100, with multiplicity (an id that occurs twice counts twice).
@@ -90,18 +90,18 @@ def effective_global_parallelism(
 ) -> Parallelism:
     """N_eff of one latent chain of T steps.
 
-    Part t of every path belongs to latent step t (first version, inferred). With `segments` and `embeddings` each
-    latent step, in order, takes the nearest part that is left (second version).
+    Part t of every path belongs to latent step t (first version, inferred). With `segments` or `embeddings` each latent
+    step, in order, takes the nearest part that is left, by cosine (second version).
 
     Args:
         likeliest, shares: ids and probabilities of every step's distribution, the likeliest first, [T, n].
         paths: token ids of M reference solutions.
         topk: ids of a distribution that count.
         temperature: of pi.
-        segments: per path the vectors of its T parts and of the T latent steps, [T, d] each: how near they are decides
-            the matching. Usually the parts' latent tokens, as the encoder makes them, and the chain's own.
-        embeddings: not needed with `segments`: the vocabulary's embeddings [vocab, d], by which a part is the mean of
-            its tokens and a latent step the mean of its likeliest, weighted.
+        segments: per path vectors of its T parts and of the T latent steps, [T, d] each; usually the parts' latent
+            tokens, as the encoder makes them, and the chain's own.
+        embeddings: where there are no `segments`: the vocabulary's embeddings [vocab, d], in which a part is the mean
+            of its tokens, and a latent step the weighted mean of its likeliest.
         matchings: random one-to-one matchings for the naive N_eff; the paper draws 64.
         seed: of these.
 
@@ -128,7 +128,9 @@ def effective_global_parallelism(
         places = in_order.expand(len(paths), -1)
     else:
         if len(segments) != len(paths) or any(len(a) != steps or len(b) != steps for a, b in segments):
-            raise ValueError(f"segments must hold {steps} parts and {steps} latent steps for each of {len(paths)} paths.")
+            raise ValueError(
+                f"segments must hold {steps} parts and {steps} latent steps for each of {len(paths)} paths."
+            )
         places = torch.stack([_nearest(parts, latents) for parts, latents in segments])  # [paths, steps]
     posterior, effective = _effective(masses, places, temperature)
     naive = None

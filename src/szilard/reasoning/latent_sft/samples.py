@@ -68,7 +68,7 @@ def samples_digest(samples: Sequence[Sample]) -> str:
 
 
 def encoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
-    """"ids" (0 at latent tokens) and "role" of Q <think> S_1 L_1 ... S_N L_N </think>."""
+    """ "ids" (0 at latent tokens) and "role" of Q <think> S_1 L_1 ... S_N L_N </think>."""
     ids, role = list(sample.prefix), [PREFIX] * len(sample.prefix)
     for chunk in chunks(sample.chain, rate):
         ids += [*chunk, 0]
@@ -77,7 +77,7 @@ def encoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
 
 
 def decoder_slots(sample: Sample, rate: int) -> dict[str, list[int]]:
-    """"ids", "role", "chunk" and "labels" of Q <think> z_1 S_2 z_2 ... S_N z_N </think> answer."""
+    """ "ids", "role", "chunk" and "labels" of Q <think> z_1 S_2 z_2 ... S_N z_N </think> answer."""
     ids, role = list(sample.prefix), [PREFIX] * len(sample.prefix)
     chunk, labels = [0] * len(ids), [IGNORED] * len(ids)
     cut = chunks(sample.chain, rate)
@@ -120,7 +120,7 @@ class Stage1Data(Dataset[Sample]):
         return self.samples[index]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """"encoder_ids", "encoder_role"; "ids", "role", "chunk", "labels" of the decoder."""
+        """ "encoder_ids", "encoder_role"; "ids", "role", "chunk", "labels" of the decoder."""
         read = padded([encoder_slots(one, self.rate) for one in samples])
         return {f"encoder_{name}": rows for name, rows in read.items()} | padded(
             [decoder_slots(one, self.rate) for one in samples]
@@ -146,7 +146,7 @@ class Stage2Data(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(rows: Sequence[dict[str, Any]]) -> Batch:
-        """"ids", "role", "labels" of Q <think> z_1 .. z_N </think> answer, and every latent token's label in order."""
+        """ "ids", "role", "labels" of Q <think> z_1 .. z_N </think> answer, and every latent token's label in order."""
         slots = []
         for row in rows:
             sample, latents = row["sample"], len(row["label"]["probabilities"])

@@ -113,4 +113,3 @@ def _means(values: torch.Tensor, group: torch.Tensor, count: int) -> torch.Tenso
     """Of the values [m] in each of `count` groups."""
     sums = values.new_zeros(count).index_add(0, group, values)
     return sums / torch.bincount(group, minlength=count)
-

@@ -11,8 +11,8 @@ Every time a problem is read its labels get fresh Gumbel noise, as input and as 
 likeliest token begins </think> is thrown away, since it would teach to stop early.
 
 Ablation `feedback="hidden_state"` (inferred): the slots are fed the encoder's states, and besides L_KL, which still
-teaches when to stop, the model's own state before z_t is drawn to the encoder's by its mean square, since at inference it
-takes its place.
+teaches when to stop, the model's own state before z_t is drawn to the encoder's by its mean square, since it takes that
+place at inference.
 """
 
 from __future__ import annotations
