@@ -1,6 +1,5 @@
 """The latent loop: where it stops, what it feeds, and that it is ordinary decoding where it should be."""
 
-import json
 from html import escape
 
 import pytest
@@ -200,7 +199,7 @@ def test_a_trace_page_shows_the_candidates_of_every_latent_step(engine, tmp_path
     for step in steps[:3]:
         assert sum(candidate.weight for candidate in step.candidates) == pytest.approx(1)
         assert all(escape(candidate.text) in text for candidate in step.candidates[:3])  # in the text itself
-        assert all(json.dumps(candidate.text)[1:-1] in read for candidate in step.candidates)  # in the details
+        assert all(candidate.text.strip(" <>/") in read for candidate in step.candidates)  # in the details
     assert "show mixtures" in read and "latent step" in read
 
 
