@@ -157,6 +157,8 @@ def test_each_sub_step_trains_its_part_alone():
             assert "encoder.compress" in parts[0] and "decoder.model.embed_tokens.weight" not in parts[2]
             assert all("lora_" in name or name == "encoder.compress" for name in parts[2]) == lora
             assert not decoder.objective().train().encoder.training
+            rated = LatentSFTStage1(training.encoder, model, tiny.config(encoder_learning_rate=1e-5))
+            assert rated.learning_rate_of("encoder.compress") == 1e-5 and rated.learning_rate_of("decoder.x") == 3e-3
             assert encoder.evaluate_every % encoder.config.save_every == 0 and chain.best == "accuracy_then_loss"
         assert not any("lora" in name for name, _ in model.named_parameters())
 

@@ -21,6 +21,7 @@ class LatentSFTConfig(TrainingConfig):
     stage_1_epochs: float = setting(10.0, "Passes of each of stage 1's three sub-steps.")
     stage_1_steps: int | None = setting(None, "Optimiser steps of each sub-step, instead of epochs.")
     stage_1_learning_rate: float = setting(1e-4, "Largest learning rate of stage 1.")
+    encoder_learning_rate: float | None = setting(None, "The encoder's in stage 1; none: stage 1's.")
     gradient_accumulation: int = setting(64, "Batches whose gradients are added before a step.")
     warmup: float = setting(0.05, "Share of the steps in which the learning rate rises.")
     weight_decay: float = setting(0.01, "Of AdamW.")
@@ -64,6 +65,7 @@ class LatentSFTConfig(TrainingConfig):
         for name in ("max_latent_steps", "max_answer_tokens"):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_number("top_k", self.top_k, low=0, integer=True)
+        check_number("encoder_learning_rate", self.encoder_learning_rate, low=0, optional=True)
         for name in ("stage_1_learning_rate", "kl_weight", "ce_weight", "gumbel_scale"):
             check_number(name, getattr(self, name), low=0)
         check_number("gumbel_temperature", self.gumbel_temperature, low=1e-6)
@@ -84,6 +86,7 @@ class LatentSFTConfig(TrainingConfig):
 
     @classmethod
     def first_version(cls, **settings: Any) -> LatentSFTConfig:
-        """The whole vocabulary, plain positions, no noise, 50 epochs of stage 2: arXiv 2510.15522v1."""
+        """The whole vocabulary, plain positions, no noise, a slower encoder, fewer epochs: arXiv 2510.15522v1."""
         first = {"top_k": 0, "dual_track_positions": False, "gumbel_scale": 0.0, "epochs": 50.0}
+        first["encoder_learning_rate"] = 5e-5
         return cls(**(first | settings))

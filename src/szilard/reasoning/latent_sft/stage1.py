@@ -54,6 +54,11 @@ class LatentSFTStage1(nn.Module):
         self.settings, self.sub_step = config, train
         self.encoder, self.decoder = encoder, decoder
 
+    def learning_rate_of(self, name: str) -> float:
+        """Largest learning rate of a parameter."""
+        own = self.settings.encoder_learning_rate if name.startswith("encoder.") else None
+        return self.settings.stage_1_learning_rate if own is None else own
+
     def train(self, mode: bool = True) -> LatentSFTStage1:
         """Training or evaluation mode; a model that does not learn here stays in evaluation mode."""
         super().train(mode)
