@@ -4,8 +4,8 @@
     python benchmarks/latent_sft.py --part latent --seed 0      # r = 2 and 4
     python benchmarks/latent_sft.py --part ablations --seed 0   # r = 2: hidden states fed back, no LTIM, no LTSuM
 
-Problems such as "3 + 5 * 2 - 4 =", read from left to right, modulo 11, of three or four operations. A two-layer model of
-width 128. What a run found goes to results/latent-sft.jsonl; a killed run goes on. One run alone: --run NAME.
+Problems such as "3 + 5 * 2 - 4 =", read from left to right, modulo 7, of two to four operations. A three-layer model of
+width 64. What a run found goes to results/latent-sft.jsonl; a killed run goes on. One run alone: --run NAME.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.reasoning.latent_sft.generate import LatentAnswer, latent_generate
 from szilard.reasoning.latent_sft.method import LatentSFT
 from szilard.reasoning.latent_sft.metrics import effective_compression_rate, effective_global_parallelism
-from szilard.reasoning.latent_sft.training import LatentTraining, best_row
+from szilard.reasoning.latent_sft.stages import LatentTraining, best_row
 from szilard.reasoning.supervised import SupervisedConfig, answers, same_answer, train_supervised
 from szilard.reasoning.tasks import arithmetic_chains, number_tokenizer
 
-MODULUS, STEPS = 11, (3, 4)
+MODULUS, STEPS = 7, (2, 4)
 TRAINING, HELD, TESTED = 20000, 200, 1000
 TIMED = 50  # problems answered one by one
 RATES = (1, 2, 3, 5)  # K of ECR
 PATHS = 6
-COT_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 800, 200, 600
-COMMON = {"batch_size": 64, "warmup": 0.05, "weight_decay": 0.01, "save_every": 50, "log_every": 50}
+COT_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 900, 500, 800
+COMMON = {"batch_size": 32, "warmup": 0.05, "weight_decay": 0.01, "save_every": 50, "log_every": 50}
 LATENT = {"latent, r = 2": {"compression_rate": 2}, "latent, r = 4": {"compression_rate": 4}}
 ABLATIONS = {
     "latent, r = 2, hidden states fed back": {"compression_rate": 2, "feedback": "hidden_state"},
@@ -87,9 +87,9 @@ class Bench:
         return LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=128,
-                intermediate_size=384,
-                num_hidden_layers=2,
+                hidden_size=64,
+                intermediate_size=192,
+                num_hidden_layers=3,
                 num_attention_heads=4,
                 num_key_value_heads=4,
                 max_position_embeddings=128,
@@ -107,11 +107,11 @@ class Bench:
         config = SupervisedConfig(
             chain=CHAINS[name],
             steps=steps,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             seed=self.seed,
             evaluate_every=200,
             max_new_tokens=40,
-            **COMMON,
+            **(COMMON | {"batch_size": 64}),
         )
         model, start = self.model(), time.perf_counter()
         train_supervised(model, self.tokenizer, self.learned, self.held, config, self.work / name, device="cpu")

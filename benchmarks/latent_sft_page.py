@@ -16,8 +16,8 @@ HEAD = f"""### Latent-SFT
 Latent-SFT with r = 2 50.4 at 12.4 steps, with r = 4 44.6 at 6.64; for r = 2 with hidden states fed back 41.1, without LTIM 41.3,
 without LTSuM 49.0. ECR@50 to @300: 1.2 to 1.9 for r = 2, 2.4 to 3.6 for r = 4; N_eff 3.6 and 4.6.
 
-Here a two-layer model of width 128 learns arithmetic chains modulo 11 from nothing ("3 + 5 * 2 - 4 =", three or four operations,
-a token per number and sign), first as text (CoT-SFT), then in latent tokens: {STAGE_1_STEPS} steps for each of stage 1's three
+Here a three-layer model of width 64 learns arithmetic chains modulo 7 from nothing ("3 + 5 * 2 - 4 =", two to four operations, a
+token per number and sign), first as text (CoT-SFT), then in latent tokens: {STAGE_1_STEPS} steps for each of stage 1's three
 sub-steps and {STAGE_2_STEPS} for stage 2, every weight tuned. "No chain" had as many steps as CoT-SFT and both stages together.
 {TESTED:,} problems that none of them saw; time is of one problem at a time on one core.
 
@@ -27,7 +27,7 @@ python benchmarks/latent_sft.py --seed 0
 """
 
 ANALYSIS = f"""
-What the latent tokens hold. ECR@K counts the tokens of a step's part of the written chain among its K likeliest of 31 (an explicit
+What the latent tokens hold. ECR@K counts the tokens of a step's part of the written chain among its K likeliest of 27 (an explicit
 chain has 1); N_eff counts, among {PATHS} orders of the chain's equations (a chain that is read from left to right has no other
 solution), those that fit: 1 means that the latent chain is one order alone.
 """

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import szilard
 from szilard.engines import TransformersEngine
 from szilard.reasoning.latent_sft import labels as labels_module
-from szilard.reasoning.latent_sft import training as training_module
+from szilard.reasoning.latent_sft import stages as stages_module
 from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.reasoning.latent_sft.encoder import LatentTokenEncoder
 from szilard.reasoning.latent_sft.generate import latent_generate
@@ -19,7 +19,8 @@ from szilard.reasoning.latent_sft.labels import generate_soft_labels
 from szilard.reasoning.latent_sft.samples import as_samples
 from szilard.reasoning.latent_sft.stage1 import LatentSFTStage1
 from szilard.reasoning.latent_sft.stage2 import LatentSFTStage2
-from szilard.reasoning.latent_sft.training import LatentTraining, train_latent_sft
+from szilard.reasoning.latent_sft.stages import LatentTraining
+from szilard.reasoning.latent_sft.training import train_latent_sft
 from szilard.training.loop import read_metrics
 from tests.reasoning.latent_sft import tiny
 
@@ -240,7 +241,7 @@ def test_settings_that_cannot_be_are_refused(settings, error):
 
 
 def test_bad_input_is_refused_before_any_work(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(training_module, "run_recipe", None)
+    monkeypatch.setattr(stages_module, "run_recipe", None)
     with pytest.raises(ValueError, match="is not in this tokenizer"):
         train_latent_sft(engine(), data, tiny.config(think_close="</thought>"), tmp_path / "a")
     own = engine()
