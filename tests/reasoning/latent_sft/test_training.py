@@ -24,6 +24,7 @@ from szilard.reasoning.latent_sft.training import train_latent_sft
 from szilard.training.loop import read_metrics
 from tests.reasoning.latent_sft import tiny
 
+SHORT = {"lora": False, "steps": 2, "stage_1_steps": 2, "evaluations": 1}
 STAGES = ("encoder", "decoder", "both", "chain")
 
 
@@ -54,7 +55,11 @@ def test_a_model_folder_comes_out_and_the_engine_keeps_its_weights(tmp_path, dat
     before = {name: weight.clone() for name, weight in own.model.named_parameters()}
     told = []
     metrics = train_latent_sft(
-        own, data, tiny.config(lora=lora), tmp_path / "out", progress=lambda done, total: told.append((done, total))
+        own,
+        data,
+        tiny.config(**(SHORT | {"lora": lora})),
+        tmp_path / "out",
+        progress=lambda done, total: told.append((done, total)),
     )
     assert set(metrics) == {"accuracy", "latent_steps", "kl", "ce", "taught"} and told == [(24, 24)]
     after = dict(own.model.named_parameters())
@@ -173,7 +178,7 @@ def test_each_sub_step_trains_its_part_alone():
     ],
 )
 def test_ablations_and_the_first_version_train(tmp_path, data, settings):
-    metrics = train_latent_sft(engine(), data, tiny.config(lora=False, held_out=0.1, **settings), tmp_path / "out")
+    metrics = train_latent_sft(engine(), data, tiny.config(**(SHORT | settings)), tmp_path / "out")
     assert 0 <= metrics["accuracy"] <= 1
     row = read_metrics(tmp_path / "out" / "stages" / "chain" / "metrics.jsonl")[-1]
     assert ("hidden" in row) == (settings.get("feedback") == "hidden_state")
@@ -184,7 +189,7 @@ def test_ablations_and_the_first_version_train(tmp_path, data, settings):
 
 def test_losses_fall_in_both_stages(tmp_path):
     model = tiny.arithmetic_model()
-    settings = {"stage_1_steps": 30, "save_every": 10, "log_every": 10, "evaluations": 1, "stage_1_learning_rate": 1e-2}
+    settings = {"stage_1_steps": 20, "save_every": 10, "log_every": 10, "evaluations": 1, "stage_1_learning_rate": 1e-2}
     config = tiny.config(lora=False, steps=20, **settings)
     with LatentTraining(
         model, tiny.tokenizer(), tiny.problems(60), tiny.problems(8, 1), config, labels=tmp_path / "labels"
