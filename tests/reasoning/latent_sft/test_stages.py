@@ -14,6 +14,7 @@ from szilard.reasoning.latent_sft.masks import (
     TEXT,
     causal_mask,
     dual_track_positions,
+    induction_mask,
     plain_positions,
     supervision_mask,
 )
@@ -97,7 +98,22 @@ def test_layers_with_a_window_see_no_further_than_it():
         assert torch.allclose(ours, backbone(input_ids=ids).last_hidden_state, atol=1e-9)
 
 
-def test_the_encoder_reads_the_text_as_if_no_latent_token_were_there():
+def test_text_under_ltim_is_plain_text_where_latent_tokens_take_no_positions():
+    model = tiny_model("llama")
+    backbone = model.get_decoder()
+    one = Stage1Data([ONE], 2).collate([ONE])
+    ids, role = one["encoder_ids"], one["encoder_role"]
+    text = role != LATENT
+    with torch.no_grad():
+        embedded, mask = backbone.get_input_embeddings()(ids), induction_mask(role)
+        squeezed = hidden_states(backbone, embedded, mask, text.cumsum(1) - 1)
+        counted = hidden_states(backbone, embedded, mask, plain_positions(role))
+        plain = backbone(input_ids=ids[text][None]).last_hidden_state
+    assert torch.allclose(squeezed[text], plain[0], atol=1e-9)
+    assert not torch.allclose(counted[text], plain[0], atol=1e-3)
+
+
+def test_a_latent_token_sums_up_its_prefix_without_hearing_of_the_others():
     model = tiny_model("llama")
     space = VocabularySpace(model, "input_embedding", 3)
     encoder = LatentTokenEncoder(model.get_decoder(), space, tiny.config(lora=False))
