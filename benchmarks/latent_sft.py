@@ -2,7 +2,7 @@
 
     python benchmarks/latent_sft.py --part base --seed 0        # SFT without a chain, and CoT-SFT (the others' start)
     python benchmarks/latent_sft.py --part latent --seed 0      # r = 2 and 4
-    python benchmarks/latent_sft.py --part ablations --seed 0   # r = 2: hidden states fed back, no LTIM, no LTSuM, no warm start
+    python benchmarks/latent_sft.py --part ablations --seed 0   # r = 2: hidden states fed back, no LTIM, ..., no warm start
 
 Problems such as "3 + 5 * 2 - 4 =", read from left to right, modulo 11, of three or four operations. A two-layer model of
 width 128. Latent runs begin with the encoder's warm start, since without it most such small models never fill their
@@ -37,13 +37,14 @@ TRAINING, HELD, TESTED = 20000, 200, 1000
 TIMED = 50  # problems answered one by one
 RATES = (1, 2, 3, 5)  # K of ECR
 PATHS = 6
-COT_STEPS, WARM_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 800, 200, 150, 600
+COT_STEPS, WARM_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 800, 200, 150, 1200
 COMMON = {"batch_size": 64, "warmup": 0.05, "weight_decay": 0.01, "save_every": 50, "log_every": 50}
 LATENT = {"latent, r = 2": {"compression_rate": 2}, "latent, r = 4": {"compression_rate": 4}}
 ABLATIONS = {
     "latent, r = 2, hidden states fed back": {"compression_rate": 2, "feedback": "hidden_state"},
     "latent, r = 2, no LTIM": {"compression_rate": 2, "induction_mask": False},
     "latent, r = 2, no LTSuM": {"compression_rate": 2, "supervision_mask": False},
+    "latent, r = 2, noise on the labels": {"compression_rate": 2, "gumbel_scale": 1.0},
     "latent, r = 2, no warm start": {"compression_rate": 2, "warm_start_steps": 0},
 }
 CHAINS = {"no chain": False, "CoT-SFT": True}
@@ -140,7 +141,7 @@ class Bench:
         config = LatentSFTConfig(
             steps=STAGE_2_STEPS,
             stage_1_steps=STAGE_1_STEPS,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             stage_1_learning_rate=1e-3,
             encoder_learning_rate=3e-4,
             gradient_accumulation=1,
@@ -153,7 +154,7 @@ class Bench:
             max_latent_steps=40,
             max_answer_tokens=4,
             **COMMON,
-            **({"warm_start_steps": WARM_STEPS} | (LATENT | ABLATIONS)[name]),
+            **({"warm_start_steps": WARM_STEPS, "gumbel_scale": 0.0} | (LATENT | ABLATIONS)[name]),
         )
         folder = self.work / name
         start = time.perf_counter()
