@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,58 +24,70 @@ from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
 
-# slug: (settings, module, in it the class of the objective or a training of the method's own, what is trained)
 _TRAINER = "szilard.speculative.draft_training"
-HEADS: dict[str, tuple[type[TrainingConfig], str, str, str]] = {
-    "chimera": (
+
+
+class Trained(NamedTuple):
+    """What a command trains: settings, module, in it the objective's class or a training of its own, and in words."""
+
+    config: type[TrainingConfig]
+    module: str
+    trains: str
+    what: str
+    reads: str = "szilard.training.corpus:read_texts"  # checks the data before a model is loaded
+
+
+REASONING = "szilard.reasoning.examples:read_reasoning"  # problems with a chain of thought and an answer
+HEADS: dict[str, Trained] = {
+    "chimera": Trained(
         draft_config.ChimeraConfig,
         "szilard.speculative.chimera.training",
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
     ),
-    "first": (
+    "first": Trained(
         FirstConfig,
         "szilard.attention.first.training",
         "train_first",
         "FiRST's routers, which choose the layers that a prompt's answer needs (--lora: and bridge the gaps)",
     ),
-    "flash": (
+    "flash": Trained(
         draft_config.FlashConfig,
         "szilard.speculative.flash.training",
         "FlashObjective",
         "Flash's drafter: several features per forward, images compressed",
     ),
-    "hidden-transfer": (
+    "hidden-transfer": Trained(
         draft_config.HiddenTransferConfig,
         "szilard.speculative.hidden_transfer.training",
         "HiddenTransferObjective",
         "Hidden Transfer's projections into pseudo hidden states",
     ),
-    "lud": (
+    "lud": Trained(
         draft_config.LudConfig,
         "szilard.speculative.lud.training",
         "train_lud",
         "a model to write lexical units, several tokens at once",
     ),
-    "masked-diffusion": (
+    "masked-diffusion": Trained(
         MaskedDiffusionTraining,
         "szilard.diffusion.training",
         "train_masked_diffusion",
         "a model on, to fill in masked tokens anywhere instead of writing one after the other",
     ),
-    "mean-pool": (
+    "mean-pool": Trained(
         MeanPoolConfig,
         "szilard.compression.mean_pool.training",
         "train_mean_pool",
         "mean pooling's MLP, the baseline of soft compression",
     ),
-    "medusa": (
+    "medusa": Trained(
         draft_config.MedusaConfig,
         "szilard.speculative.medusa.training",
         "MedusaObjective",
         "Medusa's heads on the last hidden state",
     ),
-    "refrag": (
+    "refrag": Trained(
         RefragConfig,
         "szilard.compression.refrag.training",
         "train_refrag",
@@ -97,7 +109,7 @@ RestartOption = Annotated[bool, typer.Option("--restart", help="Forget an earlie
 
 def command(slug: str) -> Callable[..., None]:
     """The command that trains the heads of a method."""
-    config_class, module, objective, what = HEADS[slug]
+    config_class, module, objective, what, reads = HEADS[slug]
 
     def run(
         data: DataOption,
@@ -112,14 +124,14 @@ def command(slug: str) -> Callable[..., None]:
         **settings: Any,
     ) -> None:
         from szilard.training.config import read_config
-        from szilard.training.corpus import read_texts
         from szilard.whole_folder import check_folder
 
         chosen = read_config(config_class, config, settings)
         for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
             if importlib.util.find_spec(package) is None:
                 raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
-        read_texts(data)  # bad data is told before the model is loaded
+        checks, _, name = reads.partition(":")
+        getattr(import_module(checks), name)(data)  # bad data is told before the model is loaded
         for folder in (output, *([] if cache is None else [cache])):
             check_folder(folder)
         engine = load_engine(model, "transformers", training_device(device), dtype)

@@ -21,13 +21,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from szilard.training.config import TrainingConfig
+from szilard.training.learned import learned_state, load_learned
+from szilard.training.optimizers import regrouped
 
 _WHOLE = "whole"  # lies in a checkpoint that was written to its end
 NOTHING = "there is nothing to train on: no text is long enough or has an answer."
@@ -49,8 +50,8 @@ def fit(
 
     Args:
         objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}. With an attribute
-            `skips_parameters` that is true, a batch may leave some of its parameters out. A method `learning_rate_of`
-            (name of a parameter -> its largest learning rate) takes the place of the config's one rate.
+            `skips_parameters` that is true, a batch may leave some of its parameters out. Own rates, decays and
+            optimisers: see `optimizers.py`. Checkpoints hold what wants gradients, and buffers.
         data: examples by index.
         config: the settings.
         folder: where checkpoints, `metrics.jsonl` and TensorBoard's files go.
@@ -77,7 +78,7 @@ def fit(
     processes = int(os.environ.get("WORLD_SIZE", 1))
     steps = planned_steps(count, config)
     if last is not None and int(last.name.rpartition("-")[2]) >= steps:  # Trainer would take one step more
-        objective.load_state_dict(load_file(last / "model.safetensors"))
+        load_learned(objective, last / "model.safetensors")
         _check_finite(objective)
         return read_metrics(folder / "metrics.jsonl")
     sharded = uses_fsdp()
@@ -196,18 +197,18 @@ class _Loop(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         first = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        rate_of = getattr(self.model, "learning_rate_of", None)
-        if first and rate_of is not None:
+        if first:
             learner: Any = self.model if model is None else model
-            names = {id(parameter): name for name, parameter in learner.named_parameters()}
-            groups: dict[tuple[int, float], dict[str, Any]] = {}
-            for index, group in enumerate(optimizer.param_groups):
-                for parameter in group["params"]:
-                    name = names[id(parameter)].replace("_fsdp_wrapped_module.", "").removeprefix("module.")
-                    rate = float(rate_of(name))
-                    groups.setdefault((index, rate), {**group, "lr": rate, "params": []})["params"].append(parameter)
-            optimizer.param_groups = list(groups.values())  # schedules multiply each group's own rate
+            self.optimizer = optimizer = regrouped(optimizer, learner, self.model)
         return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, learned_state(self.model) if state_dict is None else state_dict)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A checkpoint without the frozen parts is how they are."""
+        if missing := sorted(set(load_result.missing_keys) & set(learned_state(self.model))):
+            raise ValueError(f"the checkpoint is of another training: it has no {missing[0]!r}; start anew.")
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         outputs = model(**inputs)

@@ -28,7 +28,16 @@ def check_ours(folder: Path, made_for: str, names: Sequence[str]) -> None:
         raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
 
 
-def claim(folder: Path, text: str, *, folders: Sequence[str], files: Sequence[str], restart: bool, other: str) -> None:
+def claim(
+    folder: Path,
+    text: str,
+    *,
+    folders: Sequence[str],
+    files: Sequence[str],
+    restart: bool,
+    other: str,
+    result: str = "model.safetensors",
+) -> None:
     """Take a folder for this run, or find that it is this run's.
 
     Args:
@@ -37,6 +46,7 @@ def claim(folder: Path, text: str, *, folders: Sequence[str], files: Sequence[st
         folders, files: that a training writes.
         restart: forget an earlier run.
         other: in what another run may differ, for the sentence.
+        result: the file that a finished run leaves.
 
     Raises:
         ValueError: another run has begun in it.
@@ -47,7 +57,7 @@ def claim(folder: Path, text: str, *, folders: Sequence[str], files: Sequence[st
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in files:
             (folder / name).unlink(missing_ok=True)
-    begun = any((folder / name).exists() for name in (*folders, "model.safetensors"))
+    begun = any((folder / name).exists() for name in (*folders, result))
     if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
         raise ValueError(
             f"{str(folder)!r} holds a training with other {other} (see its {NOTE}): give the same ones to go on, "
