@@ -219,6 +219,15 @@ class LaDiRReasoner(nn.Module):
         loss = for_flow * flow + for_answer * answer + for_special * special
         return {"loss": loss, "flow": flow, "answer": answer, "special": special, "right": right}
 
+    def answer_logits(self, batch: Batch) -> torch.Tensor:
+        """Logits of all slots behind the question and the gold blocks, [batch, S, vocab]."""
+        gold = batch["mean"]
+        shape = batch["noisy"].shape
+        noisy = torch.zeros(*shape, gold.shape[-1], device=gold.device)
+        time = self.parts.time(torch.ones(shape[:-1], device=gold.device))
+        nobody = torch.zeros(len(gold), dtype=torch.bool, device=gold.device)
+        return unembed(self.model, self._hidden(batch, gold, noisy, time, nobody))
+
     def _hidden(
         self,
         batch: Batch,

@@ -372,6 +372,7 @@ def describe(engine: Engine) -> dict[str, Any]:
     model: Any = engine.model  # type: ignore[attr-defined]
     return {
         "name": engine.name,
+        "source": str(getattr(model, "name_or_path", "") or engine.name),
         "fingerprint": weights_fingerprint(model),
         "hidden_size": int(model.config.get_text_config().hidden_size),
         "vocab_size": engine.vocab_size,
