@@ -33,6 +33,7 @@ from szilard.cli import (
     train_caad,
     train_comprexit,
     train_heads,
+    train_ladir,
     train_learn2pd,
     train_llmlingua2,
     train_tidal_decode,
@@ -63,6 +64,7 @@ train.command("aded")(train_aded.aded)
 train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
+train.command("ladir")(train_ladir.ladir)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

@@ -39,21 +39,23 @@ def diversity_force(z: torch.Tensor, sigma: float | torch.Tensor | None = None) 
     Returns:
         Shaped as z; zeros for one trajectory, and where all are in one place.
     """
-    flat = z.flatten(1)
-    count = len(flat)
-    if count < 2:
+    return _forces(z.flatten(1)[None], sigma)[0].view_as(z)
+
+
+def _forces(z: torch.Tensor, sigma: float | torch.Tensor | None) -> torch.Tensor:
+    """F within each of some questions, [questions, trajectories, d]."""
+    count = z.shape[1]
+    if count < 2 or (count == 2 and sigma is None):  # of two, the median is their own distance
         return torch.zeros_like(z)
-    apart = flat[:, None] - flat[None]  # [i, j, d]
+    apart = z[:, :, None] - z[:, None]  # [questions, i, j, d]
     squared = apart.pow(2).sum(-1)
     if sigma is None:
-        upper = torch.triu_indices(count, count, 1, device=z.device)
-        sigma = squared[upper[0], upper[1]].sqrt().quantile(0.5)
-    bandwidth = torch.as_tensor(sigma, dtype=flat.dtype, device=flat.device).pow(2)
-    ratio = squared / bandwidth.clamp(min=torch.finfo(flat.dtype).tiny)
+        one, other = torch.triu_indices(count, count, 1, device=z.device)
+        sigma = squared[:, one, other].sqrt().quantile(0.5, dim=1)[:, None, None]
+    bandwidth = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).pow(2)
+    ratio = squared / bandwidth.clamp(min=torch.finfo(z.dtype).tiny)
     weight = 2 * (1 - ratio) * torch.exp(-ratio)
-    if count == 2:  # the median is the pair's own distance: exactly no force, whatever rounding says
-        weight = torch.where(squared == bandwidth, 0.0, weight)
-    return torch.einsum("ij,ijd->id", weight, apart).view_as(z)
+    return torch.einsum("qij,qijd->qid", weight, apart)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,12 @@ class DiversityGuidance:
         strength = self.gamma(t)
         if strength == 0:
             return moved
-        force = torch.zeros_like(z)
+        force = torch.zeros_like(z).flatten(1)
         sigma = None if isinstance(self.bandwidth, str) else self.bandwidth
-        for group in groups.unique().tolist():  # questions, each with its trajectories at once
-            rows = groups == group
-            force[rows] = diversity_force(z[rows], sigma)
+        _, number, counts = groups.unique(return_inverse=True, return_counts=True)
+        order = number.argsort(stable=True)
+        for count in counts.unique().tolist():  # questions with as many trajectories at once
+            rows = order[(counts == count)[number[order]]].view(-1, count)
+            force[rows] = _forces(z.flatten(1)[rows], sigma)
+        force = force.view_as(z)
         return moved + strength * force if self.guidance_sign == "repulsive" else moved - dt * strength * force

@@ -178,7 +178,8 @@ class LaDiRReasoner(nn.Module):
         blocks = []
         for _ in range(batch["mean"].shape[1]):
             noise = initial_noise * torch.randn_like(batch["mean"][:, 0])
-            z, _, _ = denoise(self.parts, context, noise, how, checkpointed=checkpointing)
+            now = copy.copy(context)  # steps that are computed again must not find later blocks in it
+            z, _, _ = denoise(self.parts, now, noise, how, checkpointed=checkpointing)
             context.keep(self.parts.finished(z), self.parts.seen(timestep=False), everyone)
             blocks.append(z)
         return torch.stack(blocks, dim=1)
