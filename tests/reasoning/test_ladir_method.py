@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -11,8 +12,11 @@ import torch
 
 import szilard
 from szilard.cli.main import main
+from szilard.decoding.method import row_streams
+from szilard.engines import TransformersEngine
 from szilard.reasoning.examples import Reasoning
 from szilard.reasoning.ladir.checkpoint import open_parts, open_reasoner, open_vae, write_checkpoint
+from szilard.reasoning.ladir import training
 from szilard.reasoning.ladir.config import LadirConfig
 from szilard.reasoning.ladir.training import STAGE_1, STAGE_2, VAE, train_ladir, train_reasoner
 from tests.conftest import tiny_model, tiny_tokenizer
@@ -62,7 +66,7 @@ def engine(folder):
 def test_the_method_thinks_as_the_reasoner_does(folder, engine):
     method = szilard.LaDiR(num_steps=3, max_blocks=3, seed=4)
     results = engine.generate(PROMPTS, method, max_new_tokens=3)
-    reasoner = open_reasoner(folder, device="cpu")
+    reasoner = open_reasoner(folder, device="cpu").double()
     assert reasoner.parts.base["fingerprint"] == engine.fingerprint
     for prompt, result in zip(PROMPTS, results, strict=True):
         inputs = engine.encode([prompt])
@@ -71,19 +75,9 @@ def test_the_method_thinks_as_the_reasoner_does(folder, engine):
         assert alone.tokens == result.tokens and alone.trace[0].thoughts == first.thoughts
         assert 1 <= first.blocks <= 3 and first.denoising_steps == 3 * first.blocks
         assert len(first.thoughts.split(" | ")) == len(first.thought_norms.split(" | ")) == first.blocks
-        # the same noise, given to the reasoner
-        from szilard.decoding.method import row_streams
-
-        class Prompt:
-            tokens, prompt_width = inputs["input_ids"], inputs["input_ids"].shape[1]
-            prompt_mask = inputs["attention_mask"]
-
-        (stream,) = row_streams(4, Prompt())  # type: ignore[arg-type]
+        (stream,) = row_streams(4, engine.state([prompt]))
         noise = torch.stack([torch.randn(1, 2, 6, generator=stream) for _ in range(3)])
-        reasoner.double()
-        own = reasoner.generate(
-            **{"question_ids": inputs["input_ids"]}, num_steps=3, max_blocks=3, noise=noise, max_new_tokens=3
-        )
+        own = reasoner.generate(inputs["input_ids"], num_steps=3, max_blocks=3, noise=noise, max_new_tokens=3)
         assert len(own.blocks[0]) == first.blocks
         assert own.answer_ids[0] == [token for token in result.tokens if token != engine.tokenizer.eos_token_id]
 
@@ -171,7 +165,9 @@ def test_a_training_writes_a_model_that_answers_with_thoughts(tmp_path, lora):
     assert {"accuracy", "blocks", "as_many", "with_gold", "exact"} <= set(metrics)
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
     engine = szilard.load(tmp_path / "made", device="cpu")
-    assert not torch.equal(engine.model.lm_head.weight, base.model.lm_head.weight) or lora
+    assert not torch.equal(
+        engine.model.model.layers[0].mlp.up_proj.weight, base.model.model.layers[0].mlp.up_proj.weight
+    )
     result = engine.generate("w5 w6", szilard.LaDiR(num_steps=2, max_blocks=2), max_new_tokens=2)
     assert result.trace[0].thoughts is not None
     with pytest.raises(ValueError, match="other settings"):
@@ -182,17 +178,16 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nobody stopped."""
+    return train_reasoner(float_engine(), EXAMPLES[:20], EXAMPLES[20:], SMALL, tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("where", [VAE, STAGE_1, STAGE_2])
-def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, where):
-    whole = train_reasoner(float_engine(), EXAMPLES[:20], EXAMPLES[20:], SMALL, tmp_path / "whole")
-    objective = {
-        VAE: "szilard.reasoning.ladir.training.VaeObjective.forward",
-        STAGE_1: "szilard.reasoning.ladir.training.ReasonerObjective.forward",
-        STAGE_2: "szilard.reasoning.ladir.training.ReasonerObjective.forward",
-    }[where]
-    module, cls, name = objective.rsplit(".", 2)
-    owner = getattr(__import__(module, fromlist=[cls]), cls)
-    real, calls = getattr(owner, name), []
+def test_a_killed_training_goes_on_as_if_nothing_had_been(whole, tmp_path, monkeypatch, where):
+    owner = training.VaeObjective if where == VAE else training.ReasonerObjective
+    real, calls = owner.forward, []
 
     def dying(self, **batch):
         if getattr(self, "rollout", None) == (where == STAGE_2) or where == VAE:
@@ -201,7 +196,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch,
                 raise Killed
         return real(self, **batch)
 
-    monkeypatch.setattr(owner, name, dying)
+    monkeypatch.setattr(owner, "forward", dying)
     with pytest.raises(Killed):
         train_reasoner(float_engine(), EXAMPLES[:20], EXAMPLES[20:], SMALL, tmp_path / "killed")
     monkeypatch.undo()
@@ -215,10 +210,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch,
 
 
 def float_engine():
-    import copy
-
-    from szilard.engines import TransformersEngine
-
+    """The tiny model in float32, a copy."""
     return TransformersEngine(copy.deepcopy(tiny_model("llama")).float(), tiny_tokenizer(), name="tiny")
 
 

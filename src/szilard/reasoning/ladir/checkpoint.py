@@ -1,9 +1,9 @@
 """The folder of a trained reasoner.
 
-    config.json, model.safetensors, tokenizer ...   the reasoner's language model, as transformers loads it
-    ladir/                                          what denoises: `LadirParts`
-    ladir/vae/                                      `VaeParts`, and the encoder's changes
-    ladir/base/                                     the pretrained model, which is the VAE's decoder
+config.json, model.safetensors, tokenizer ...   the reasoner's language model, as transformers loads it
+ladir/                                          what denoises: `LadirParts`
+ladir/vae/                                      `VaeParts`, and the encoder's changes
+ladir/base/                                     the pretrained model, which is the VAE's decoder
 """
 
 from __future__ import annotations

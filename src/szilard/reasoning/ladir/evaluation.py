@@ -82,7 +82,9 @@ def with_gold_blocks(reasoner: LaDiRReasoner, thoughts: Sequence[Thought], *, ba
     pack = packer(parts.latent_tokens, parts.latent_dim, parts.span, 1)
     good = 0
     for start in range(0, len(thoughts), batch_size):
-        batch = {name: rows.to(reasoner.model.device) for name, rows in pack(thoughts[start : start + batch_size]).items()}
+        batch = {
+            name: rows.to(reasoner.model.device) for name, rows in pack(thoughts[start : start + batch_size]).items()
+        }
         said = reasoner.answer_logits(batch).argmax(-1)
         good += int(((said == batch["labels"]) | (batch["labels"] == IGNORED)).all(1).sum())
     return good / len(thoughts)

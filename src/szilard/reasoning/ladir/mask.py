@@ -106,7 +106,9 @@ def additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def as_attention_mask(model: Any, seen: torch.Tensor, place: torch.Tensor, key_place: torch.Tensor | None = None) -> Any:
+def as_attention_mask(
+    model: Any, seen: torch.Tensor, place: torch.Tensor, key_place: torch.Tensor | None = None
+) -> Any:
     """What `attention_mask` must be for a model to let positions see `seen`, bool [batch, query, key].
 
     Args:

@@ -84,9 +84,7 @@ class LadirParts(AddOn):
         """What the positions of such a block see of each other, bool [query, key]."""
         return block_mask(self.latent_tokens, self.span, timestep=timestep, device=self.null.device)
 
-    def velocity(
-        self, hidden: torch.Tensor, z: torch.Tensor, t: torch.Tensor, time: torch.Tensor
-    ) -> torch.Tensor:
+    def velocity(self, hidden: torch.Tensor, z: torch.Tensor, t: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """The velocity eps - z_0 at z_t.
 
         Args:

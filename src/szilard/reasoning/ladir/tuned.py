@@ -74,7 +74,9 @@ class TunedModel(nn.Module):
             raise ValueError(f"{str(file)!r} holds no tuned weights ({' '.join(str(error).split())[:200]}).") from error
         for name, parameter in zip(self.names, self.tuned, strict=True):
             if name not in tensors or tensors[name].shape != parameter.shape:
-                raise ValueError(f"{str(file)!r} holds weights of another model: {name} is missing or of another shape.")
+                raise ValueError(
+                    f"{str(file)!r} holds weights of another model: {name} is missing or of another shape."
+                )
             parameter.copy_(tensors[name])
 
     @torch.no_grad()

@@ -253,9 +253,7 @@ class SentenceVAE(nn.Module):
         return mean + spread * torch.randn_like(mean) if sample else mean
 
     @torch.no_grad()
-    def encode_distribution(
-        self, texts: Sequence[str], *, batch_size: int = 64
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_distribution(self, texts: Sequence[str], *, batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the normalised latents, float32 [n, L_b, d_z] each."""
         if not texts:
             empty = torch.zeros(0, self.parts.latent_tokens, self.parts.latent_dim, device=self.decoder.device)
@@ -323,10 +321,9 @@ class SentenceVAE(nn.Module):
         """The decoder's logits [n, width + 1, vocab] of sentences and their ends behind raw latents, and the labels."""
         prefix = self.parts.prefix(z).to(self.decoder.dtype)
         embedded = self.decoder.get_input_embeddings()(ids)
-        hidden = (
-            self.decoder.get_decoder()(inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False)
-            .last_hidden_state[:, prefix.shape[1] - 1 :]
-        )  # padding is on the right, where no real token looks
+        hidden = self.decoder.get_decoder()(
+            inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False
+        ).last_hidden_state[:, prefix.shape[1] - 1 :]  # padding is on the right, where no real token looks
         labels = torch.cat([torch.where(real, ids, _IGNORED), ids.new_full((len(ids), 1), _IGNORED)], dim=1)
         labels.scatter_(1, real.sum(1, keepdim=True), self.tokenizer.eos_token_id)
         return unembed(self.decoder, hidden), labels
