@@ -15,8 +15,8 @@ from szilard.cli.main import main
 from szilard.decoding.method import row_streams
 from szilard.engines import TransformersEngine
 from szilard.reasoning.examples import Reasoning
-from szilard.reasoning.ladir.checkpoint import open_parts, open_reasoner, open_vae, write_checkpoint
 from szilard.reasoning.ladir import training
+from szilard.reasoning.ladir.checkpoint import open_parts, open_reasoner, open_vae, write_checkpoint
 from szilard.reasoning.ladir.config import LadirConfig
 from szilard.reasoning.ladir.training import STAGE_1, STAGE_2, VAE, train_ladir, train_reasoner
 from tests.conftest import tiny_model, tiny_tokenizer

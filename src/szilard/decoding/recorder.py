@@ -64,8 +64,8 @@ class TraceRecorder:
             candidates: (ids [batch, k], weights [batch, k]), heaviest first; k may differ from step to step. A weight
                 that is not above zero leaves its candidate out, and a row without any candidate has null.
             active: [batch] bool, the rows that were unfinished at this step; the others are dropped. None: all.
-            columns: further columns, each [batch] (of strings: a list) or one Python scalar for all rows. They may differ
-                from step to step. `mode` is 0 (discrete) or 1 (latent).
+            columns: further columns, each [batch] (of strings: a list) or one Python scalar for all rows. They may
+                differ from step to step. `mode` is 0 (discrete) or 1 (latent).
 
         Raises:
             ValueError: a shape that does not fit, or a column name that the trace uses itself.

@@ -12,7 +12,7 @@ their own, feel nothing under the median: take three or more, or a number as the
 # Paper: the prediction gets + gamma_t F, and the released code adds that to the velocity, which Euler's step subtracts:
 # near trajectories are pulled together. Here: F is added to the latents (guidance_sign="repulsive"), which is what the
 # paper wants of it; "official" is the released sign, for comparison.
-# Released code: differences between the thought tokens inside one sample. Here: between trajectories, as the paper says.
+# Released code: differences between thought tokens inside one sample. Here: between trajectories, as the paper says.
 """
 
 from __future__ import annotations

@@ -97,15 +97,15 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 256, scale: float = 1.0) -> None:
         super().__init__()
-        self.half = frequencies // 2
-        self.inner = nn.Linear(2 * self.half, width)
+        self.waves = frequencies // 2
+        self.inner = nn.Linear(2 * self.waves, width)
         self.outer = nn.Linear(width, width)
-        nn.init.normal_(self.inner.weight, std=1 / math.sqrt(self.half))
+        nn.init.normal_(self.inner.weight, std=1 / math.sqrt(self.waves))
         nn.init.normal_(self.outer.weight, std=2.0 * scale / math.sqrt(width))
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         # In float32 whatever the model's precision: in bfloat16 neighbouring times are one.
-        at = torch.arange(self.half, device=t.device, dtype=torch.float32) / self.half
+        at = torch.arange(self.waves, device=t.device, dtype=torch.float32) / self.waves
         angles = t.float()[..., None] * _TIME_SCALE * torch.exp(-math.log(10_000.0) * at)
         waves = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
         return self.outer(nn.functional.silu(self.inner(waves.to(self.inner.weight))))

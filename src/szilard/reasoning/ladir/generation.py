@@ -29,7 +29,8 @@ class LadirOutput:
         thought_texts: per trajectory the sentence of every block; None: they were not decoded.
         steps: per trajectory the denoising steps of every block.
         num_denoising_forwards: of the whole batch: T per block, 2 T with guidance.
-        num_forward_passes: all of the batch: the question's, the denoising's, one (two) per finished block, the answer's.
+        num_forward_passes: of the whole batch: the question's, the denoising's, one (two) per finished block, and the
+            answer's.
     """
 
     answers: list[str]

@@ -51,7 +51,8 @@ class LaDiRReasoner(nn.Module):
         lambdas: weights of L_FM, L_Ans and L_Spec.
         cond_dropout: share of the examples whose question is replaced by the null vector (all but its first token);
             their answers and ends are not learned from (inferred).
-        sample_latents: whether targets are drawn from the VAE's posterior; no: they are its mean (as the released code).
+        sample_latents: whether targets are drawn from the VAE's posterior; no: they are its mean, as in the released
+            code.
     """
 
     def __init__(

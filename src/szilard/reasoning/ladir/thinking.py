@@ -135,10 +135,7 @@ def denoise(
 
     for t, dt in FlowSchedule(how.num_steps).pairs():
         at = torch.tensor(t, dtype=torch.float32, device=z.device)
-        if checkpointed:
-            velocity = checkpoint(velocity_at, z, at, use_reentrant=False)
-        else:
-            velocity = velocity_at(z, at)
+        velocity = checkpoint(velocity_at, z, at, use_reentrant=False) if checkpointed else velocity_at(z, at)
         forwards += 1 if blind is None else 2
         if how.diversity is None or groups is None:
             moved = z - dt * velocity

@@ -265,8 +265,8 @@ def train_ladir(
         restart: forget an earlier run in the folder.
 
     Returns:
-        On held-out problems: "accuracy", "blocks", "as_many", "with_gold", "loss" (stage 1's), and "exact" (sentences that the VAE writes
-        again).
+        On held-out problems: "accuracy", "blocks", "as_many", "with_gold", "loss" (of stage 1), and "exact": sentences
+        that the VAE writes again.
 
     Raises:
         ValueError: unusable data, another model than the folder's, or other settings than its unfinished run's.
@@ -288,8 +288,8 @@ def train_ladir(
             other = "settings or data, or of another model"
             claim(folder, text, folders=(*stages, "ladir"), files=_FILES, restart=restart, other=other)
         process.wait_for_everyone()
-        parts = [[examples[index] for index in rows] for rows in (chosen, kept)]
-        trained = train_reasoner(engine, *parts, config, folder)
+        to_learn, to_ask = ([examples[index] for index in rows] for rows in (chosen, kept))
+        trained = train_reasoner(engine, to_learn, to_ask, config, folder)
         last = trained.stages[STAGE_2 if config.stage2 else STAGE_1]
         metrics = _at(last) | {"exact": _at(trained.stages[VAE])["exact"]}
         if process.is_main_process:
