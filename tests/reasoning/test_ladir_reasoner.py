@@ -412,6 +412,21 @@ def test_half_precision_is_tuned_by_low_rank_changes_only():
         TunedModel(copy.deepcopy(tiny_model("llama")).bfloat16())
 
 
+def test_a_model_in_bfloat16_learns_by_low_rank_changes_and_thinks():
+    engine = tiny_engine()
+    engine.model = copy.deepcopy(engine.model).bfloat16()
+    vae = SentenceVAE.from_pretrained(engine, latent_tokens=SIZE, latent_dim=WIDTH, lora_rank=2)
+    ids, real = vae.tokens(TEXTS)
+    vae.train().loss({"ids": ids, "real": real})["loss"].backward()
+    reasoner = LaDiRReasoner.from_pretrained(engine, vae=vae.eval(), lora_rank=2).train()
+    batch = packer(SIZE, WIDTH, "block", 1)(thoughts())
+    for found in (reasoner.stage1_loss(batch), reasoner.stage2_loss(batch, 2)):
+        found["loss"].backward()
+        assert torch.isfinite(found["loss"])
+    out = reasoner.eval().generate(QUESTIONS, REAL, num_steps=2, max_blocks=2, max_new_tokens=1, cfg_scale=2.0)
+    assert all(torch.isfinite(blocks).all() and blocks.dtype == torch.float32 for blocks in out.blocks)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
