@@ -63,7 +63,7 @@ VAE_SETTINGS: dict[str, Any] = {
     # The paper's k = 3 and p = 0.3 are for sentences with words to spare; an equation of five words has none.
     "latent_noise": 1.0,
     "token_sub_prob": 0.0,
-    "latent_tokens": 4,
+    "latent_tokens": 2,
     "latent_dim": 16,
 }
 COMMON: dict[str, Any] = {"save_every": 100, "log_every": 50, "warmup": 0.05}
@@ -80,11 +80,11 @@ PLANS = {
             vae_steps=400,
             steps=2500,
             batch_size=32,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             noise_draws=4,
             stage2_steps=300,
             stage2_batch_size=16,
-            stage2_learning_rate=3e-4,
+            stage2_learning_rate=5e-4,
             rollout_steps=5,
             evaluate_every=500,
             eval_problems=64,
@@ -94,7 +94,7 @@ PLANS = {
         ),
     ),
     "countdown": Plan(
-        largest=100,
+        largest=160,
         problems=30_000,
         tested=150,
         layers=2,
@@ -105,11 +105,11 @@ PLANS = {
             vae_steps=1200,
             steps=2500,
             batch_size=32,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             noise_draws=4,
             stage2_steps=300,
             stage2_batch_size=16,
-            stage2_learning_rate=3e-4,
+            stage2_learning_rate=5e-4,
             rollout_steps=5,
             evaluate_every=500,
             eval_problems=64,
@@ -119,7 +119,7 @@ PLANS = {
         ),
     ),
 }
-NUMBERS, GOAL = 3, 25  # of a countdown: numbers, and the largest number given or reached
+NUMBERS, GOAL = 3, 40  # of a countdown: numbers, and the largest number given or reached
 
 
 def chains(plan: Plan, seed: int) -> tuple[list[Reasoning], list[Reasoning]]:

@@ -22,6 +22,7 @@ from szilard.reasoning.ladir.diversity import DiversityGuidance
 from szilard.reasoning.ladir.generation import answer_on, think_on, thought_texts
 from szilard.reasoning.ladir.parts import LadirParts
 from szilard.reasoning.ladir.thinking import Thinking, Thoughts
+from szilard.reasoning.ladir.vae import SentenceVAE
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -127,6 +128,8 @@ class LaDiR(Method):
             return
         model: Any = state.model  # type: ignore[attr-defined]
         parts = self._parts(model, state.model_name).to(state.device)
+        shown = state.trace is not None and self.decode_thoughts
+        vae = open_vae(self._where(model), device=str(model.device)) if shown else None  # before any work
         streams = row_streams(self.seed, state)
         shape = (parts.latent_tokens, parts.latent_dim)
 
@@ -134,24 +137,24 @@ class LaDiR(Method):
             return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(parts.null)
 
         thoughts, logits = think_on(state, parts, self._thinking(), noise, same_prompts(state))
-        answer_on(state, logits, **({} if state.trace is None else self._shown(thoughts, model)))
+        answer_on(state, logits, **({} if state.trace is None else _shown(thoughts, vae)))
 
-    def _shown(self, thoughts: Thoughts, model: Any) -> dict[str, Any]:
-        """What the trace tells of the thoughts, a value per row."""
-        counts = thoughts.counts.tolist()
-        norms = thoughts.blocks.float().pow(2).mean((2, 3)).sqrt().tolist()
-        shown: dict[str, Any] = {
-            "blocks": thoughts.counts,
-            "denoising_steps": thoughts.steps.sum(1),
-            "thought_norms": [
-                " | ".join(f"{norm:.2f}" for norm in row[:count]) for row, count in zip(norms, counts, strict=True)
-            ],
-        }
-        if self.decode_thoughts:
-            vae = open_vae(self._where(model), device=str(model.device))
-            own = [row[:count] for row, count in zip(thoughts.blocks, counts, strict=True)]
-            shown["thoughts"] = [" | ".join(texts) for texts in thought_texts(vae, own)]
-        return shown
+
+def _shown(thoughts: Thoughts, vae: SentenceVAE | None) -> dict[str, Any]:
+    """What the trace tells of the thoughts, a value per row."""
+    counts = thoughts.counts.tolist()
+    norms = thoughts.blocks.float().pow(2).mean((2, 3)).sqrt().tolist()
+    shown: dict[str, Any] = {
+        "blocks": thoughts.counts,
+        "denoising_steps": thoughts.steps.sum(1),
+        "thought_norms": [
+            " | ".join(f"{norm:.2f}" for norm in row[:count]) for row, count in zip(norms, counts, strict=True)
+        ],
+    }
+    if vae is not None:
+        own = [row[:count] for row, count in zip(thoughts.blocks, counts, strict=True)]
+        shown["thoughts"] = [" | ".join(texts) for texts in thought_texts(vae, own)]
+    return shown
 
 
 def same_prompts(state: DecodingState) -> torch.Tensor:
