@@ -107,6 +107,16 @@ def test_a_vae_survives_its_folder_whole_and_low_rank(tmp_path):
             only.encode(TEXTS)
 
 
+def test_w_in_may_begin_as_w_dec_so_that_the_model_reads_what_the_decoder_reads():
+    reasoner = tiny_reasoner()
+    vae = reasoner.vae
+    vae.fit_normaliser([f"w{number}" for number in range(10, 40)])
+    reasoner.read_as_decoder()
+    z = torch.randn(2, SIZE, WIDTH, generator=torch.Generator().manual_seed(0)).double()
+    raw = z * vae.parts.spread + vae.parts.shift
+    assert torch.allclose(reasoner.parts.project(z), vae.parts.expand(raw))
+
+
 # ---- packing and losses --------------------------------------------------------------------------------------------
 
 

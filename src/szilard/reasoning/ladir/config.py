@@ -42,6 +42,9 @@ class LadirConfig(TrainingConfig):
     normalise: str = setting("all", "Latents are scaled by one number (all) or one per dimension (dimension).")
     objective: str = setting("flow", "What is predicted: flow, x0, eps or v.")
     span: str = setting("block", "Where attention is full: block (<BOT> to <EOT>) or latents.")
+    read_as_decoder: bool = setting(
+        True, "W_in begins as the VAE's W_dec, whose vectors the pretrained model reads already; no: at random."
+    )
     lambda_flow: float = setting(5.0, "Weight of the flow matching loss.")
     lambda_answer: float = setting(1.0, "Weight of the answer's cross-entropy.")
     lambda_special: float = setting(1.0, "Weight of the choice between another block and the answer.")
@@ -82,7 +85,7 @@ class LadirConfig(TrainingConfig):
         for name in ("token_sub_prob", "cond_dropout"):
             check_number(name, getattr(self, name), low=0, high=1)
         check_number("held_out", self.held_out, low=0, high=0.9)
-        for name in ("stage2", "ae_token", "sample_latents", "checkpointing", "lora", "store_base"):
+        for name in ("stage2", "read_as_decoder", "ae_token", "sample_latents", "checkpointing", "lora", "store_base"):
             check_bool(name, getattr(self, name))
         check_choice("normalise", self.normalise, ("all", "dimension"))
         check_choice("objective", self.objective, OBJECTIVES)

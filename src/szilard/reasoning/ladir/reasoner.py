@@ -117,6 +117,18 @@ class LaDiRReasoner(nn.Module):
             sample_latents=sample_latents,
         )
 
+    @torch.no_grad()
+    def read_as_decoder(self) -> None:
+        """Have W_in begin as the VAE's W_dec (inferred: the paper does not tell how W_in begins).
+
+        The decoder is the model that this one begins as, so it reads such vectors already.
+        """
+        if self.vae is None:
+            raise ValueError("W_in can begin as W_dec only beside a VAE.")
+        own, theirs = self.parts.project, self.vae.parts
+        own.weight.copy_(theirs.expand.weight * theirs.spread)
+        own.bias.copy_(theirs.expand.bias + theirs.expand.weight @ theirs.shift)
+
     @property
     def model(self) -> Any:
         """The language model."""

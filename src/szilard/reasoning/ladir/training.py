@@ -206,6 +206,8 @@ def train_reasoner(
     def stage(name: str, settings: LadirConfig, *, rollout: bool) -> Stage:
         def objective() -> nn.Module:
             latents()
+            if config.read_as_decoder and not rollout:
+                reasoner.read_as_decoder()
             return ReasonerObjective(reasoner, settings, rollout=rollout)
 
         return Stage(
