@@ -165,9 +165,6 @@ def test_a_training_writes_a_model_that_answers_with_thoughts(tmp_path, lora):
     assert {"accuracy", "blocks", "as_many", "with_gold", "exact"} <= set(metrics)
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
     engine = szilard.load(tmp_path / "made", device="cpu")
-    assert not torch.equal(
-        engine.model.model.layers[0].mlp.up_proj.weight, base.model.model.layers[0].mlp.up_proj.weight
-    )
     result = engine.generate("w5 w6", szilard.LaDiR(num_steps=2, max_blocks=2), max_new_tokens=2)
     assert result.trace[0].thoughts is not None
     with pytest.raises(ValueError, match="other settings"):
