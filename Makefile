@@ -30,8 +30,10 @@ demo: $(READY)  ## the main job: think with and without latent decoding, side by
 	  "Tom has 3 boxes with 12 pencils each and gives away 7 pencils. How many are left? Think step by step." \
 	  "Why is the sky blue?"
 
+# Processes that share the tests.
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ _METHODS = {
     "caad": ("szilard.decoding.caad", "Caad"),
     "ead": ("szilard.decoding.ead", "Ead"),
     "soft-thinking": ("szilard.decoding.soft_thinking", "SoftThinking"),
+    "latent-sft": ("szilard.reasoning.latent_sft.method", "LatentSFT"),
     "aded": ("szilard.speculative.aded", "Aded"),
     "chimera": ("szilard.speculative.chimera.method", "Chimera"),
     "draft-model": ("szilard.speculative.draft_model", "DraftModel"),

@@ -182,6 +182,14 @@ def test_two_processes_train_as_one_with_the_double_batch(tmp_path, sharded):
         "for steps in (8, 20):\n"  # the second part goes on from a checkpoint
         "    config = dataclasses.replace(config, steps=steps, schedule='constant', warmup=0.0)\n"
         "    fit(line, Points(), config, Path(sys.argv[1]), collate=collate, device='cpu')\n"
+        f"if not {sharded}:\n"  # then two stages of a recipe, evaluated on the way
+        "    from szilard.training.recipe import Stage, run_recipe\n"
+        "    def score(_): return {'score': -float(line.layer.weight.sub(1).abs().sum())}\n"
+        "    def stage(name):\n"
+        "        whole = dict(evaluate=score, evaluate_every=6, best='score')\n"
+        "        return Stage(name, config, lambda: line, Points, collate, **whole)\n"
+        "    reached = run_recipe([stage('a'), stage('b')], Path(sys.argv[1]) / 'recipe', device='cpu')\n"
+        "    assert [row['step'] for row in reached['b'].evaluations] == [0, 6, 12, 18, 20]\n"
         "if os.environ.get('RANK', '0') == '0': torch.save(line.state_dict(), sys.argv[1] + '/end.pt')\n"
     )
     file = tmp_path / "two.py"

@@ -21,8 +21,10 @@ from szilard.cli.loading import errors, load_engine, note, training_device
 from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
+from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
+from szilard.training.hyperfitting.config import HyperfitConfig
 
 _TRAINER = "szilard.speculative.draft_training"
 
@@ -62,6 +64,19 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.hidden_transfer.training",
         "HiddenTransferObjective",
         "Hidden Transfer's projections into pseudo hidden states",
+    ),
+    "hyperfitting": Trained(
+        HyperfitConfig,
+        "szilard.training.hyperfitting.training",
+        "train_hyperfitting",
+        "a model on very few texts until it knows them by heart, so that greedy text stops looping",
+    ),
+    "latent-sft": Trained(
+        LatentSFTConfig,
+        "szilard.reasoning.latent_sft.training",
+        "train_latent_sft",
+        "a model on, to think in a few distributions over its vocabulary instead of many words",
+        REASONING,
     ),
     "lud": Trained(
         draft_config.LudConfig,

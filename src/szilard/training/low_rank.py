@@ -15,8 +15,16 @@ _LINEAR = (
 )
 
 
-def inject(model: Any, rank: int) -> dict[str, nn.Parameter]:
+def inject(
+    model: Any, rank: int, dropout: float = 0.0, *, beneath: tuple[str, ...] | None = None
+) -> dict[str, nn.Parameter]:
     """Put low-rank adapters of scale 2 beside the linear layers of a text model; they begin as no change.
+
+    Args:
+        model: a causal language model.
+        rank: of the adapters.
+        dropout: share of an adapter's input that is left out in training.
+        beneath: only layers whose names in the model begin with one of these; None: all.
 
     Returns:
         Their float32 parameters by name, which alone want gradients.
@@ -27,14 +35,32 @@ def inject(model: Any, rank: int) -> dict[str, nn.Parameter]:
     from peft import LoraConfig, inject_adapter_in_model
 
     inner = model.get_decoder()  # the text's layers: a vision tower stays as it is
-    found = [name for name, module in inner.named_modules() if name.rpartition(".")[2] in _LINEAR]
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is inner and name), "")
+    found = [
+        name
+        for name, _ in inner.named_modules()
+        if name.rpartition(".")[2] in _LINEAR and (beneath is None or f"{prefix}{name}".startswith(beneath))
+    ]
     if not found:
         raise ValueError("none of the model's linear layers has a usual name, so low-rank changes find no place.")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=found), inner)
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=found)
+    inject_adapter_in_model(adapters, inner)
     tuned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in tuned.values():
         parameter.data = parameter.data.float()  # peft takes the model's dtype, in which small steps vanish
     return tuned
+
+
+@torch.no_grad()
+def merge(model: Any) -> None:
+    """Fold the adapters into the model's weights, and give it its own layers back.
+
+    Weights become new tensors: who shares the old ones keeps them.
+    """
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.merge(safe_merge=True)
+    remove(model)
 
 
 def remove(model: Any) -> None:

@@ -1,0 +1,163 @@
+"""Kill -9 in the middle of each recipe, again and again: is what comes out what comes out undisturbed?
+
+    python benchmarks/resume_demonstration.py [--only latent-sft] [--kills 3]
+
+Every recipe of several stages or with texts on the way runs four times on a tiny model through `szilard train`:
+undisturbed; killed several times (SIGKILL, at other points of its way each time) and given again; and in two processes
+(torchrun) with half the batch each. Compared are all rows of all `metrics.jsonl` and `evaluations.jsonl`, and every
+tensor that was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from results_store import Store
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from szilard.reasoning.tasks import arithmetic_chains, number_tokenizer
+
+SMALL = ["--save-every", "4", "--log-every", "2", "--batch-size", "8"]
+# slug: (arguments, file of the data)
+RECIPES: dict[str, tuple[list[str], str]] = {}
+
+
+def prepare(folder: Path) -> None:
+    """A tiny model and data for it."""
+    tokenizer = number_tokenizer(12)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    examples = arithmetic_chains(64, seed=0, steps=(2, 3), modulus=13)
+    rows = [{"problem": one.problem, "cot": one.cot, "answer": one.answer} for one in examples]
+    (folder / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    texts = [" ; ".join(f"{one.problem} {one.answer}" for one in examples[at : at + 8]) for at in range(0, 64, 2)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+
+
+def command(slug: str, work: Path, output: Path, processes: int = 1) -> list[str]:
+    """The command line of a training."""
+    arguments, data = RECIPES[slug]
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        at = arguments.index("--batch-size") + 1
+        arguments = [*arguments[:at], str(int(arguments[at]) // processes), *arguments[at + 1 :]]
+    known = ["-m", "szilard", "train", slug, "--model", str(work / "model"), "--data", str(work / data)]
+    return [*launcher, *known, "-o", str(output), "--device", "cpu", *arguments]
+
+
+def finish(line: list[str]) -> float:
+    """Run to the end; seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}\n{done.stderr[-3000:]}")
+    return time.perf_counter() - start
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every log below a folder."""
+    found = {}
+    for file in sorted([*folder.rglob("metrics.jsonl"), *folder.rglob("evaluations.jsonl")]):
+        found[str(file.relative_to(folder))] = [json.loads(line) for line in file.read_text().splitlines()]
+    return found
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of every safetensors file below a folder."""
+    found = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        found |= {f"{file.relative_to(folder)}: {name}": tensor for name, tensor in load_file(file).items()}
+    return found
+
+
+def killed(line: list[str], output: Path, kills: int, seconds: float, progressed: Callable[[], int]) -> list[int]:
+    """Start, kill and start again; how many rows of logs there were at each kill."""
+    at = []
+    for number in range(kills):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        wanted = progressed() + 2 + 3 * number  # so many more rows, then the end
+        limit = time.perf_counter() + 3 * seconds + 60
+        while process.poll() is None and progressed() < wanted and time.perf_counter() < limit:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            at.append(progressed())
+        process.wait()
+    finish(line)
+    return at
+
+
+def demonstrate(slug: str, kills: int) -> dict[str, Any]:
+    """One recipe."""
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        prepare(work)
+        seconds = finish(command(slug, work, work / "whole"))
+        expected, weights = rows_of(work / "whole"), weights_of(work / "whole")
+
+        def progressed() -> int:
+            logs = [*(work / "cut").rglob("metrics.jsonl"), *(work / "cut").rglob("evaluations.jsonl")]
+            return sum(file.read_text().count("\n") for file in logs if file.is_file())
+
+        at = killed(command(slug, work, work / "cut"), work / "cut", kills, seconds, progressed)
+        found, again = rows_of(work / "cut"), weights_of(work / "cut")
+        same = set(weights) == set(again) and all(torch.equal(weights[name], again[name]) for name in weights)
+        finish(command(slug, work, work / "two", processes=2))
+        two = rows_of(work / "two")
+        apart = [
+            abs(one["loss"] - other["loss"]) / abs(one["loss"])
+            for name, rows in expected.items()
+            for one, other in zip(rows, two[name], strict=True)
+            if "loss" in one
+        ]
+        return {
+            "rows": sum(map(len, expected.values())),
+            "killed at row": at,
+            "rows equal": found == expected,
+            "tensors": len(weights),
+            "tensors equal": same,
+            "two processes, first loss apart": apart[0],
+            "two processes, loss apart at most": max(apart),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=tuple(RECIPES))
+    parser.add_argument("--kills", type=int, default=3)
+    arguments = parser.parse_args()
+    store = Store("resume")
+    for slug in [arguments.only] if arguments.only else RECIPES:
+        found = demonstrate(slug, arguments.kills)
+        print(slug, found)
+        store.add({"recipe": slug, "kills": arguments.kills}, found)
+
+
+if __name__ == "__main__":
+    main()
