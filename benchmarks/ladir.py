@@ -62,26 +62,26 @@ VAE_SETTINGS: dict[str, Any] = {
     "vae_learning_rate": 2e-3,
     # The paper's k = 3 and p = 0.3 are for sentences with words to spare; an equation of five words has none.
     "latent_noise": 1.0,
-    "token_sub_prob": 0.0,
+    "token_sub_prob": 0.1,
     "latent_tokens": 2,
     "latent_dim": 16,
 }
 COMMON: dict[str, Any] = {"save_every": 100, "log_every": 50, "warmup": 0.05}
 PLANS = {
     "chains": Plan(
-        largest=10,
+        largest=6,
         problems=20_000,
         tested=300,
         layers=2,
         width=128,
-        base=SupervisedConfig(steps=800, batch_size=32, learning_rate=2e-3, max_new_tokens=32, **COMMON),
+        base=SupervisedConfig(steps=700, batch_size=32, learning_rate=2e-3, max_new_tokens=32, **COMMON),
         direct=SupervisedConfig(steps=1500, batch_size=32, learning_rate=1e-3, max_new_tokens=4, chain=False, **COMMON),
         ladir=LadirConfig(
-            vae_steps=400,
+            vae_steps=500,
             steps=2500,
-            batch_size=32,
+            batch_size=64,
             learning_rate=2e-3,
-            noise_draws=4,
+            noise_draws=2,
             stage2_steps=300,
             stage2_batch_size=16,
             stage2_learning_rate=5e-4,
@@ -102,11 +102,11 @@ PLANS = {
         base=SupervisedConfig(steps=2000, batch_size=32, learning_rate=2e-3, max_new_tokens=24, **COMMON),
         direct=None,
         ladir=LadirConfig(
-            vae_steps=1200,
-            steps=2500,
-            batch_size=32,
+            vae_steps=1500,
+            steps=3000,
+            batch_size=64,
             learning_rate=2e-3,
-            noise_draws=4,
+            noise_draws=2,
             stage2_steps=300,
             stage2_batch_size=16,
             stage2_learning_rate=5e-4,
