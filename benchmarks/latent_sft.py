@@ -182,12 +182,12 @@ class Bench:
             "steps_of_chain": mean([one.latent_steps for one in found]),
             "forward_passes": mean([one.passes for one in found]),
             "milliseconds": 1000 * seconds / TIMED,
-            **self.analysis(model, found),
+            **self.analysis(model, found, config.compression_rate),
         }
 
-    def analysis(self, model: Any, found: Sequence[LatentAnswer]) -> dict[str, Any]:
+    def analysis(self, model: Any, found: Sequence[LatentAnswer], rate: int) -> dict[str, Any]:
         """ECR@K, and N_eff over the orders in which the equations of a chain could stand."""
-        rates: dict[int, list[float]] = {count: [] for count in RATES}
+        rates: list[dict[int, list[float]]] = [{count: [] for count in RATES} for _ in range(2)]
         paths = []
         embeddings = model.get_input_embeddings().weight.detach()
         for one, problem in zip(found, self.tested, strict=True):
@@ -195,7 +195,9 @@ class Bench:
                 continue
             chain = self.tokenizer.encode(problem.cot, add_special_tokens=False)
             for count in RATES:
-                rates[count].append(effective_compression_rate(one.latents.likeliest, chain, count))
+                for ahead in (0, 1):
+                    covered = effective_compression_rate(one.latents.likeliest, chain, count, rate=rate, ahead=ahead)
+                    rates[ahead][count].append(covered)
             if len(paths) < 200:
                 likeliest, shares = one.latents.likeliest, one.latents.shares
                 orders = [self.tokenizer.encode(text, add_special_tokens=False) for text in reordered(problem)]
@@ -209,7 +211,8 @@ class Bench:
         columns = [mean(list(column)) for column in zip(*paths, strict=True)]
         names = ("parts in order", "nearest part", "nearest part, normalised", "top-2")
         return {
-            "ecr": {f"@{count}": mean(values) for count, values in rates.items()},
+            "ecr": {f"@{count}": mean(values) for count, values in rates[0].items()},
+            "ecr_next": {f"@{count}": mean(values) for count, values in rates[1].items()},
             "n_eff": dict(zip(names, columns, strict=True)),
         }
 

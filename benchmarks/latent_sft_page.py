@@ -29,7 +29,7 @@ python benchmarks/latent_sft.py --seed 0
 
 ANALYSIS = f"""
 What the latent tokens hold. ECR@K counts the tokens of a step's part of the written chain among its K likeliest of 31 (an explicit
-chain has 1); N_eff counts, among {PATHS} orders of the chain's equations (a chain that is read from left to right has no other
+chain has 1), "next part" the same of the part behind it, which a latent token is taught to lead to; N_eff counts, among {PATHS} orders of the chain's equations (a chain that is read from left to right has no other
 solution), those that fit: 1 means that the latent chain is one order alone.
 """
 
@@ -60,7 +60,7 @@ def page() -> Iterator[str]:
         )
     columns = ["trained as", "right answers", "from the encoder's chain", "steps of the chain", "forward passes"]
     yield table([*columns, "milliseconds", "seeds"], rows)
-    analysed = [name for name in names if all(record.get("ecr") for record in found[name])]
+    analysed = [name for name in names if all(record.get("ecr_next") for record in found[name])]
     if analysed:
         yield ANALYSIS
         first = found[analysed[0]][0]
@@ -68,12 +68,19 @@ def page() -> Iterator[str]:
             [
                 name,
                 *(f"{average([record['ecr'] for record in found[name]], at):.2f}" for at in first["ecr"]),
+                *(f"{average([record['ecr_next'] for record in found[name]], at):.2f}" for at in first["ecr_next"]),
                 *(f"{average([record['n_eff'] for record in found[name]], at):.2f}" for at in first["n_eff"]),
             ]
             for name in analysed
         ]
         yield table(
-            ["trained as", *(f"ECR{at}" for at in first["ecr"]), *(f"N_eff, {at}" for at in first["n_eff"])], rows
+            [
+                "trained as",
+                *(f"ECR{at}" for at in first["ecr"]),
+                *(f"next part{at}" for at in first["ecr_next"]),
+                *(f"N_eff, {at}" for at in first["n_eff"]),
+            ],
+            rows,
         )
     if READING:
         yield READING
