@@ -40,7 +40,7 @@ def effective_compression_rate(
         reference: token ids of the explicit chain.
         count: K.
         rate: r, where the parts are to be the training's chunks; None: equal parts, whatever the number of steps.
-        ahead: 0: a step's own part, as in the paper; 1: the next one, which its latent token is taught to lead to (ours).
+        ahead: 0: a step's own part, as in the paper; 1: the next, which its latent token is taught to lead to (ours).
 
     Returns:
         Explicit tokens that a latent step covers, on average. NaN without latent steps that have a part.
