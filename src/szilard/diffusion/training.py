@@ -239,7 +239,7 @@ def train_masked_diffusion(
             ids = {"mask_token_id": mask, "eos_token_id": eos, "eot_token_id": None}
             with objective.tuned_model() as model:
                 habits = ids | {"shift_logits": config.shift_logits, "forbid_mask": True}
-                _write(model, engine.tokenizer, habits, folder)
+                write_with_habits(model, engine.tokenizer, habits, folder)
         finally:
             objective.restore()
         write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
@@ -263,8 +263,8 @@ def measure(
     return {name: total / len(data) for name, total in sums.items()}
 
 
-def _write(model: Any, tokenizer: Any, habits: dict[str, Any], folder: Path) -> None:
-    """The model, with its habits in its config."""
+def write_with_habits(model: Any, tokenizer: Any, habits: dict[str, Any], folder: Path) -> None:
+    """The model as transformers loads it, with "masked_diffusion" in its config."""
     config = model.config
     before = config.__dict__.get("masked_diffusion")
     config.masked_diffusion = habits
