@@ -10,6 +10,7 @@ from typing import Any
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model and its tokenizer, the weights last: with them the folder is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

@@ -8,8 +8,6 @@ ladir/base/                                     the pretrained model, which is t
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from szilard.reasoning.ladir.reasoner import LaDiRReasoner
 from szilard.reasoning.ladir.tuned import TunedModel
 from szilard.reasoning.ladir.vae import SentenceVAE, VaeParts
 from szilard.training.add_on import opened
+from szilard.training.model_folder import write_model
 
 _PARTS, _VAE, _BASE = "ladir", "vae", "base"
 
@@ -39,19 +38,9 @@ def write_checkpoint(reasoner: LaDiRReasoner, vae: SentenceVAE, folder: Path, ba
     inside = folder / _PARTS
     vae.save(inside / _VAE)
     if base is not None:
-        _write_model(base.model, base.tokenizer, inside / _BASE)  # type: ignore[attr-defined]
+        write_model(base.model, base.tokenizer, inside / _BASE)  # type: ignore[attr-defined]
     reasoner.parts.save_pretrained(inside)
-    _write_model(model, reasoner.tokenizer, folder)
-
-
-def _write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """A model as transformers loads it, its weights last: with them it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)
+    write_model(model, reasoner.tokenizer, folder)
 
 
 def parts_folder(checkpoint: str) -> Path:
