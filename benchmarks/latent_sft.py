@@ -39,7 +39,10 @@ RATES = (1, 2, 3, 5)  # K of ECR
 PATHS = 6
 COT_STEPS, WARM_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 800, 200, 150, 1200
 COMMON = {"batch_size": 64, "warmup": 0.05, "weight_decay": 0.01, "save_every": 50, "log_every": 50}
-LATENT = {"latent, r = 2": {"compression_rate": 2}, "latent, r = 4": {"compression_rate": 4}}
+LATENT = {
+    "latent, r = 2": {"compression_rate": 2},
+    "latent, r = 4": {"compression_rate": 4, "steps": 3000},  # a step of the chain is more to work out
+}
 ABLATIONS = {
     "latent, r = 2, hidden states fed back": {"compression_rate": 2, "feedback": "hidden_state"},
     "latent, r = 2, no LTIM": {"compression_rate": 2, "induction_mask": False},
@@ -138,8 +141,8 @@ class Bench:
     def latent(self, name: str) -> dict[str, Any]:
         """What a latent model reaches; CoT-SFT's is where it starts."""
         model, _, _ = self.supervised("CoT-SFT")
+        runs: dict[str, dict[str, Any]] = LATENT | ABLATIONS
         config = LatentSFTConfig(
-            steps=STAGE_2_STEPS,
             stage_1_steps=STAGE_1_STEPS,
             learning_rate=2e-3,
             stage_1_learning_rate=1e-3,
@@ -154,7 +157,7 @@ class Bench:
             max_latent_steps=40,
             max_answer_tokens=4,
             **COMMON,
-            **({"warm_start_steps": WARM_STEPS, "gumbel_scale": 0.0} | (LATENT | ABLATIONS)[name]),
+            **({"steps": STAGE_2_STEPS, "warm_start_steps": WARM_STEPS, "gumbel_scale": 0.0} | runs[name]),
         )
         folder = self.work / name
         start = time.perf_counter()
