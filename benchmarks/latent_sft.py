@@ -29,6 +29,7 @@ from szilard.reasoning.latent_sft.generate import LatentAnswer, latent_generate
 from szilard.reasoning.latent_sft.method import LatentSFT
 from szilard.reasoning.latent_sft.metrics import effective_compression_rate, effective_global_parallelism
 from szilard.reasoning.latent_sft.stages import LatentTraining, best_row
+from szilard.reasoning.latent_sft.training import write_latent_model
 from szilard.reasoning.supervised import SupervisedConfig, answers, same_answer, train_supervised
 from szilard.reasoning.tasks import arithmetic_chains, number_tokenizer
 
@@ -61,8 +62,14 @@ def main() -> None:
     parser.add_argument("--run", choices=list(itertools.chain(*PARTS.values())), help="one run alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("build/latent-sft"), help="checkpoints")
+    parser.add_argument("--export", type=Path, help="write the latent model of --run to a folder; nothing is recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.export:
+        if arguments.run in (None, *CHAINS):
+            parser.error("--export needs --run with a latent run")
+        print(Bench(arguments.seed, arguments.work / f"seed-{arguments.seed}").latent(arguments.run, arguments.export))
+        return
     store = Store("latent-sft")
     for name in itertools.chain(*([PARTS[arguments.part]] if arguments.part else PARTS.values())):
         if arguments.run not in (None, name):
@@ -138,8 +145,8 @@ class Bench:
             "training_seconds": round(seconds),
         }
 
-    def latent(self, name: str) -> dict[str, Any]:
-        """What a latent model reaches; CoT-SFT's is where it starts."""
+    def latent(self, name: str, export: Path | None = None) -> dict[str, Any]:
+        """What a latent model reaches, which may be written to a folder; CoT-SFT's is where it starts."""
         model, _, _ = self.supervised("CoT-SFT")
         runs: dict[str, dict[str, Any]] = LATENT | ABLATIONS
         config = LatentSFTConfig(
@@ -166,6 +173,8 @@ class Bench:
         ) as training:
             results = training.run(folder)
             seconds = time.perf_counter() - start
+            if export is not None:
+                write_latent_model(model, self.tokenizer, config, export)
             taught = {stage: best_row(results[stage])["accuracy"] for stage in ("encoder", "decoder", "both")}
             return self.measured(model, config) | {"taught": taught, "training_seconds": round(seconds)}
 

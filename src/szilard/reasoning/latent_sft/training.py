@@ -100,7 +100,7 @@ def train_latent_sft(
             results = training.run(folder / "stages")
             if not processes.is_main_process:
                 return {}
-            _write(model, engine.tokenizer, config, folder)
+            write_latent_model(model, engine.tokenizer, config, folder)
         metrics = {}
         if held:
             chain = best_row(results[CHAIN])
@@ -112,7 +112,7 @@ def train_latent_sft(
         return metrics
 
 
-def _write(model: Any, tokenizer: Any, config: LatentSFTConfig, folder: Path) -> None:
+def write_latent_model(model: Any, tokenizer: Any, config: LatentSFTConfig, folder: Path) -> None:
     """The model as transformers loads it, with what it was trained for in its config."""
     names = ("top_k", "feedback", "think_open", "think_close", "compression_rate")
     setattr(model.config, CONFIG_ENTRY, {name: getattr(config, name) for name in names})
