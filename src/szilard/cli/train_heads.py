@@ -22,6 +22,7 @@ from szilard.cli.loading import errors, load_engine, note, training_device
 from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
+from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
 from szilard.training.hyperfitting.config import HyperfitConfig
@@ -89,6 +90,13 @@ HEADS: dict[str, Trained] = {
         "a model on very few texts until it knows them by heart, so that greedy text stops looping",
         model=_ANEW,
         alone=True,
+    ),
+    "latent-sft": Trained(
+        LatentSFTConfig,
+        "szilard.reasoning.latent_sft.training",
+        "train_latent_sft",
+        "a model on, to think in a few distributions over its vocabulary instead of many words",
+        REASONING,
     ),
     "lud": Trained(
         draft_config.LudConfig,

@@ -15,12 +15,15 @@ _LINEAR = (
 )
 
 
-def inject(model: Any, rank: int, beneath: tuple[str, ...] | None = None) -> dict[str, nn.Parameter]:
+def inject(
+    model: Any, rank: int, dropout: float = 0.0, *, beneath: tuple[str, ...] | None = None
+) -> dict[str, nn.Parameter]:
     """Put low-rank adapters of scale 2 beside the linear layers of a text model; they begin as no change.
 
     Args:
         model: a causal language model.
         rank: of the adapters.
+        dropout: share of an adapter's input that is left out in training.
         beneath: only layers whose names in the model begin with one of these; None: all.
 
     Returns:
@@ -40,7 +43,8 @@ def inject(model: Any, rank: int, beneath: tuple[str, ...] | None = None) -> dic
     ]
     if not found:
         raise ValueError("none of the model's linear layers has a usual name, so low-rank changes find no place.")
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=found), inner)
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=found)
+    inject_adapter_in_model(adapters, inner)
     tuned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for parameter in tuned.values():
         parameter.data = parameter.data.float()  # peft takes the model's dtype, in which small steps vanish
@@ -49,7 +53,10 @@ def inject(model: Any, rank: int, beneath: tuple[str, ...] | None = None) -> dic
 
 @torch.no_grad()
 def merge(model: Any) -> None:
-    """Add what `inject` gave and training changed to the model's own weights, and give it its own layers back."""
+    """Fold the adapters into the model's weights, and give it its own layers back.
+
+    Weights become new tensors: who shares the old ones keeps them.
+    """
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.merge(safe_merge=True)

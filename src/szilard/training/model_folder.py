@@ -1,4 +1,4 @@
-"""A tuned model as a folder that transformers loads."""
+"""A trained model as a folder that transformers reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model and its tokenizer, its weights last: with them the folder is whole."""
+    """The model and its tokenizer, the weights last: with them the folder is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

@@ -1,0 +1,1 @@
+"""Latent-SFT: a chain of thought as a short chain of distributions over the vocabulary."""
