@@ -94,7 +94,7 @@ PLANS = {
         ),
     ),
     "countdown": Plan(
-        largest=160,
+        largest=80,
         problems=30_000,
         tested=150,
         layers=2,
@@ -119,7 +119,7 @@ PLANS = {
         ),
     ),
 }
-NUMBERS, GOAL = 3, 40  # of a countdown: numbers, and the largest number given or reached
+NUMBERS, GOAL = 3, 20  # of a countdown: numbers, and the largest number given or reached
 
 
 def chains(plan: Plan, seed: int) -> tuple[list[Reasoning], list[Reasoning]]:
@@ -142,6 +142,8 @@ def puzzles(plan: Plan, seed: int, data: Path | None) -> tuple[list[Reasoning], 
             if max(map(int, [*given, goal])) <= GOAL and problem not in known:
                 asked.append(Reasoning(problem, "1 + 1 = 2 ; 2 + 1 = 3", "3"))  # only the problem is asked
         asked = asked[: plan.tested]
+        if not asked:
+            raise ValueError(f"{str(data)!r} has no puzzle with numbers up to {GOAL}: leave --data out.")
     return learned, asked
 
 

@@ -72,6 +72,8 @@ class Sentences(Dataset[list[int]]):
 class _Objective(nn.Module):
     """A loss as the training loop takes it; parts that are new to the model have a learning rate of their own."""
 
+    skips_parameters = True  # a batch whose questions are all kept leaves the null vector out
+
     def __init__(self, config: LadirConfig) -> None:
         super().__init__()
         self.settings = config
