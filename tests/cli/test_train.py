@@ -123,6 +123,7 @@ def test_a_wrong_setting_is_refused_before_the_model_is_loaded(tmp_path, capsys)
     ("slug", "words", "cached"),
     [
         ("medusa", ("The model stays as it is.", "accelerate launch"), True),
+        ("latent-sft", ("written as a folder of its own.", "accelerate launch"), True),
         ("lud", ("written as an add-on to it.", "accelerate launch"), True),
         ("masked-diffusion", ("written as a folder of its own.", "accelerate launch"), False),
         ("hyperfitting", ("written as a folder of its own.", "Processes: one."), False),

@@ -41,7 +41,7 @@ class Trained(NamedTuple):
         reads: checks the data before a model is loaded.
         model: what becomes of the model, in a sentence.
         alone: it runs in one process.
-        cached: it computes the model's hidden states beforehand, which `--cache` keeps.
+        cached: it computes hidden states or labels of the texts beforehand, which `--cache` keeps.
     """
 
     config: type[TrainingConfig]
@@ -97,6 +97,8 @@ HEADS: dict[str, Trained] = {
         "train_latent_sft",
         "a model on, to think in a few distributions over its vocabulary instead of many words",
         REASONING,
+        model=_ANEW,
+        cached=True,
     ),
     "lud": Trained(
         draft_config.LudConfig,
@@ -141,7 +143,7 @@ DataOption = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for what is trained.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; flags go before it.")]
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Keep the model's hidden states here, for further trainings.")
+    Path | None, typer.Option("--cache", help="Keep hidden states or labels of the texts here, for further trainings.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many texts.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Forget an earlier run in the folder.")]
