@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,7 +212,8 @@ class Bench:
             for count in RATES:
                 for ahead in (0, 1):
                     covered = effective_compression_rate(one.latents.likeliest, chain, count, rate=rate, ahead=ahead)
-                    rates[ahead][count].append(covered)
+                    if not math.isnan(covered):  # a chain of one step has no next part
+                        rates[ahead][count].append(covered)
             if len(paths) < 200:
                 likeliest, shares = one.latents.likeliest, one.latents.shares
                 orders = [self.tokenizer.encode(text, add_special_tokens=False) for text in reordered(problem)]
