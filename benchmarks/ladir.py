@@ -75,18 +75,18 @@ PLANS = {
         layers=2,
         width=128,
         base=SupervisedConfig(steps=700, batch_size=32, learning_rate=2e-3, max_new_tokens=32, **COMMON),
-        direct=SupervisedConfig(steps=1500, batch_size=32, learning_rate=1e-3, max_new_tokens=4, chain=False, **COMMON),
+        direct=SupervisedConfig(steps=1000, batch_size=32, learning_rate=1e-3, max_new_tokens=4, chain=False, **COMMON),
         ladir=LadirConfig(
-            vae_steps=500,
-            steps=2500,
+            vae_steps=1000,
+            steps=1000,  # enough to read gold blocks, not to make its own: what stage 2 is for
             batch_size=64,
             learning_rate=2e-3,
             noise_draws=2,
-            stage2_steps=300,
+            stage2_steps=400,
             stage2_batch_size=16,
             stage2_learning_rate=5e-4,
             rollout_steps=5,
-            evaluate_every=500,
+            evaluate_every=200,
             eval_problems=64,
             max_new_tokens=4,
             **VAE_SETTINGS,
@@ -99,7 +99,7 @@ PLANS = {
         tested=150,
         layers=2,
         width=128,
-        base=SupervisedConfig(steps=2000, batch_size=32, learning_rate=2e-3, max_new_tokens=24, **COMMON),
+        base=SupervisedConfig(steps=3000, batch_size=32, learning_rate=2e-3, max_new_tokens=24, **COMMON),
         direct=None,
         ladir=LadirConfig(
             vae_steps=1500,
@@ -254,7 +254,7 @@ def measure_chain(
     seconds = time.process_time() - start
     said = [answer for output in outputs for answer in output.answers]
     blocks = [own for output in outputs for own in output.blocks]
-    texts = iter(trained.vae.decode(torch.cat(blocks), max_new_tokens=8))
+    texts = iter(trained.vae.decode(torch.cat(blocks), max_new_tokens=12))
     thoughts = [[next(texts) for _ in range(len(own))] for own in blocks]
     record(
         store,

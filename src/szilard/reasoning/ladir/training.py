@@ -33,6 +33,7 @@ VAE, STAGE_1, STAGE_2 = "vae", "stage-1", "stage-2"
 _MADE_FOR = "# szilard ladir training for"
 _FILES = ("training.yaml", "held-out.yaml", "config.json", "model.safetensors")
 _LOSS_COUNTS = 1e-4  # of the held-out loss beside the accuracy, where the best weights are chosen
+_BEYOND = 8  # tokens
 _MOST_SENTENCES = 256  # that an evaluation of the VAE writes again
 
 
@@ -182,8 +183,8 @@ def train_reasoner(
     def reconstructs(_: nn.Module) -> dict[str, float]:
         ids, real = vae.tokens(tested)
         found = vae.loss({"ids": ids, "real": real})
-        longest = ids.shape[1] + 1
-        again = vae.decode(vae.encode(tested), max_new_tokens=longest)
+        room = ids.shape[1] + _BEYOND  # a sentence that does not end is none
+        again = vae.decode(vae.encode(tested), max_new_tokens=room)
         wanted = engine.tokenizer.batch_decode(Sentences(engine.tokenizer, tested).rows, skip_special_tokens=True)
         exact = [one == other.strip() for one, other in zip(again, wanted, strict=True)]
         return {name: float(found[name]) for name in ("ce", "kl", "right")} | {"exact": sum(exact) / len(exact)}
