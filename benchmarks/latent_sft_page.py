@@ -37,7 +37,9 @@ READING = """
 **Reading.** At r = 2 the claim holds: as right as the written chain with half the steps, and 0.6 of the time a problem takes (each
 step costs the same forward). What the model feeds itself matters as in the paper: with hidden states fed back (which the
 encoder's chain teaches perfectly, and faster) the model's own chains stop early and a third of the answers is lost. Without LTIM nothing is
-learned: latent tokens that may look at each other stay empty, and the encoder's own chain gives chance. The rows of "next part" say what a
+learned: latent tokens that may look at each other stay empty, and the encoder's own chain gives chance. Without LTSuM the decoder learns everything from the text beside them, so the
+encoder's chain is right in stage 1, says little, and the model's own chains lose three answers of four. So all three ablations go the paper's way, and further; their
+order is another (the paper loses most without soft embeddings, then without LTIM; here it is LTIM, LTSuM, soft embeddings). The rows of "next part" say what a
 latent token is: 1.6 of the two words that come next are among its three likeliest, so it can be read (a page of one such
 chain: pictures/latent-chain.html); of the part that it stands for it keeps little, because nothing asks for it.
 
