@@ -89,7 +89,7 @@ def test_long_texts_in_blocks_of_queries_are_the_same(monkeypatch):
 
 
 def test_gradients_flow_through_the_entropies():
-    llama = tiny_model("llama")
+    llama = copy.deepcopy(tiny_model("llama")).requires_grad_(True)
     with RecordedEntropies(llama).opened() as recorded:
         llama(one_text(), use_cache=False)
     (grad,) = torch.autograd.grad(recorded.stacked.sum(), [llama.model.layers[0].self_attn.q_proj.weight])
