@@ -109,7 +109,7 @@ def test_no_logits_are_kept_unless_asked_for(llama, monkeypatch):
 
 def test_every_method_keeps_scores_and_logits_of_every_step(llama):
     needed = {"adadec": {"threshold": 0.0}, "ead": {"threshold": 0.0, "large": llama, "min_duration": 2}}
-    needed["draft-model"] = {"draft": llama}
+    needed |= {"draft-model": {"draft": llama}, "ladir": {"max_blocks": 0}}
     needed["lud"] = {"adapter": LudAdapter(base={"hidden_size": 32, "vocab_size": 97}, shapes={}), "beta": 0.0}
     for slug, entry in szilard.methods().items():
         if issubclass(entry.cls, TrainedDrafts):
