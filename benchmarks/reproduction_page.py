@@ -16,6 +16,8 @@ import adaptive_page as adaptive
 import attention_page as attention
 import compression_page as compression
 import diffusion_page as diffusion
+import entropy_guided_attention_page as entropy_guided_attention
+import hyperfitting_page as hyperfitting
 import speculative_page as speculative
 from markdown_table import table
 from results_store import Store
@@ -58,6 +60,7 @@ def main() -> None:
     sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
+    sections += [*hyperfitting.page(), *entropy_guided_attention.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")

@@ -6,6 +6,7 @@ The page loads nothing and runs nothing: the pictures are inline SVG, and its co
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 from szilard.analysis.matrix_entropy_profile import EntropyReport
@@ -25,9 +26,19 @@ def to_html(report: EntropyReport) -> str:
         "unit": "nats" if report.unit == "nats" else "share of log(number of dimensions): 1 is all of them used alike",
         "top": "all eigenvalues" if report.top is None else f"the {report.top} largest eigenvalues",
         "curve": _curve(report),
-        "map": "" if single else f"<h2>Layers and heads</h2>{_map(report)}",
+        "map": "" if single else f"<h2>Layers and heads</h2>{heat_map(report.heads)}",
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _PAGE)  # one pass: the filled in is not searched
+    return document("matrix entropy", filled(_BODY, values))
+
+
+def filled(template: str, values: dict[str, str]) -> str:
+    """A template with {{names}} filled in, in one pass: what is filled in is not searched."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def document(title: str, body: str) -> str:
+    """A self-contained HTML document in the style of these pages."""
+    return filled(_PAGE, {"title": escape(title), "body": body})
 
 
 def _curve(report: EntropyReport) -> str:
@@ -75,14 +86,14 @@ def _curve(report: EntropyReport) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Entropy over layers">{"".join(shapes)}</svg>'
 
 
-def _map(report: EntropyReport) -> str:
-    """A cell per layer (row) and head (column): the darker the lower, the brighter the higher its entropy."""
-    rows, columns = len(report.heads), len(report.heads[0])
-    everything = [value for layer in report.heads for value in layer]
+def heat_map(values: Sequence[Sequence[float]]) -> str:
+    """An SVG with a cell per layer (row) and head (column): the darker the lower, the brighter the higher its value."""
+    rows, columns = len(values), len(values[0])
+    everything = [value for layer in values for value in layer]
     low, span = min(everything), (max(everything) - min(everything)) or 1.0
     width = (_WIDTH - _LEFT - _RIGHT) / columns
     shapes = []
-    for row, heads in enumerate(report.heads):
+    for row, heads in enumerate(values):
         up = _TOP + row * _CELL
         if row % max(1, rows // 16) == 0:
             shapes.append(
@@ -123,7 +134,7 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="generator" content="szilard">
 <link rel="icon" href="data:,">
-<title>szilard: matrix entropy</title>
+<title>szilard: {{title}}</title>
 <style>
 :root { --page: #fbfbfa; --card: #fff; --line: #e4e3df; --ink: #1d1d1f; --soft: #6c6b67; --accent: #6d4fd8; }
 @media (prefers-color-scheme: dark) { :root { --page: #131316; --card: #1b1b1f; --line: #303036; --ink: #ececee;
@@ -139,11 +150,12 @@ svg { width: 100%; background: var(--card); border: 1px solid var(--line); borde
 </style>
 </head>
 <body>
-<h1>Matrix entropy of {{what}} in {{model}}</h1>
-<p>Mean over {{texts}} texts; {{top}}; {{unit}}. The line is a layer with its heads side by side, the points are its
-heads alone.</p>
-{{curve}}
-{{map}}
+{{body}}
 </body>
 </html>
 """
+_BODY = """<h1>Matrix entropy of {{what}} in {{model}}</h1>
+<p>Mean over {{texts}} texts; {{top}}; {{unit}}. The line is a layer with its heads side by side, the points are its
+heads alone.</p>
+{{curve}}
+{{map}}"""

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szilard.cli import options as o
+from szilard.cli.citations import blocking, check_cited
 from szilard.cli.compress import StoreOption, context_from
 from szilard.cli.facts import as_json as result_as_json
 from szilard.cli.facts import facts
@@ -48,6 +49,13 @@ def generate_command(
     dtype: o.DtypeOption = "auto",
     json_: o.JsonOption = False,
     html: o.HtmlOption = None,
+    block_citations: Annotated[
+        Path | None,
+        typer.Option(
+            "--block-citations",
+            help="Texts, or a hyperfitted model's folder: more than 5 tokens of what it learned are never cited.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the text.")] = False,
     prompts: Annotated[
         Path | None,
@@ -65,6 +73,7 @@ def generate_command(
     o.check_writable(html)
     given: dict[str, Any] = {} if template is None else {"template": template}
     about = context_from(context, store)
+    check_cited(block_citations)
     if prompts is not None or output is not None:
         if prompts is None or output is None:
             raise ValueError("--prompts FILE and --output FILE.jsonl go together.")
@@ -77,6 +86,7 @@ def generate_command(
             raise ValueError("--prompts answers a file of prompts: put the contexts into them.")
         asked = read_prompts(prompts)[:limit]
         loaded = load_engine(model, engine, device, dtype)
+        given |= blocking(block_citations, loaded)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
             line_ = bar.add_task("answers")
@@ -98,6 +108,7 @@ def generate_command(
         return
     text = o.prompt_from(prompt, system)
     loaded = load_engine(model, engine, device, dtype)
+    given |= blocking(block_citations, loaded)
     settings: dict[str, Any] = {
         "images": image or None,
         "context": about,

@@ -13,8 +13,11 @@ import typer
 
 from szilard.cli import (
     analyze_agentic_mi,
+    analyze_attention_entropy,
     analyze_long_context,
     analyze_matrix_entropy,
+    analyze_open_ended,
+    analyze_private_inference,
     analyze_visual_entropy,
     chat,
     compare,
@@ -32,6 +35,7 @@ from szilard.cli import (
     train_arc_encoder,
     train_caad,
     train_comprexit,
+    train_entropy_guided_attention,
     train_heads,
     train_learn2pd,
     train_llmlingua2,
@@ -63,6 +67,7 @@ train.command("aded")(train_aded.aded)
 train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
+train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
@@ -72,8 +77,11 @@ train.command("llmlingua2")(train_llmlingua2.llmlingua2)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
+analyze.command("attention-entropy")(analyze_attention_entropy.attention_entropy)
 analyze.command("long-context")(analyze_long_context.long_context)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
+analyze.command("open-ended")(analyze_open_ended.open_ended)
+analyze.command("private-inference")(analyze_private_inference.private_inference)
 analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
 app.add_typer(analyze, name="analyze")
 

@@ -24,6 +24,7 @@ from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
+from szilard.training.hyperfitting.config import HyperfitConfig
 
 _TRAINER = "szilard.speculative.draft_training"
 
@@ -63,6 +64,12 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.hidden_transfer.training",
         "HiddenTransferObjective",
         "Hidden Transfer's projections into pseudo hidden states",
+    ),
+    "hyperfitting": Trained(
+        HyperfitConfig,
+        "szilard.training.hyperfitting.training",
+        "train_hyperfitting",
+        "a model on very few texts until it knows them by heart, so that greedy text stops looping",
     ),
     "latent-sft": Trained(
         LatentSFTConfig,

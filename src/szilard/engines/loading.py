@@ -136,6 +136,34 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     return DiffusionEngine(checkpoint.model, checkpoint.tokenizer(), checkpoint.diffusion, name=name)
 
 
+def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine | None:
+    """The engine of a decoder without norms or activations; None: the folder holds another model.
+
+    Raises:
+        ValueError: it is one that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    from szilard.diffusion.checkpoints import read_config
+    from szilard.engines.fast_linear import use_fast_linears
+    from szilard.engines.transformers_engine import TransformersEngine
+    from szilard.training.entropy_guided_attention.folding import read_simplified
+    from szilard.training.entropy_guided_attention.simplified import KEY
+
+    try:
+        if KEY not in read_config(path):
+            return None
+    except ValueError:
+        return None  # no readable config: what comes next says so
+    model = read_simplified(path, None if dtype == "auto" else dtype).to(device)  # type: ignore[arg-type]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise ValueError(f"no usable tokenizer in {str(path)!r}: {' '.join(str(error).split())[:300]}") from error
+    use_fast_linears(model)
+    return TransformersEngine(model, tokenizer, name=name)
+
+
 def _load_transformers(
     path: Path | None, name: str, device: str | None, dtype: Any, revision: str | None, trust_remote_code: bool
 ) -> Engine:
@@ -160,6 +188,8 @@ def _load_transformers(
         raise ValueError(f"device {device!r} is not available here ({str(error).splitlines()[0]}).") from None
     if (found := _load_diffusion(path, name, device, dtype, revision)) is not None:
         return found
+    if path is not None and (made := _load_simplified(path, name, device, dtype)) is not None:
+        return made
     source = str(path) if path is not None else name
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if path is None and revision is not None:

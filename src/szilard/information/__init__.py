@@ -1,5 +1,10 @@
 """Pure functions that measure information; no models, no state."""
 
+from szilard.information.attention_entropy import (
+    attention_entropy,
+    entropy_from_logits,
+    uniform_causal_entropy,
+)
 from szilard.information.logits import (
     Measures,
     entropy,
@@ -14,6 +19,16 @@ from szilard.information.logits import (
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
+from szilard.information.text_diversity import (
+    dataset_bleu,
+    distinct_n,
+    ends_in_loop,
+    loop_rate,
+    repeated_ngram_rate,
+    self_bleu,
+    type_token_ratio,
+)
+from szilard.information.text_overlap import SpanIndex, copy_rate, longest_overlap
 from szilard.information.token_entropy import token_matrix_entropy
 from szilard.information.transport import sinkhorn
 
@@ -21,19 +36,32 @@ __all__ = [
     "Measures",
     "MutualInformation",
     "RateDistortion",
+    "SpanIndex",
+    "attention_entropy",
+    "copy_rate",
+    "dataset_bleu",
+    "distinct_n",
     "effective_rank",
+    "ends_in_loop",
     "entropy",
+    "entropy_from_logits",
     "entropy_of_probabilities",
     "js_divergence",
     "kl_divergence",
+    "longest_overlap",
+    "loop_rate",
     "matrix_entropy",
     "measure",
     "mutual_information_from_log_likelihood",
     "perplexity",
     "rate_distortion",
+    "repeated_ngram_rate",
+    "self_bleu",
     "sinkhorn",
     "spectrum",
     "token_matrix_entropy",
     "top_k_mass",
+    "type_token_ratio",
+    "uniform_causal_entropy",
     "varentropy",
 ]

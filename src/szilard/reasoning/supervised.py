@@ -175,8 +175,8 @@ def _answered(tokens: list[int], closed: list[int], tokenizer: Any, passes: int)
     if chain is None:  # never closed: all of it is chain
         return Answered(tokenizer.decode(tokens, skip_special_tokens=True).strip(), "", len(tokens), passes)
     after = tokens[len(chain) + len(closed) :] if closed else tokens
-    texts = (tokenizer.decode(part, skip_special_tokens=True).strip() for part in (chain, after))
-    return Answered(*texts, len(chain), passes)
+    thought, answer = (tokenizer.decode(part, skip_special_tokens=True).strip() for part in (chain, after))
+    return Answered(thought, answer, len(chain), passes)
 
 
 def _until(tokens: list[int], mark: list[int]) -> list[int] | None:

@@ -25,6 +25,8 @@ def setting(default: Any, help: str) -> Any:
 class TrainingConfig:
     """What every training takes; methods add their own fields. Fields describe themselves in `--help`."""
 
+    least_epochs: typing.ClassVar[float] = 1e-6  # fewer train nothing, by mistake
+
     epochs: float = setting(2.0, "Passes over the data.")
     steps: int | None = setting(None, "Optimiser steps, instead of epochs.")
     batch_size: int = setting(8, "Sequences per step and process.")
@@ -42,7 +44,7 @@ class TrainingConfig:
     log_every: int = setting(10, "Steps that a line of metrics averages; divides save_every.")
 
     def __post_init__(self) -> None:
-        check_number("epochs", self.epochs, low=1e-6)
+        check_number("epochs", self.epochs, low=self.least_epochs)
         for name in ("batch_size", "gradient_accumulation", "save_every", "log_every"):
             check_number(name, getattr(self, name), low=1, integer=True)
         check_number("steps", self.steps, low=1, integer=True, optional=True)

@@ -188,6 +188,8 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 class _Loop(Trainer):
     """Trainer that averages what an objective measures beside its loss over the steps of a log line."""
 
+    model: nn.Module  # the objective
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.model_accepts_loss_kwargs = False

@@ -15,12 +15,16 @@ _LINEAR = (
 )
 
 
-def inject(model: Any, rank: int, dropout: float = 0.0) -> dict[str, nn.Parameter]:
+def inject(
+    model: Any, rank: int, dropout: float = 0.0, *, beneath: tuple[str, ...] | None = None
+) -> dict[str, nn.Parameter]:
     """Put low-rank adapters of scale 2 beside the linear layers of a text model; they begin as no change.
 
     Args:
+        model: a causal language model.
         rank: of the adapters.
         dropout: share of an adapter's input that is left out in training.
+        beneath: only layers whose names in the model begin with one of these; None: all.
 
     Returns:
         Their float32 parameters by name, which alone want gradients.
@@ -31,7 +35,12 @@ def inject(model: Any, rank: int, dropout: float = 0.0) -> dict[str, nn.Paramete
     from peft import LoraConfig, inject_adapter_in_model
 
     inner = model.get_decoder()  # the text's layers: a vision tower stays as it is
-    found = [name for name, module in inner.named_modules() if name.rpartition(".")[2] in _LINEAR]
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is inner and name), "")
+    found = [
+        name
+        for name, _ in inner.named_modules()
+        if name.rpartition(".")[2] in _LINEAR and (beneath is None or f"{prefix}{name}".startswith(beneath))
+    ]
     if not found:
         raise ValueError("none of the model's linear layers has a usual name, so low-rank changes find no place.")
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=found)
@@ -42,6 +51,18 @@ def inject(model: Any, rank: int, dropout: float = 0.0) -> dict[str, nn.Paramete
     return tuned
 
 
+@torch.no_grad()
+def merge(model: Any) -> None:
+    """Fold the adapters into the model's weights, and give it its own layers back.
+
+    Weights become new tensors: who shares the old ones keeps them.
+    """
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.merge(safe_merge=True)
+    remove(model)
+
+
 def remove(model: Any) -> None:
     """Give the model its own layers back."""
     for name, module in list(model.named_modules()):
@@ -50,16 +71,6 @@ def remove(model: Any) -> None:
             setattr(model.get_submodule(parent), own, module.base_layer)
     vars(model.get_decoder()).pop("peft_config", None)
     model.requires_grad_(False)
-
-
-@torch.no_grad()
-def merge(model: Any) -> None:
-    """Fold the adapters into the weights, which become new tensors (who shares the old ones keeps them)."""
-    for module in list(model.modules()):
-        if hasattr(module, "lora_A"):
-            weight = module.base_layer.weight
-            weight.data = weight.data + module.get_delta_weight("default").to(weight.dtype)
-    remove(model)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,9 @@ class LatentSFTConfig(TrainingConfig):
     stage_1_steps: int | None = setting(None, "Optimiser steps of each sub-step, instead of epochs.")
     stage_1_learning_rate: float = setting(1e-4, "Largest learning rate of stage 1.")
     encoder_learning_rate: float | None = setting(None, "The encoder's in stage 1; none: stage 1's.")
+    warm_start_steps: int = setting(
+        0, "Steps before stage 1 in which the encoder learns the words of the next chunk; 0: none, as in the paper."
+    )
     gradient_accumulation: int = setting(64, "Batches whose gradients are added before a step.")
     warmup: float = setting(0.05, "Share of the steps in which the learning rate rises.")
     weight_decay: float = setting(0.01, "Of AdamW.")
@@ -64,7 +67,8 @@ class LatentSFTConfig(TrainingConfig):
             check_number(name, getattr(self, name), low=1, integer=True)
         for name in ("max_latent_steps", "max_answer_tokens"):
             check_number(name, getattr(self, name), low=1, integer=True)
-        check_number("top_k", self.top_k, low=0, integer=True)
+        for name in ("top_k", "warm_start_steps"):
+            check_number(name, getattr(self, name), low=0, integer=True)
         check_number("encoder_learning_rate", self.encoder_learning_rate, low=0, optional=True)
         for name in ("stage_1_learning_rate", "kl_weight", "ce_weight", "gumbel_scale"):
             check_number(name, getattr(self, name), low=0)

@@ -88,15 +88,19 @@ class LatentTokenEncoder(nn.Module):
         Args:
             ids, role: int64 [batch, slots], padded on the right; see `masks` for roles.
         """
-        embedded = self.backbone.get_input_embeddings()(ids)
-        latent = role == LATENT
-        embedded = torch.where(latent[..., None], self.compress.to(embedded.dtype), embedded)
-        allowed = induction_mask(role) if self.config.induction_mask else causal_mask(role)
-        hidden = hidden_states(self.backbone, embedded, allowed, plain_positions(role))[latent]
+        hidden = self.states(ids, role)
         probabilities, tokens = self.space.distribution(hidden)
         mixed = self.config.feedback == "soft_embedding"
         vectors = self.space.vectors(probabilities, tokens) if mixed else hidden
         return LatentTokens(probabilities, tokens, hidden, vectors)
+
+    def states(self, ids: torch.Tensor, role: torch.Tensor) -> torch.Tensor:
+        """The states h_i of the latent tokens, row after row: [n, d]; see `forward`."""
+        embedded = self.backbone.get_input_embeddings()(ids)
+        latent = role == LATENT
+        embedded = torch.where(latent[..., None], self.compress.to(embedded.dtype), embedded)
+        allowed = induction_mask(role) if self.config.induction_mask else causal_mask(role)
+        return hidden_states(self.backbone, embedded, allowed, plain_positions(role))[latent]
 
 
 def check_takes_mask(backbone: Any) -> None:

@@ -22,6 +22,7 @@ from szilard.reasoning.latent_sft.samples import Sample, Stage1Data, Stage2Data,
 from szilard.reasoning.latent_sft.stage1 import LatentSFTStage1
 from szilard.reasoning.latent_sft.stage2 import LatentSFTStage2
 from szilard.reasoning.latent_sft.superposition import VocabularySpace
+from szilard.reasoning.latent_sft.warm_start import WORDS, WarmStart
 from szilard.reasoning.supervised import same_answer
 from szilard.training import low_rank
 from szilard.training.loop import Batch, planned_steps
@@ -114,7 +115,7 @@ class LatentTraining:
             weight.requires_grad_(self._wanted[name])
 
     def stages(self) -> list[Stage]:
-        """Encoder, decoder, both, and the chain."""
+        """Encoder, decoder, both, and the chain; before them, where it is asked for, the words."""
         config = self.config
         first = dataclasses.replace(
             config, epochs=config.stage_1_epochs, steps=config.stage_1_steps, learning_rate=config.stage_1_learning_rate
@@ -145,7 +146,17 @@ class LatentTraining:
             evaluate_every=self._every(config),
             best=best,
         )
-        return [*found, chain]
+        if not config.warm_start_steps:
+            return [*found, chain]
+        words = Stage(
+            name=WORDS,
+            config=dataclasses.replace(first, steps=config.warm_start_steps),
+            objective=lambda: WarmStart(self.encoder, len(self.learned[0].close)),
+            data=lambda: data,
+            collate=data.collate,
+            learns=self._learns("encoder"),
+        )
+        return [words, *found, chain]
 
     def _learns(self, part: str) -> Callable[[str], bool]:
         probe = LatentSFTStage1(self.encoder, self.model, self.config)
