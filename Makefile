@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion bench-compression zoo zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -64,7 +64,20 @@ bench-compression: $(READY)  ## contexts in fewer tokens or positions (an hour o
 	$(BIN)/python benchmarks/soft_latency.py --data $(DATA)
 	$(BIN)/python benchmarks/agentic_mi.py known
 
-zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2  ## train every reference checkpoint again (hours)
+bench-reasoning: $(READY)  ## latent chains and denoised thoughts (an hour or two); pass DATA=folder with puzzles
+	$(BIN)/python benchmarks/latent_sft.py
+	$(BIN)/python benchmarks/ladir.py --part chains
+	$(BIN)/python benchmarks/ladir.py --part countdown $(if $(DATA),--data $(DATA))
+
+bench-training: $(READY)  ## hyperfitting, entropy-guided attention, kills (two or three hours); pass DATA=folder with WikiText-2 and tinyshakespeare.txt
+	$(BIN)/python benchmarks/hyperfitting.py main --data $(DATA)
+	$(BIN)/python benchmarks/hyperfitting.py baselines --data $(DATA)
+	for part in architectures guided norms penalty stability; do \
+	  $(BIN)/python benchmarks/entropy_guided_attention.py --data $(DATA) --part $$part; done
+	$(BIN)/python benchmarks/resume_demonstration.py
+	$(BIN)/python benchmarks/training_speed.py --what chains --precision float32 --steps 200 --save
+
+zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
@@ -83,6 +96,9 @@ zoo-recall: $(READY)  ## the model that recalls (a quarter of an hour); pass DAT
 
 zoo-llmlingua2: $(READY)  ## the classifier of `szilard compress`; pass DATA=folder with WikiText-2, ENCODER=folder or hub id of MiniLM
 	$(BIN)/python -m szilard_zoo.train_tiny_llmlingua2 --encoder $(ENCODER) --data $(DATA)/wikitext2_valid.txt -o zoo/szilard_zoo/tiny-llmlingua2
+
+zoo-latent: $(READY)  ## the model that thinks in latent tokens (eight minutes on one core)
+	$(BIN)/python benchmarks/latent_sft.py --run "latent, r = 2" --export zoo/szilard_zoo/tiny-latent
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision

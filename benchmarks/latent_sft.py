@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from szilard.reasoning.latent_sft.generate import LatentAnswer, latent_generate
 from szilard.reasoning.latent_sft.method import LatentSFT
 from szilard.reasoning.latent_sft.metrics import effective_compression_rate, effective_global_parallelism
 from szilard.reasoning.latent_sft.stages import LatentTraining, best_row
+from szilard.reasoning.latent_sft.training import write_latent_model
 from szilard.reasoning.supervised import SupervisedConfig, answers, same_answer, train_supervised
 from szilard.reasoning.tasks import arithmetic_chains, number_tokenizer
 
@@ -39,7 +41,11 @@ RATES = (1, 2, 3, 5)  # K of ECR
 PATHS = 6
 COT_STEPS, WARM_STEPS, STAGE_1_STEPS, STAGE_2_STEPS = 800, 200, 150, 1200
 COMMON = {"batch_size": 64, "warmup": 0.05, "weight_decay": 0.01, "save_every": 50, "log_every": 50}
-LATENT = {"latent, r = 2": {"compression_rate": 2}, "latent, r = 4": {"compression_rate": 4}}
+LATENT = {
+    "latent, r = 2": {"compression_rate": 2},
+    # A latent token of two results has more to learn; after 150 steps it still left the second one out.
+    "latent, r = 4": {"compression_rate": 4, "steps": 2400, "stage_1_steps": 400},
+}
 ABLATIONS = {
     "latent, r = 2, hidden states fed back": {"compression_rate": 2, "feedback": "hidden_state"},
     "latent, r = 2, no LTIM": {"compression_rate": 2, "induction_mask": False},
@@ -58,8 +64,14 @@ def main() -> None:
     parser.add_argument("--run", choices=list(itertools.chain(*PARTS.values())), help="one run alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("build/latent-sft"), help="checkpoints")
+    parser.add_argument("--export", type=Path, help="write the latent model of --run to a folder; nothing is recorded")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.export:
+        if arguments.run in (None, *CHAINS):
+            parser.error("--export needs --run with a latent run")
+        print(Bench(arguments.seed, arguments.work / f"seed-{arguments.seed}").latent(arguments.run, arguments.export))
+        return
     store = Store("latent-sft")
     for name in itertools.chain(*([PARTS[arguments.part]] if arguments.part else PARTS.values())):
         if arguments.run not in (None, name):
@@ -135,12 +147,13 @@ class Bench:
             "training_seconds": round(seconds),
         }
 
-    def latent(self, name: str) -> dict[str, Any]:
-        """What a latent model reaches; CoT-SFT's is where it starts."""
+    def latent(self, name: str, export: Path | None = None) -> dict[str, Any]:
+        """What a latent model reaches, which may be written to a folder; CoT-SFT's is where it starts."""
         model, _, _ = self.supervised("CoT-SFT")
+        runs: dict[str, dict[str, Any]] = LATENT | ABLATIONS
+        sizes: dict[str, Any] = {"steps": STAGE_2_STEPS, "stage_1_steps": STAGE_1_STEPS, "warm_start_steps": WARM_STEPS}
+        sizes |= {"gumbel_scale": 0.0}
         config = LatentSFTConfig(
-            steps=STAGE_2_STEPS,
-            stage_1_steps=STAGE_1_STEPS,
             learning_rate=2e-3,
             stage_1_learning_rate=1e-3,
             encoder_learning_rate=3e-4,
@@ -154,7 +167,7 @@ class Bench:
             max_latent_steps=40,
             max_answer_tokens=4,
             **COMMON,
-            **({"warm_start_steps": WARM_STEPS, "gumbel_scale": 0.0} | (LATENT | ABLATIONS)[name]),
+            **(sizes | runs[name]),
         )
         folder = self.work / name
         start = time.perf_counter()
@@ -163,6 +176,8 @@ class Bench:
         ) as training:
             results = training.run(folder)
             seconds = time.perf_counter() - start
+            if export is not None:
+                write_latent_model(model, self.tokenizer, config, export)
             taught = {stage: best_row(results[stage])["accuracy"] for stage in ("encoder", "decoder", "both")}
             return self.measured(model, config) | {"taught": taught, "training_seconds": round(seconds)}
 
@@ -182,12 +197,12 @@ class Bench:
             "steps_of_chain": mean([one.latent_steps for one in found]),
             "forward_passes": mean([one.passes for one in found]),
             "milliseconds": 1000 * seconds / TIMED,
-            **self.analysis(model, found),
+            **self.analysis(model, found, config.compression_rate),
         }
 
-    def analysis(self, model: Any, found: Sequence[LatentAnswer]) -> dict[str, Any]:
+    def analysis(self, model: Any, found: Sequence[LatentAnswer], rate: int) -> dict[str, Any]:
         """ECR@K, and N_eff over the orders in which the equations of a chain could stand."""
-        rates: dict[int, list[float]] = {count: [] for count in RATES}
+        rates: list[dict[int, list[float]]] = [{count: [] for count in RATES} for _ in range(2)]
         paths = []
         embeddings = model.get_input_embeddings().weight.detach()
         for one, problem in zip(found, self.tested, strict=True):
@@ -195,7 +210,10 @@ class Bench:
                 continue
             chain = self.tokenizer.encode(problem.cot, add_special_tokens=False)
             for count in RATES:
-                rates[count].append(effective_compression_rate(one.latents.likeliest, chain, count))
+                for ahead in (0, 1):
+                    covered = effective_compression_rate(one.latents.likeliest, chain, count, rate=rate, ahead=ahead)
+                    if not math.isnan(covered):  # a chain of one step has no next part
+                        rates[ahead][count].append(covered)
             if len(paths) < 200:
                 likeliest, shares = one.latents.likeliest, one.latents.shares
                 orders = [self.tokenizer.encode(text, add_special_tokens=False) for text in reordered(problem)]
@@ -209,7 +227,8 @@ class Bench:
         columns = [mean(list(column)) for column in zip(*paths, strict=True)]
         names = ("parts in order", "nearest part", "nearest part, normalised", "top-2")
         return {
-            "ecr": {f"@{count}": mean(values) for count, values in rates.items()},
+            "ecr": {f"@{count}": mean(values) for count, values in rates[0].items()},
+            "ecr_next": {f"@{count}": mean(values) for count, values in rates[1].items()},
             "n_eff": dict(zip(names, columns, strict=True)),
         }
 

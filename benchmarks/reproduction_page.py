@@ -18,7 +18,10 @@ import compression_page as compression
 import diffusion_page as diffusion
 import entropy_guided_attention_page as entropy_guided_attention
 import hyperfitting_page as hyperfitting
+import ladir_page as ladir
+import latent_sft_page as latent_sft
 import speculative_page as speculative
+import training_page as training
 from markdown_table import table
 from results_store import Store
 
@@ -60,7 +63,8 @@ def main() -> None:
     sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
-    sections += [*hyperfitting.page(), *entropy_guided_attention.page()]
+    sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
+    sections += [*training.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")

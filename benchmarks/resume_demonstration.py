@@ -49,7 +49,7 @@ RECIPES = {
     ),
     "ladir": Recipe(
         f"{SMALL} --vae-steps 10 --steps 12 --stage2-steps 8 --stage2-batch-size 8 --rollout-steps 2 --noise-draws 2 "
-        "--latent-tokens 2 --latent-dim 8 --max-new-tokens 3 --evaluate-every 6 --learning-rate 1e-3",
+        "--latent-tokens 2 --latent-dim 8 --max-new-tokens 3 --evaluate-every 8 --learning-rate 1e-3",
         "chains.jsonl",
     ),
     "hyperfitting": Recipe(

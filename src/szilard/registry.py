@@ -35,6 +35,7 @@ _METHODS = {
     "lud": ("szilard.speculative.lud.method", "Lud"),
     "medusa": ("szilard.speculative.medusa.method", "Medusa"),
     "prompt-lookup": ("szilard.speculative.prompt_lookup", "PromptLookup"),
+    "ladir": ("szilard.reasoning.ladir.method", "LaDiR"),
     "top-k-unmask": ("szilard.diffusion.unmask", "TopKUnmask"),
     "threshold-unmask": ("szilard.diffusion.unmask", "ThresholdUnmask"),
     "factor-unmask": ("szilard.diffusion.unmask", "FactorUnmask"),

@@ -142,6 +142,59 @@ def test_a_page_draws_every_head_and_escapes_names():
     assert "<script" not in page and "{{" not in page
 
 
+@torch.no_grad()
+def test_texts_padded_on_the_left_are_measured_as_alone_where_places_are_learned():
+    gpt2, inputs = tiny_model("gpt2"), prompt_batch(2)
+    texts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    both, alone = HeadEntropyReport.from_model(gpt2, inputs), head_entropy_report(gpt2, texts)
+    assert torch.allclose(torch.tensor(both.heads), torch.tensor(alone.heads), atol=1e-9)
+
+
+def test_large_products_in_half_precision_are_measured():
+    llama = copy.deepcopy(tiny_model("llama")).half()
+    for layer in llama.model.layers:
+        layer.self_attn.q_proj.weight.data *= 40
+        layer.self_attn.k_proj.weight.data *= 40
+    halves = HeadEntropyReport.from_model(llama, one_text(40))
+    whole = HeadEntropyReport.from_model(llama.double(), one_text(40))
+    assert torch.allclose(torch.tensor(halves.heads), torch.tensor(whole.heads), atol=5e-2)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_loss_under_gradient_checkpointing_is_refused(reentrant):
+    llama = copy.deepcopy(tiny_model("llama")).train()
+    llama.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with pytest.raises(ValueError, match="gradient_checkpointing_disable"), RecordedEntropies(llama).opened():
+        pass
+    assert HeadEntropyReport.from_model(llama, one_text()).tokens == 16
+
+
+def test_bad_batches_are_told():
+    llama, ids = tiny_model("llama"), one_text()
+    for batch, kind, words in (
+        ({"ids": ids}, TypeError, "inputs with input_ids, not NoneType"),
+        ([[3, 4]], TypeError, "a tensor of token ids"),
+        (ids.float(), TypeError, "whole numbers, not torch.float32"),
+        (ids[:0], ValueError, r"a token at least, not \[0, 16\]"),
+        (ids[:, :0], ValueError, r"a token at least, not \[1, 0\]"),
+        (ids[0], ValueError, r"the shape \[batch, n\]"),
+        (ids + VOCAB, ValueError, "token ids from 0 to 96"),
+        (ids[:, :1], ValueError, "every text has one token"),
+        ({"input_ids": ids, "attention_mask": torch.ones(1, 3)}, ValueError, "attention_mask must have the shape"),
+        ({"input_ids": ids, "attention_mask": torch.zeros(1, 16)}, ValueError, "there are none"),
+    ):
+        with pytest.raises(kind, match=words):
+            HeadEntropyReport.from_model(llama, batch)
+    with pytest.raises(ValueError, match="300 tokens are longer than the 256 that the model has places for"):
+        HeadEntropyReport.from_model(tiny_model("gpt2"), one_text(300))
+    with pytest.raises(ValueError, match="a token at least"):
+        head_entropy_report(llama, [[]])
+    damaged = copy.deepcopy(llama)
+    damaged.model.layers[1].self_attn.q_proj.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"attention of layer 1 is no numbers \(NaN\)"):
+        HeadEntropyReport.from_model(damaged, ids)
+
+
 def test_bad_input_is_told():
     with pytest.raises(ValueError, match="there are none"):
         head_entropy_report(tiny_model("llama"), [])
@@ -152,7 +205,10 @@ def test_bad_input_is_told():
 def test_the_command_prints_a_table_or_json_and_writes_a_page(tmp_path, model_folder, capsys):
     data, page = tmp_path / "t.txt", tmp_path / "page.html"
     data.write_text("w9 w8 w7 w10 w11\n\nw12 w13 w14 w15")
-    start = ["analyze", "attention-entropy", "--data", str(data), "--model", model_folder, "--length", "4"]
+    start = ["analyze", "attention-entropy", "--data", str(data), "--model", model_folder]
+    assert main(start) == 0  # pieces of what the model reads, which is less than the usual 512
+    assert "1 texts" in capsys.readouterr().out
+    start += ["--length", "4"]
     assert main([*start, "--html", str(page)]) == 0
     assert "entropy of attention" in capsys.readouterr().out and "<svg" in page.read_text()
     assert main([*start, "--json"]) == 0
@@ -160,3 +216,10 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page(tmp_path, model_fo
     assert len(found["layers"]) == 3 and found["texts"] == 2 and sum(found["quarters"]) == pytest.approx(1)
     assert main([*start, "--limit", "0"]) == 2
     assert "limit must be at least 1" in capsys.readouterr().err
+    ids = tmp_path / "ids.jsonl"
+    ids.write_text(json.dumps({"ids": [3, 4, 999, 5]}))
+    assert main([*start, "--data", str(ids)]) == 2
+    assert "token ids from 0 to 96" in capsys.readouterr().err
+    data.write_text("w9")
+    assert main(start) == 2
+    assert "every text has one token" in capsys.readouterr().err

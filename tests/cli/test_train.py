@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 
 import pytest
 import torch
 
+from szilard.cli import train_heads
 from szilard.cli.main import main
 from szilard.information import entropy
 from tests.conftest import tiny_model, tiny_tokenizer
@@ -115,3 +117,19 @@ def test_a_wrong_setting_is_refused_before_the_model_is_loaded(tmp_path, capsys)
     assert "head must be one of" in capsys.readouterr().err
     assert main(["generate", "--prompts", str(data)]) == 2
     assert "go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("slug", "words", "cached"),
+    [
+        ("medusa", ("The model stays as it is.", "accelerate launch"), True),
+        ("latent-sft", ("written as a folder of its own.", "accelerate launch"), True),
+        ("lud", ("written as an add-on to it.", "accelerate launch"), True),
+        ("masked-diffusion", ("written as a folder of its own.", "accelerate launch"), False),
+        ("hyperfitting", ("written as a folder of its own.", "Processes: one."), False),
+    ],
+)
+def test_help_says_what_becomes_of_the_model_and_offers_only_what_acts(slug, words, cached) -> None:
+    command = train_heads.command(slug)
+    assert all(each in command.__doc__ for each in words)
+    assert ("cache" in inspect.signature(command).parameters) == cached

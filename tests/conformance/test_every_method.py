@@ -22,6 +22,7 @@ ONE_FORWARD_A_TOKEN |= {"prompt-lookup": {"draft_tokens": 0}, "draft-model": {"d
 ONE_FORWARD_A_TOKEN |= {"aded": {"max_nodes": 0}}
 TRAINED = {slug: {"max_nodes": 0} for slug, entry in szilard.methods().items() if issubclass(entry.cls, TrainedDrafts)}
 TRAINED["lud"] = {"window": 1}
+TRAINED["ladir"] = {"max_blocks": 0}
 ONE_FORWARD_A_TOKEN |= TRAINED
 NEEDED = {"adadec": {"threshold": 1.0}, "draft-model": {"draft_tokens": 0}} | TRAINED  # what has no default
 

@@ -38,6 +38,11 @@ def test_rows_of_a_batch_are_looked_at_each_for_itself() -> None:
     assert blocked(blocker, [[1, 2, 3, 4, 5], [2, 3, 4, 5, 6], [5, 4, 3, 2, 1]]) == [[6, 8], [7], []]
 
 
+def test_a_model_that_knows_fewer_tokens_than_the_set_is_forbidden_what_it_knows() -> None:
+    blocker = CitationBlocker([*LEARNED, [1, 2, 3, 4, 5, 8]], word_boundary=False)
+    assert blocked(blocker, [[1, 2, 3, 4, 5]], vocab=8) == [[6]]
+
+
 def test_two_occurrences_with_different_successors_forbid_both() -> None:
     assert blocked(CitationBlocker([[1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 8]], word_boundary=False), [[1, 2, 3, 4, 5]]) == [
         [6, 8]
@@ -110,6 +115,7 @@ CONVENTIONS = {
         "Ã©": (False, False),  # é, whole
         "Ã": (False, False),  # its first byte
         "©": (False, False),  # its second
+        "à¥ģ": (False, False),  # a Hindi vowel sign, which stands on the letter before it
     },
     "sentencepiece": {
         "<unk>": (True, True),
@@ -152,6 +158,8 @@ def test_bad_settings_are_told_in_a_sentence() -> None:
         CitationBlocker([[1, 2, 3]], word_boundary=False)
     with pytest.raises(ValueError, match="window must be at least 1"):
         CitationBlocker(LEARNED, window=0, word_boundary=False)
+    with pytest.raises(ValueError, match="encode texts first"):
+        CitationBlocker(["Once upon a time there was a"], word_boundary=False)
     with pytest.raises(TypeError, match="word_boundary must be True or False"):
         CitationBlocker(LEARNED, word_boundary="yes")
 

@@ -91,6 +91,18 @@ def test_masked_queries_count_for_nothing_and_rows_that_see_nothing_have_no_entr
     assert bool((entropy_from_logits(torch.full((2, 3), -torch.inf)) == 0).all())
 
 
+def test_a_mask_of_a_batch_is_for_all_heads_even_where_there_are_as_many():
+    a, mask = scores_of(5, (3, 3, 5, 7)).softmax(-1), torch.ones(3, 5, dtype=torch.bool)
+    mask[0, 3:] = False
+    assert torch.equal(attention_entropy(a, mask), attention_entropy(a, mask[:, None]))
+
+
+def test_scores_that_are_no_numbers_have_an_entropy_that_is_none():
+    scores = torch.zeros(2, 3)
+    scores[0, 1] = torch.nan
+    assert entropy_from_logits(scores).isnan().tolist() == [True, False]
+
+
 def test_halves_are_measured_in_single_precision():
     scores = scores_of(4)
     assert attention_entropy(scores.softmax(-1).bfloat16()).dtype == torch.float32
@@ -98,10 +110,14 @@ def test_halves_are_measured_in_single_precision():
 
 
 def test_bad_input_is_told():
-    with pytest.raises(ValueError, match="attention has a shape"):
+    with pytest.raises(ValueError, match="attention must have a shape"):
         attention_entropy(torch.ones(3))
-    with pytest.raises(ValueError, match="scores have a shape"):
-        entropy_from_logits(torch.ones(3))
+    with pytest.raises(ValueError, match="scores must have a shape"):
+        entropy_from_logits(torch.ones(3, 0))
+    with pytest.raises(TypeError, match="attention must be a tensor"):
+        attention_entropy([[1.0]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"mask must fit queries of the shape \[2, 3\], and is \[2, 5\]"):
+        attention_entropy(torch.ones(2, 3, 4) / 4, torch.ones(2, 5))
     with pytest.raises(ValueError, match="reduce must be one of"):
         attention_entropy(torch.ones(2, 2), reduce="sum")
     with pytest.raises(ValueError, match="length must be at least 1"):

@@ -51,11 +51,15 @@ class HeadEntropyReport:
         """Measure on one batch.
 
         Args:
-            model: a decoder of transformers with an attention interface. batch: int64 [batch, n], or the inputs of its
-            forward: input_ids, attention_mask (padding counts for nothing). name: of the model.
+            model: a decoder of transformers with an attention interface.
+            batch: int64 [batch, n], or the inputs of its forward: input_ids, attention_mask (padding counts for
+                nothing; of texts padded on the left positions begin behind it, unless position_ids says otherwise).
+            name: of the model.
 
         Raises:
-            ValueError: another kind of model, or an empty batch.
+            ValueError: another kind of model, an empty batch, ids that the model does not know, texts that are too
+                long for it or of one token, a mask of another shape, or attention that is no numbers.
+            TypeError: no token ids.
         """
         inputs = batch if isinstance(batch, Mapping) else {"input_ids": batch}
         return measured(model, [inputs], name=name)
@@ -142,9 +146,9 @@ def head_entropy_report(
         progress: called with the number of texts done.
 
     Raises:
-        ValueError: no text, or another kind of model.
+        ValueError, TypeError: no text, or as `HeadEntropyReport.from_model`.
     """
-    inputs = ({"input_ids": torch.tensor([list(ids)], device=model.device)} for ids in texts)
+    inputs = ({"input_ids": torch.tensor([list(ids)], dtype=torch.long, device=model.device)} for ids in texts)
     return measured(model, inputs, name=name, progress=progress)
 
 
@@ -154,7 +158,8 @@ def measured(
 ) -> HeadEntropyReport:
     """Measure on batches of inputs of the model's forward; see `head_entropy_report`."""
     session = RecordedEntropies(model)
-    narrow = "logits_to_keep" in inspect.signature(model.forward).parameters  # nobody looks at the logits
+    takes = inspect.signature(model.forward).parameters
+    narrow = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # nobody looks at the logits
     rows: dict[int, torch.Tensor] = {}
     uniform: dict[int, float] = {}
     texts = tokens = 0
@@ -163,10 +168,11 @@ def measured(
     try:
         with session.opened():
             for number, given in enumerate(batches, start=1):
-                inputs = dict(given) | ({"logits_to_keep": 1} if narrow else {})
-                ids = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"][..., 0]
-                mask = inputs.get("attention_mask")
-                real = torch.ones(ids.shape, device=ids.device) if mask is None else mask.to(ids.device).double()
+                inputs = dict(given) | narrow
+                real = _real_tokens(model, inputs)
+                at_left = not bool(real[:, 0].all())
+                if at_left and "position_ids" in takes and model.config.get_text_config() is model.config:
+                    inputs.setdefault("position_ids", (real.cumsum(1) - 1).clamp(min=0))
                 model(**inputs, use_cache=False)
                 for layer, entropies in session.rows.items():
                     own = real.to(entropies.device).double()
@@ -174,7 +180,7 @@ def measured(
                     rows[layer] = rows.get(layer, torch.zeros_like(sums)) + sums
                     most = session.visible[layer].clamp(min=1).double().log()
                     uniform[layer] = uniform.get(layer, 0.0) + float((most * own).sum())
-                texts += ids.shape[0]
+                texts += real.shape[0]
                 tokens += int(real.sum())
                 if progress is not None:
                     progress(number)
@@ -182,6 +188,12 @@ def measured(
         model.train(training)
     if not tokens:
         raise ValueError("the entropy of attention is measured on texts: there are none.")
+    if not any(uniform.values()):
+        raise ValueError("every text has one token, which can only look at itself: give longer ones.")
+    if broken := [layer for layer in sorted(rows) if not bool(torch.isfinite(rows[layer]).all())]:
+        raise ValueError(
+            f"the attention of layer {broken[0]} is no numbers (NaN): the weights are damaged, or take dtype float32."
+        )
     return HeadEntropyReport(
         heads=tuple(tuple((rows[layer] / tokens).tolist()) for layer in sorted(rows)),
         uniform=tuple(uniform[layer] / tokens for layer in sorted(uniform)),
@@ -189,3 +201,30 @@ def measured(
         tokens=tokens,
         model=name,
     )
+
+
+def _real_tokens(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Which tokens are no padding, int64 [batch, n]; refuses inputs that the model cannot take."""
+    ids = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
+    if not isinstance(ids, torch.Tensor):
+        raise TypeError(f"give a tensor of token ids, or a forward's inputs with input_ids, not {type(ids).__name__}.")
+    if ids.dim() < 2 or not ids.numel():
+        raise ValueError(f"token ids must have the shape [batch, n] and a token at least, not {list(ids.shape)}.")
+    if inputs.get("input_ids") is not None:
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise TypeError(f"token ids are whole numbers, not {ids.dtype}.")
+        known = int(model.get_input_embeddings().num_embeddings)
+        if int(ids.min()) < 0 or int(ids.max()) >= known:
+            raise ValueError(
+                f"the model knows token ids from 0 to {known - 1}, not {int(ids.min())} to {int(ids.max())}."
+            )
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and ids.shape[1] > longest and not getattr(config, "rope_parameters", None):
+        raise ValueError(f"texts of {ids.shape[1]} tokens are longer than the {longest} that the model has places for.")
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return torch.ones(ids.shape[:2], dtype=torch.long, device=ids.device)
+    if mask.shape != ids.shape[:2]:
+        raise ValueError(f"attention_mask must have the shape {list(ids.shape[:2])}, not {list(mask.shape)}.")
+    return mask.to(ids.device).long()

@@ -2,11 +2,12 @@
 
 The rows are of the softmax itself, before any dropout (what transformers returns as `attentions` has it in already),
 in float32 at least. With gradients the attention's output comes from the same softmax, so that a loss may be made of
-the entropies; without, queries are worked through in blocks, so that long texts fit.
+the entropies; without, queries are worked through in blocks, so that long texts fit, and scores are float32, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class RecordedEntropies(Session):
         model: a decoder of transformers with an attention interface.
 
     Raises:
-        ValueError: another model, or one that caps or adds to its scores.
+        ValueError: another model, one that caps or adds to its scores, or a loss under gradient checkpointing.
     """
 
     only_watches = True
@@ -41,6 +42,16 @@ class RecordedEntropies(Session):
         super().__init__(_Entropies, model)
         self.rows: dict[int, torch.Tensor] = {}
         self.visible: dict[int, torch.Tensor] = {}
+
+    def prepare(self, stack: contextlib.ExitStack) -> None:
+        """Also refuses gradient checkpointing, which attends again when nobody records any more."""
+        checkpoints = getattr(self.model, "is_gradient_checkpointing", False)
+        if checkpoints and self.model.training and torch.is_grad_enabled():
+            raise ValueError(
+                "a loss of attention's entropies cannot be taken under gradient checkpointing: call "
+                "model.gradient_checkpointing_disable()."
+            )
+        super().prepare(stack)
 
     def begin(self) -> None:
         """What an earlier forward left is forgotten."""
@@ -72,6 +83,10 @@ class RecordedEntropies(Session):
         step = new
         if not torch.is_grad_enabled():
             step = max(1, _BLOCK // (query.shape[0] * heads * key.shape[2]))
+        if query.dtype.itemsize < 4:  # float16 does not hold large products, and both round them
+            query, scale = query * scale, 1.0
+            if not torch.is_grad_enabled():
+                query, key = query.float(), key.float()
         outputs, rows = [], []
         for part, allowed in zip(query.split(step, 2), seen.split(step, 2), strict=True):
             scores = (part @ key.transpose(-1, -2) * scale).masked_fill(~allowed, -torch.inf)

@@ -26,7 +26,9 @@ def attention_entropy(
         Path, typer.Option("--data", help="Texts: .jsonl as `szilard train medusa` takes it, or .txt: paragraphs.")
     ],
     model: o.ModelOption = None,
-    length: Annotated[int, typer.Option("--length", help="Tokens of a piece of text.")] = 512,
+    length: Annotated[
+        int | None, typer.Option("--length", help="Tokens of a piece of text; default: 512, or what the model reads.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", help="At most so many pieces.")] = 16,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a self-contained page of the heads.")] = None,
     device: o.DeviceOption = None,
@@ -39,11 +41,13 @@ def attention_entropy(
     from szilard.analysis.text_pieces import pieces
     from szilard.training.corpus import read_corpus, read_texts
 
-    check_number("length", length, low=2, integer=True)
+    check_number("length", length, low=2, integer=True, optional=True)
     check_number("limit", limit, low=1, integer=True)
     o.check_writable(html)
     read_texts(data)  # bad data is told before the model is loaded
     loaded = load_engine(model, "transformers", device, dtype)
+    if length is None:
+        length = min(512, loaded.context_window or 512)
     if loaded.context_window is not None and length > loaded.context_window:
         raise ValueError(f"pieces of {length} tokens exceed the context window of {loaded.name}: shorten --length.")
     texts = list(pieces((text.ids for text in read_corpus(data, loaded)), length, limit=limit))

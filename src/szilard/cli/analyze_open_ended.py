@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from szilard.cli import options as o
+from szilard.cli.citations import check_cited
 from szilard.cli.loading import errors, load_engine
 from szilard.options import check_number
 
@@ -71,6 +72,7 @@ def open_ended(
     as_json: o.JsonOption = False,
 ) -> None:
     """Continue held-out texts and measure variety, loops, copies, entropy and perplexity of one or more models."""
+    from szilard.engines.loading import find
     from szilard.training.corpus import read_corpus, read_texts
     from szilard.training.hyperfitting.comparison import compare_open_ended
     from szilard.training.hyperfitting.data import first_tokens, read_sequences
@@ -81,26 +83,32 @@ def open_ended(
     check_number("batch-size", batch_size, low=1, integer=True)
     check_number("seed", seed, low=0, integer=True)
     read_texts(data)  # bad data is told before a model is loaded
+    check_cited(trained_on)
     names: list[str | None] = [*model] if model else [None]
+    for named in names:
+        find(named)
     opened: dict[int, Any] = {0: load_engine(names[0], "transformers", device, dtype)}
     first = opened[0]
+    if first.kind != "transformers":
+        raise ValueError(f"{first.name} does not write from left to right: name a causal language model.")
     first.check_length({"attention_mask": _ones(context_length)}, max_new_tokens)
     corpus = (example.ids for example in read_corpus(data, first))
     rows = first_tokens(corpus, context_length + max_new_tokens, contexts)
-    known = None if trained_on is None else read_sequences(trained_on, first.tokenizer)
-    words = first.tokenizer.get_vocab()
+    title, tokenizer = first.name, first.tokenizer
+    known = None if trained_on is None else read_sequences(trained_on, tokenizer)
+    for named in names[1:]:
+        _check_words(named, tokenizer, title)
+    del first, corpus  # so that each model goes when the next is loaded
 
     def opener(place: int) -> Any:
         def opens() -> tuple[Any, Any]:
             engine: Any = opened.pop(place, None) or load_engine(names[place], "transformers", device, dtype)
-            if engine.tokenizer.get_vocab() != words:
-                raise ValueError(f"{engine.name} has other tokens than {first.name}: compare models of one tokenizer.")
             return engine.model, engine.tokenizer
 
         return opens
 
-    shown = [Path(name).name if name else first.name for name in names]
-    shown = shown if len(set(shown)) == len(shown) else [str(name or first.name) for name in names]
+    shown = [Path(name).name if name else title for name in names]
+    shown = shown if len(set(shown)) == len(shown) else [str(name or title) for name in names]
     with errors.status("writing") as status:
         found = compare_open_ended(
             [(name, opener(place)) for place, name in enumerate(shown)],
@@ -121,9 +129,28 @@ def open_ended(
     console = Console()
     console.print(_table(found))
     for at in range(min(texts, len(rows))):
-        console.print(f"\n[bold]{escape(first.tokenizer.decode(rows[at, :context_length]))}[/bold] ...")
+        console.print(f"\n[bold]{escape(tokenizer.decode(rows[at, :context_length]))}[/bold] ...")
         for row in found:
             console.print(f"[dim]{escape(row.model)}, {escape(row.decoding)}:[/dim] {escape(row.written.texts[at])}")
+
+
+def _check_words(name: str | None, tokenizer: Any, first: str) -> None:
+    """Refuse a model of another tokenizer before anything is written; its weights are not loaded for it."""
+    from transformers import AutoTokenizer
+
+    from szilard.engines.gguf import tokenizer_of
+    from szilard.engines.loading import find
+
+    path, shown = find(name)
+    try:
+        if path is not None and path.suffix == ".gguf":
+            own = tokenizer_of(path).get_vocab()
+        else:
+            own = AutoTokenizer.from_pretrained(str(path or name)).get_vocab()
+    except (OSError, KeyError) as error:
+        raise ValueError(f"no tokenizer of {shown!r} can be read: {' '.join(str(error).split())[:200]}") from error
+    if own != tokenizer.get_vocab():
+        raise ValueError(f"{shown} has other tokens than {first}: compare models of one tokenizer.")
 
 
 def _ones(length: int) -> Any:

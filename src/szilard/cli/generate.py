@@ -53,7 +53,7 @@ def generate_command(
         Path | None,
         typer.Option(
             "--block-citations",
-            help="Texts, or a hyperfitted model's folder: more than 5 tokens of what it learned are never cited.",
+            help="Texts, or a hyperfitted model's folder: no more than 5 tokens of them in a row, to a word's end.",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the text.")] = False,

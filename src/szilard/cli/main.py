@@ -37,6 +37,7 @@ from szilard.cli import (
     train_comprexit,
     train_entropy_guided_attention,
     train_heads,
+    train_ladir,
     train_learn2pd,
     train_llmlingua2,
     train_tidal_decode,
@@ -68,6 +69,7 @@ train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
+train.command("ladir")(train_ladir.ladir)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

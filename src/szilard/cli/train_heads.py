@@ -1,12 +1,13 @@
-"""`szilard train medusa`, `refrag`, ...: parts for a frozen model. Every setting of a training is a flag."""
+"""`szilard train medusa`, `refrag`, `lud`, ...: parts for a model, or the model itself. Every setting is a flag."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import inspect
+import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,15 +31,30 @@ _TRAINER = "szilard.speculative.draft_training"
 
 
 class Trained(NamedTuple):
-    """What a command trains: settings, module, in it the objective's class or a training of its own, and in words."""
+    """What a command trains.
+
+    Attributes:
+        config: its settings.
+        module: where its training is.
+        trains: in it, the objective's class or a training of its own.
+        what: is trained, in words.
+        reads: checks the data before a model is loaded.
+        model: what becomes of the model, in a sentence.
+        alone: it runs in one process.
+        cached: it computes hidden states or labels of the texts beforehand, which `--cache` keeps.
+    """
 
     config: type[TrainingConfig]
     module: str
     trains: str
     what: str
-    reads: str = "szilard.training.corpus:read_texts"  # checks the data before a model is loaded
+    reads: str = "szilard.training.corpus:read_texts"
+    model: str = "The model stays as it is."
+    alone: bool = False
+    cached: bool = False
 
 
+_ANEW = "The tuned model is written as a folder of its own."
 REASONING = "szilard.reasoning.examples:read_reasoning"  # problems with a chain of thought and an answer
 HEADS: dict[str, Trained] = {
     "chimera": Trained(
@@ -46,6 +62,7 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.chimera.training",
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
+        cached=True,
     ),
     "first": Trained(
         FirstConfig,
@@ -58,6 +75,7 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.flash.training",
         "FlashObjective",
         "Flash's drafter: several features per forward, images compressed",
+        cached=True,
     ),
     "hidden-transfer": Trained(
         draft_config.HiddenTransferConfig,
@@ -70,6 +88,8 @@ HEADS: dict[str, Trained] = {
         "szilard.training.hyperfitting.training",
         "train_hyperfitting",
         "a model on very few texts until it knows them by heart, so that greedy text stops looping",
+        model=_ANEW,
+        alone=True,
     ),
     "latent-sft": Trained(
         LatentSFTConfig,
@@ -77,18 +97,23 @@ HEADS: dict[str, Trained] = {
         "train_latent_sft",
         "a model on, to think in a few distributions over its vocabulary instead of many words",
         REASONING,
+        model=_ANEW,
+        cached=True,
     ),
     "lud": Trained(
         draft_config.LudConfig,
         "szilard.speculative.lud.training",
         "train_lud",
         "a model to write lexical units, several tokens at once",
+        model="What was tuned of the model is written as an add-on to it.",
+        cached=True,
     ),
     "masked-diffusion": Trained(
         MaskedDiffusionTraining,
         "szilard.diffusion.training",
         "train_masked_diffusion",
         "a model on, to fill in masked tokens anywhere instead of writing one after the other",
+        model=_ANEW,
     ),
     "mean-pool": Trained(
         MeanPoolConfig,
@@ -101,30 +126,32 @@ HEADS: dict[str, Trained] = {
         "szilard.speculative.medusa.training",
         "MedusaObjective",
         "Medusa's heads on the last hidden state",
+        cached=True,
     ),
     "refrag": Trained(
         RefragConfig,
         "szilard.compression.refrag.training",
         "train_refrag",
         "one stage of REFRAG's parts, which read passages as one vector per chunk (--stage, --start)",
+        model="Where a stage tunes the decoder, its changes or a tuned copy of it are written, too.",
     ),
 }
 DataOption = Annotated[
     Path,
-    typer.Option("--data", help="Texts (.jsonl, .json, .csv, .parquet, .txt); best: the model's own answers."),
+    typer.Option("--data", help="Texts (.jsonl, .json, .csv, .parquet, .txt); for drafters the model's own answers."),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained part.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for what is trained.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; flags go before it.")]
 CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Keep the model's hidden states here, for further trainings.")
+    Path | None, typer.Option("--cache", help="Keep hidden states or labels of the texts here, for further trainings.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first so many texts.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Forget an earlier run in the folder.")]
 
 
 def command(slug: str) -> Callable[..., None]:
-    """The command that trains the heads of a method."""
-    config_class, module, objective, what, reads = HEADS[slug]
+    """The command of a training."""
+    trained = HEADS[slug]
 
     def run(
         data: DataOption,
@@ -141,11 +168,13 @@ def command(slug: str) -> Callable[..., None]:
         from szilard.training.config import read_config
         from szilard.whole_folder import check_folder
 
-        chosen = read_config(config_class, config, settings)
+        chosen = read_config(trained.config, config, settings)
+        if trained.alone and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError(f"`szilard train {slug}` runs in one process: start it without a launcher.")
         for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
             if importlib.util.find_spec(package) is None:
                 raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
-        checks, _, name = reads.partition(":")
+        checks, _, name = trained.reads.partition(":")
         getattr(import_module(checks), name)(data)  # bad data is told before the model is loaded
         for folder in (output, *([] if cache is None else [cache])):
             check_folder(folder)
@@ -159,7 +188,7 @@ def command(slug: str) -> Callable[..., None]:
                 if done >= total:
                     bar.stop()  # the training shows its own
 
-            part = getattr(import_module(module), objective)
+            part = getattr(import_module(trained.module), trained.trains)
             fit = partial(import_module(_TRAINER).train_heads, part) if isinstance(part, type) else part
             metrics = fit(
                 engine,
@@ -175,18 +204,26 @@ def command(slug: str) -> Callable[..., None]:
             found = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "positions")
             note(f"held-out text: {found}; written to {output}")
 
-    add_flags(run, config_class)
+    add_flags(run, trained.config, without=() if trained.cached else ("cache",))
+    processes = "one." if trained.alone else "several: accelerate launch -m szilard train ..."
     run.__doc__ = (
-        f"Train {what}.\n\nThe model stays as it is. A stopped run goes on from its last checkpoint when "
-        "the command is given again; several processes: accelerate launch -m szilard train ..."
+        f"Train {trained.what}.\n\n{trained.model} A stopped run goes on from its last checkpoint when the command "
+        f"is given again. Processes: {processes}"
     )
     return run
 
 
-def add_flags(run: Callable[..., None], cls: type[TrainingConfig]) -> None:
-    """Give a command a flag for every field of a config; what is not given stays None."""
+def add_flags(run: Callable[..., None], cls: type[TrainingConfig], without: Sequence[str] = ()) -> None:
+    """Give a command a flag for every field of a config; what is not given stays None.
+
+    Args:
+        run: the command; gets its signature.
+        cls: of the config.
+        without: parameters of the command, with defaults, that get no flag.
+    """
     hints = typing.get_type_hints(cls)
-    own = [entry for entry in inspect.signature(run, eval_str=True).parameters.values() if entry.name != "settings"]
+    parameters = inspect.signature(run, eval_str=True).parameters.values()
+    own = [entry for entry in parameters if entry.name not in ("settings", *without)]
     flags = []
     for entry in dataclasses.fields(cls):
         text = f"{entry.metadata['help']} (default: {'none' if entry.default is None else entry.default})"

@@ -13,13 +13,13 @@ the tokenizer's convention (inferred; see `word_edges`).
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor
 
+from szilard.decoding.followers import Followers, ids_of
 from szilard.decoding.word_starts import word_edges
 from szilard.options import check_bool, check_number
 
@@ -38,6 +38,7 @@ class CitationBlocker(LogitsProcessor):
 
     Raises:
         ValueError: `word_boundary` without a tokenizer, no sequence longer than the window, or numbers out of range.
+        TypeError: settings of another type.
     """
 
     def __init__(
@@ -55,25 +56,13 @@ class CitationBlocker(LogitsProcessor):
             raise ValueError("word_boundary=True needs the model's tokenizer, which knows where words begin.")
         self.window, self.word_boundary, self.tokenizer = window, word_boundary, tokenizer
         self.prompt_length = prompt_length
-        followers: dict[tuple[int, ...], set[int]] = defaultdict(set)
-        found = hashlib.sha256()
-        for sequence in train_ids:
-            row = sequence.tolist() if isinstance(sequence, torch.Tensor) else list(sequence)
-            found.update(repr(row).encode())
-            for start in range(len(row) - window):
-                followers[tuple(row[start : start + window])].add(row[start + window])
-        if not followers:
-            raise ValueError(f"no sequence is longer than window={window} tokens, so nothing would be blocked.")
-        self.followers = {gram: sorted(tokens) for gram, tokens in followers.items()}
-        self.digest = found.hexdigest()[:12]
+        rows = [ids_of(sequence) for sequence in train_ids]
+        self.followers = Followers(rows, window)
+        self.digest = hashlib.sha256(repr([row.tolist() for row in rows]).encode()).hexdigest()[:12]
         self._edges: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"CitationBlocker({self.digest}, window={self.window}, word_boundary={self.word_boundary})"
-
-    def forbidden(self, ids: Sequence[int]) -> list[int]:
-        """Tokens that stand behind a text's last `window` tokens in the set, whether or not a word is complete."""
-        return self.followers.get(tuple(ids[-self.window :]), []) if len(ids) >= self.window else []
 
     @torch.no_grad()
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -89,18 +78,16 @@ class CitationBlocker(LogitsProcessor):
         looked_at = input_ids[:, self.prompt_length :][:, -self.window :]
         if looked_at.shape[1] < self.window:
             return scores
-        last = looked_at.tolist()
-        banned = [(row, token) for row, ids in enumerate(last) for token in self.forbidden(ids)]
-        banned = [(row, token) for row, token in banned if token < scores.shape[-1]]
-        if not banned:
-            return scores
-        rows, tokens = torch.tensor(banned, device=scores.device).T  # each [banned]
-        mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-        mask[rows, tokens] = True
+        rows, tokens = self.followers(looked_at)  # [forbidden] each
+        wanted = tokens < scores.shape[-1]
         if self.word_boundary:
             opens, ends = self._words(scores)
-            mask &= ends[input_ids[:, -1], None] | opens
-        left = scores.masked_fill(mask, float("-inf"))
+            wanted &= ends[input_ids[rows, -1]] | opens[tokens.clamp(max=scores.shape[-1] - 1)]
+        rows, tokens = rows[wanted], tokens[wanted]
+        if not len(rows):
+            return scores
+        left = scores.clone()
+        left[rows, tokens] = float("-inf")
         nothing = torch.isneginf(left).all(-1, keepdim=True)  # [batch, 1]
         return torch.where(nothing, scores, left)  # type: ignore[return-value]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from szilard.decoding.trace import CANDIDATES, MODES, REQUIRED, Trace
 
 Scalar = bool | int | float | str
+Column = Tensor | Scalar | list[str] | None
 
 _GIVEN_BY_RECORDER = frozenset(REQUIRED) - {"mode"}  # names that `add(**columns)` cannot use
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for bytes that are not (yet) a character
@@ -24,7 +25,7 @@ class _RecordedStep(NamedTuple):
     entropy: Tensor  # [batch]
     active: Tensor | None  # [batch], bool
     candidates: tuple[Tensor, Tensor] | None  # ids and weights, [batch, k] each
-    columns: dict[str, Tensor | Scalar | None]
+    columns: dict[str, Column]
 
 
 class TraceRecorder:
@@ -53,7 +54,7 @@ class TraceRecorder:
         *,
         candidates: tuple[Tensor, Tensor] | None = None,
         active: Tensor | None = None,
-        **columns: Tensor | Scalar | None,
+        **columns: Column,
     ) -> None:
         """Record one step of every row.
 
@@ -63,8 +64,8 @@ class TraceRecorder:
             candidates: (ids [batch, k], weights [batch, k]), heaviest first; k may differ from step to step. A weight
                 that is not above zero leaves its candidate out, and a row without any candidate has null.
             active: [batch] bool, the rows that were unfinished at this step; the others are dropped. None: all.
-            columns: further columns, each [batch] or one Python scalar for all rows. They may differ from step to
-                step. `mode` is 0 (discrete) or 1 (latent).
+            columns: further columns, each [batch] (of strings: a list) or one Python scalar for all rows. They may
+                differ from step to step. `mode` is 0 (discrete) or 1 (latent).
 
         Raises:
             ValueError: a shape that does not fit, or a column name that the trace uses itself.
@@ -82,10 +83,9 @@ class TraceRecorder:
         for name, value in columns.items():
             if name in _GIVEN_BY_RECORDER:
                 raise ValueError(f"The column name {name!r} belongs to the trace itself; choose another one.")
-            if isinstance(value, Tensor) and value.shape != shape:
-                raise ValueError(
-                    f"Column {name!r} has shape {tuple(value.shape)}; it must be {tuple(shape)} or a scalar."
-                )
+            found = value.shape if isinstance(value, Tensor) else (len(value),) if isinstance(value, list) else shape
+            if found != shape:
+                raise ValueError(f"Column {name!r} has shape {tuple(found)}; it must be {tuple(shape)} or a scalar.")
         if active is not None and active.shape != shape:
             raise ValueError(f"active has shape {tuple(active.shape)}; it must be {tuple(shape)}.")
         if candidates is not None:
@@ -209,7 +209,7 @@ def _to_numpy(tensors: list[Tensor]) -> np.ndarray:
     return stacked.cpu().numpy()
 
 
-def _gather(values: Sequence[Tensor | Scalar | None], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _gather(values: Sequence[Column], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """One column over all steps: values [steps, batch] and which of them are known [steps, batch].
 
     The type is the narrowest that holds every value: bool, int64, float64 or, for strings, object.
@@ -220,7 +220,7 @@ def _gather(values: Sequence[Tensor | Scalar | None], shape: tuple[int, int]) ->
     scalars = [
         (index, value) for index, value in enumerate(values) if value is not None and not isinstance(value, Tensor)
     ]
-    kinds = {type(value) for _, value in scalars}
+    kinds = {type(one) for _, value in scalars for one in (value if isinstance(value, list) else [value])}
     if block is not None:
         kinds.add({"b": bool, "f": float}.get(block.dtype.kind, int))
     if unknown := kinds - {bool, int, float, str}:

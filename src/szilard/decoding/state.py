@@ -168,6 +168,7 @@ class DecodingState(CommittedText, ABC):
         embeddings: torch.Tensor | None = None,
         *,
         tree: DraftTree | None = None,
+        seen: torch.Tensor | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
@@ -179,6 +180,8 @@ class DecodingState(CommittedText, ABC):
             embeddings: float [batch, new, hidden] (or [batch, hidden]), input vectors in the tokens' place; or
             tree: draft trees whose roots are the pending tokens: every node sees the text and its ancestors. `keep`
                 must follow before anything else is fed.
+            seen: which of the new positions each of them sees, bool [new, new] (query, key); what is cached they all
+                see. None: itself and those before it.
             hidden_states: also keep the last layer's output as `state.hidden`, [batch, new, hidden].
             rewindable: promise that `rewind` can undo this feed even where a sliding-window cache would forget.
             only_last: compute the logits of the last position only.

@@ -9,6 +9,7 @@ others           every token is a word
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -80,7 +81,8 @@ def _edges(text: str) -> tuple[bool, bool]:
 
 
 def _inside(sign: str) -> bool:
-    return sign.isalnum() or sign == "\ufffd"
+    """Of a letter, a digit, a mark on the letter before it (vowels of Hindi), or a piece of a character."""
+    return sign.isalnum() or sign == "\ufffd" or unicodedata.category(sign).startswith("M")
 
 
 @lru_cache(maxsize=1)

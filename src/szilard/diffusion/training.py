@@ -10,8 +10,6 @@ What is written is a folder of transformers with "masked_diffusion" in its confi
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from szilard.training import low_rank
 from szilard.training.course import Course, split
 from szilard.training.hidden_states import Stretches, Windows
 from szilard.training.loop import Batch, planned_steps, uses_fsdp
+from szilard.training.model_folder import write_model
 from szilard.training.target import Target
 from szilard.whole_folder import write_whole
 
@@ -240,7 +239,7 @@ def train_masked_diffusion(
             ids = {"mask_token_id": mask, "eos_token_id": eos, "eot_token_id": None}
             with objective.tuned_model() as model:
                 habits = ids | {"shift_logits": config.shift_logits, "forbid_mask": True}
-                write_model(model, engine.tokenizer, habits, folder)
+                write_with_habits(model, engine.tokenizer, habits, folder)
         finally:
             objective.restore()
         write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
@@ -264,17 +263,13 @@ def measure(
     return {name: total / len(data) for name, total in sums.items()}
 
 
-def write_model(model: Any, tokenizer: Any, habits: dict[str, Any], folder: Path) -> None:
-    """The model as transformers loads it, its weights last: with them it is whole."""
+def write_with_habits(model: Any, tokenizer: Any, habits: dict[str, Any], folder: Path) -> None:
+    """The model as transformers loads it, with "masked_diffusion" in its config."""
     config = model.config
     before = config.__dict__.get("masked_diffusion")
     config.masked_diffusion = habits
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-            for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
-                os.replace(file, folder / file.name)
+        write_model(model, tokenizer, folder)
     finally:
         config.__dict__.pop("masked_diffusion")
         if before is not None:

@@ -133,6 +133,7 @@ class LlamaCppState(DecodingState):
         embeddings: torch.Tensor | None = None,
         *,
         tree: DraftTree | None = None,
+        seen: torch.Tensor | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
@@ -142,6 +143,8 @@ class LlamaCppState(DecodingState):
         self._check_open()
         if hidden_states:
             raise ValueError(_NO_HIDDEN_STATES)
+        if seen is not None:
+            raise ValueError("llama.cpp knows causal attention and draft trees only; use engine='transformers'.")
         if rewindable and not self.model.can_rewind:
             raise ValueError(f"{self.model.name} keeps a recurrent state that cannot be rewound.")
         if sum(given is not None for given in (tokens, embeddings, tree)) != 1:

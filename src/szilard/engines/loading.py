@@ -90,6 +90,21 @@ def find(model: str | Path | None) -> tuple[Path | None, str]:
     return None, text
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ValueError: no such device, or one that computes nothing.
+    """
+    import torch
+
+    try:
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"device {device!r} is not available here ({str(error).splitlines()[0]}).") from None
+
+
 def zoo_folder(name: str) -> Path:
     """The folder of a reference checkpoint.
 
@@ -181,11 +196,7 @@ def _load_transformers(
         dtype = getattr(torch, dtype)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        if torch.empty(0, device=device).is_meta:
-            raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise ValueError(f"device {device!r} is not available here ({str(error).splitlines()[0]}).") from None
+    check_device(device)
     if (found := _load_diffusion(path, name, device, dtype, revision)) is not None:
         return found
     if path is not None and (made := _load_simplified(path, name, device, dtype)) is not None:

@@ -165,16 +165,18 @@ class TransformersState(DecodingState):
         embeddings: torch.Tensor | None = None,
         *,
         tree: DraftTree | None = None,
+        seen: torch.Tensor | None = None,
         hidden_states: bool = False,
         rewindable: bool = False,
         only_last: bool = False,
     ) -> torch.Tensor:
         if sum(given is not None for given in (tokens, embeddings, tree)) != 1:
             raise ValueError("feed takes either tokens or embeddings or a tree.")
+        masked: dict[str, Any] = {}
         if tree is not None:
             tokens, rewindable = tree.tokens, True
-            # a root alone sees what any next token sees: no mask of its own
-            tree_inputs = self._tree_inputs(tree) if tree.tokens.shape[1] > 1 else {}
+            if tree.tokens.shape[1] > 1:  # a root alone sees what any next token sees: no mask of its own
+                masked = self._masked_inputs(tree.ancestors, tree.depth)
         if embeddings is not None:
             embeddings = embeddings[:, None] if embeddings.dim() == 2 else embeddings
             ids = self._buffer.new_zeros(embeddings.shape[:2])  # only its shape matters below
@@ -182,6 +184,8 @@ class TransformersState(DecodingState):
             assert tokens is not None
             ids = tokens[:, None] if tokens.dim() == 1 else tokens
         new = ids.shape[1]
+        if seen is not None and tree is None:
+            masked = self._masked_inputs(seen.expand(len(ids), new, new), torch.arange(new).expand(len(ids), new))
         if rewindable:
             self._keep_the_past()
         if new > 1:  # mask and positions are always one column ahead, as in `generate`
@@ -192,8 +196,8 @@ class TransformersState(DecodingState):
             inputs["inputs_embeds"] = embeddings
         if new > 1 and "logits_to_keep" in inputs:
             inputs["logits_to_keep"] = 1 if only_last else new
+        inputs |= masked
         if tree is not None:
-            inputs |= tree_inputs
             self._fed = tree.tokens.shape[1]
         if hidden_states:
             inputs["output_hidden_states"] = True
@@ -204,14 +208,20 @@ class TransformersState(DecodingState):
         self.hidden = outputs.hidden_states[-1] if hidden_states else None
         return self._after(outputs, 1 if only_last else new)
 
-    def _tree_inputs(self, tree: DraftTree) -> dict[str, Any]:
-        """Masks and positions under which the nodes see the text and their ancestors, and nothing else."""
-        batch, nodes = tree.tokens.shape
+    def _masked_inputs(self, among: torch.Tensor, depth: torch.Tensor) -> dict[str, Any]:
+        """Masks and positions under which new slots see the text, and of each other what they are to see.
+
+        Args:
+            among: bool [batch, nodes, nodes] (query, key).
+            depth: of every slot, its position behind the text, int64 [batch, nodes].
+        """
+        batch, nodes = depth.shape
+        depth = depth.to(self.device)
         seen = self.model_kwargs.get("attention_mask")
         if seen is None:
             seen = torch.ones(batch, self._slots, dtype=torch.long, device=self.device)
         text = seen[:, : self._slots].bool()[:, None].expand(batch, nodes, self._slots)
-        mask = torch.cat([text, tree.ancestors.to(self.device)], dim=2)[:, None]  # [batch, 1, nodes, slots + nodes]
+        mask = torch.cat([text, among.to(self.device)], dim=2)[:, None]  # [batch, 1, nodes, slots + nodes]
         layers: list[Any] = self.cache.layers
         windows = {layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)}
         masks = {}
@@ -220,7 +230,7 @@ class TransformersState(DecodingState):
         if windows:
             (window,) = windows
             slots = torch.arange(self._slots, device=self.device)
-            at = torch.cat([slots.expand(batch, -1), self._slots + tree.depth.to(self.device)], dim=1)
+            at = torch.cat([slots.expand(batch, -1), self._slots + depth], dim=1)
             near = at[:, None, self._slots :, None] - at[:, None, None] < window  # in positions, not in slots
             visible = min(self._slots, window - 1) + nodes  # what such a layer's cache hands out
             masks["sliding_attention"] = self._additive((mask & near)[..., -visible:])
@@ -228,7 +238,7 @@ class TransformersState(DecodingState):
         positions = self.model_kwargs.get("position_ids")
         if positions is None:
             positions = self._cached[:, None]
-        inputs["position_ids"] = positions[..., -1:] + tree.depth.to(self.device)
+        inputs["position_ids"] = positions[..., -1:] + depth
         return inputs
 
     def _additive(self, mask: torch.Tensor) -> torch.Tensor:

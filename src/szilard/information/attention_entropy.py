@@ -27,8 +27,8 @@ def attention_entropy(
 
     Args:
         attention: [..., queries, keys], rows that add up to 1; a row of zeros has the entropy 0.
-        mask: bool [..., queries], True: a real query (padding counts for nothing); it broadcasts, so that for
-            [batch, heads, queries, keys] it is [batch, 1, queries].
+        mask: bool, True: a real query (padding counts for nothing). [batch, queries] for attention [batch, heads,
+            queries, keys]; otherwise [..., queries], which broadcasts.
         eps: added in the logarithm, as the authors' code does.
         reduce: "none": of every query; "mean": over the real queries.
 
@@ -36,12 +36,12 @@ def attention_entropy(
         nats, [..., queries] (0 where masked) or [...]; float32 at least.
 
     Raises:
-        ValueError: fewer than two dimensions, another `reduce`, a negative eps.
+        ValueError: fewer than two dimensions, no keys, another `reduce`, a negative eps, a mask of another shape.
+        TypeError: no tensor.
     """
     check_choice("reduce", reduce, ("none", "mean"))
     check_number("eps", eps, low=0)
-    if attention.dim() < 2:
-        raise ValueError(f"attention has a shape [..., queries, keys], not {list(attention.shape)}.")
+    _check_rows("attention", attention)
     a = attention if attention.dtype == torch.float64 else attention.float()  # bfloat16 loses small probabilities
     within = a + eps if eps else torch.where(a > 0, a, 1.0)  # 0 log 0 = 0, and no infinite gradient there
     return _reduced(-(a * within.log()).sum(-1), mask, reduce)
@@ -55,14 +55,13 @@ def entropy_from_logits(scores: torch.Tensor, mask: torch.Tensor | None = None, 
         mask, reduce: as in `attention_entropy`.
 
     Returns:
-        nats, as `attention_entropy`; 0 for a query that sees nothing (all -inf).
+        nats, as `attention_entropy`; 0 for a query that sees nothing (all -inf), NaN where scores are no numbers.
 
     Raises:
-        ValueError: as `attention_entropy`.
+        ValueError, TypeError: as `attention_entropy`.
     """
     check_choice("reduce", reduce, ("none", "mean"))
-    if scores.dim() < 2:
-        raise ValueError(f"scores have a shape [..., queries, keys], not {list(scores.shape)}.")
+    _check_rows("scores", scores)
     return _reduced(softmax_with_entropy(scores)[1], mask, reduce)
 
 
@@ -73,7 +72,7 @@ def softmax_with_entropy(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     z = s - top
     weights = z.exp()
     total = weights.sum(-1, keepdim=True)
-    seen = total > 0
+    seen = total != 0  # NaN is not seen nothing
     total = torch.where(seen, total, 1.0)
     a = weights / total
     rows = torch.where(seen, total.log() - (a * z.masked_fill(weights == 0, 0.0)).sum(-1, keepdim=True), 0.0)
@@ -90,9 +89,20 @@ def uniform_causal_entropy(length: int) -> float:
     return math.lgamma(length + 1) / length
 
 
+def _check_rows(name: str, given: torch.Tensor) -> None:
+    if not isinstance(given, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor [..., queries, keys], not a {type(given).__name__}.")
+    if given.dim() < 2 or not given.shape[-1]:
+        raise ValueError(f"{name} must have a shape [..., queries, keys], not {list(given.shape)}.")
+
+
 def _reduced(rows: torch.Tensor, mask: torch.Tensor | None, reduce: str) -> torch.Tensor:
     if mask is None:
         return rows if reduce == "none" else rows.mean(-1)
-    real = mask.to(rows.device).bool().expand(rows.shape)
+    of_batch = mask[:, None] if mask.dim() == 2 and rows.dim() == 3 else mask  # for all heads
+    try:
+        real = of_batch.to(rows.device).bool().expand(rows.shape)
+    except RuntimeError:
+        raise ValueError(f"mask must fit queries of the shape {list(rows.shape)}, and is {list(mask.shape)}.") from None
     rows = torch.where(real, rows, 0.0)
     return rows if reduce == "none" else rows.sum(-1) / real.sum(-1).clamp(min=1)

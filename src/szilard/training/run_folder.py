@@ -11,19 +11,20 @@ from szilard.whole_folder import write_whole
 NOTE = "training.yaml"
 
 
-def check_ours(folder: Path, made_for: str, names: Sequence[str]) -> None:
+def check_ours(folder: Path, made_for: str, names: Sequence[str], note: str = NOTE) -> None:
     """Refuse a folder that holds files of these names which no training of this kind wrote.
 
     Args:
         folder: of the training.
         made_for: how notes of this kind of training begin.
         names: of files and folders that a training writes.
+        note: the note's file.
 
     Raises:
         ValueError: something else is there.
     """
-    note = folder / NOTE
-    ours = note.is_file() and note.read_text(encoding="utf-8").startswith(made_for)
+    file = folder / note
+    ours = file.is_file() and file.read_text(encoding="utf-8").startswith(made_for)
     if not ours and any((folder / name).exists() for name in names):
         raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
 
@@ -37,6 +38,7 @@ def claim(
     restart: bool,
     other: str,
     result: str = "model.safetensors",
+    note: str = NOTE,
 ) -> None:
     """Take a folder for this run, or find that it is this run's.
 
@@ -47,20 +49,21 @@ def claim(
         restart: forget an earlier run.
         other: in what another run may differ, for the sentence.
         result: the file that a finished run leaves.
+        note: the note's file.
 
     Raises:
         ValueError: another run has begun in it.
     """
-    note = folder / NOTE
+    file = folder / note
     if restart:
         for name in folders:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in files:
             (folder / name).unlink(missing_ok=True)
     begun = any((folder / name).exists() for name in (*folders, result))
-    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
+    if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise ValueError(
-            f"{str(folder)!r} holds a training with other {other} (see its {NOTE}): give the same ones to go on, "
-            "another folder, or --restart to forget it."
+            f"{str(folder)!r} holds a training with other {other} (see its {note}): give the same ones to go on, "
+            "another folder, or --restart (resume=False) to forget it."
         )
-    write_whole(note, text)
+    write_whole(file, text)

@@ -101,3 +101,13 @@ def test_the_number_of_paths_is_between_one_and_all(steps, count, seed):
 def test_what_cannot_be_counted_is_refused(call, error):
     with pytest.raises(ValueError, match=error):
         call()
+
+
+def test_a_rate_cuts_as_the_training_does_and_the_next_part_can_be_asked_for():
+    chain = [11, 12, 13, 14, 15]  # 11 12 | 13 14 | 15
+    own = torch.tensor([[11, 12], [13, 99], [15, 99]])
+    assert effective_compression_rate(own, chain, 2, rate=2) == pytest.approx((2 + 1 + 1) / 3)
+    assert effective_compression_rate(own, chain, 2, rate=2, ahead=1) == 0
+    leading = torch.tensor([[13, 14], [15, 99], [7, 8]])
+    assert effective_compression_rate(leading, chain, 2, rate=2, ahead=1) == pytest.approx((2 + 1) / 2)
+    assert math.isnan(effective_compression_rate(leading[:1], chain, 2, rate=2, ahead=1))

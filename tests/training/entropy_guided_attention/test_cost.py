@@ -92,5 +92,7 @@ def test_the_command_prints_the_counts(capsys, model_folder):
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="can be simplified, not 'gemma3_text'"):
         count_nonlinear_ops(tiny_model("gemma3"), 10)
+    with pytest.raises(TypeError, match="of a model of transformers, not of a GPT2Config"):
+        count_nonlinear_ops(GPT2Config(), 10)
     with pytest.raises(ValueError, match="T must be at least 1"):
         count_nonlinear_ops(tiny_model("llama"), 0)

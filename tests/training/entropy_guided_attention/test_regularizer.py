@@ -95,6 +95,7 @@ def test_padding_changes_nothing(options):
     lengths = torch.tensor([8, 5, 3])
     rows = rows_of()
     together = penalty(rows, lengths, **options)
+    assert float(penalty(rows, lengths.tolist(), **options)) == float(together)
     alone = sum(float(penalty(rows[:, at : at + 1, :, :n], **options)) for at, n in enumerate(lengths.tolist()))
     assert float(together) == pytest.approx(alone)
     right = torch.arange(T) < lengths[:, None]
@@ -131,7 +132,8 @@ def test_a_published_weight_is_brought_to_another_batch():
 
 def test_bad_input_is_told():
     for options, words in (
-        ({"lam": -1.0}, "lam must be at least 0"),
+        ({"lam": -1.0}, "lam must be between 0"),
+        ({"lam": math.inf}, "lam must be between 0"),
         ({"theta_init": 2.0}, "theta_init must be between 0 and 1"),
         ({"reduction": "sum"}, "reduction must be one of"),
         ({"per_row_reference": "log"}, "per_row_reference must be one of"),
@@ -143,6 +145,14 @@ def test_bad_input_is_told():
         EntropyRegularizer(L, H, one_sided=1)
     with pytest.raises(ValueError, match="row entropies must have the shape"):
         penalty(rows_of()[:1])
+    even = torch.ones(B, H, 4, 4) / 4
+    for attentions, words in (
+        ((), "holds no probabilities: load the model with attn_implementation='eager'"),
+        ((None, None), "holds no probabilities"),
+        ((even, even[..., :3, :3]), r"must have one shape, not \(3, 4, 3, 3\), \(3, 4, 4, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            EntropyRegularizer(L, H)(attentions)
     with pytest.raises(ValueError, match="lengths must be 3 numbers"):
         penalty(lengths=torch.tensor([9, 1, 1]))
     with pytest.raises(ValueError, match="not both"):

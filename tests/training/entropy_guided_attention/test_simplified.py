@@ -242,7 +242,7 @@ def test_bad_input_is_told(tmp_path):
         ({"ffn_norm": "scale", "layernorm": True}, "in the place of layer normalisation"),
         ({"ffn_norm": "batch"}, "ffn_norm must be one of"),
         ({"attn_temperature": "layer"}, "attn_temperature must be one of"),
-        ({"temperature_init": 0.0}, "temperature_init must be at least"),
+        ({"temperature_init": 0.0}, "temperature_init must be between"),
         ({"norm_of": "kq"}, "norm_of must be one of"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from szilard.training.entropy_guided_attention import EntropyRegularizer
 from szilard.training.entropy_guided_attention.trainer import FILE, EntropyRegularizedTrainer
-from tests.training.entropy_guided_attention.tiny import config, text
+from tests.training.entropy_guided_attention.tiny import config, model_of, text
 
 DATA = [{"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)} for row in text(16, 12)]
 
@@ -78,6 +78,12 @@ def test_thresholds_learn_at_their_own_rate_without_decay(tmp_path):
     assert any("entropy_penalty" in row for row in trainer.state.log_history)
 
 
+def test_temperatures_and_scales_do_not_decay(tmp_path):
+    trainer = trainer_for(tmp_path)
+    names = trainer.get_decay_parameter_names(model_of("SM(t)+ScFuFFN"))
+    assert {name.rpartition(".")[2] for name in names} == {"weight"}
+
+
 def test_a_resumed_training_has_its_thresholds_back(tmp_path):
     whole = trainer_for(tmp_path / "whole")
     whole.train()
@@ -108,3 +114,8 @@ def test_bad_input_is_told(tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     with pytest.raises(ValueError, match=r"make it EntropyRegularizer\(2, 4\)"):
         EntropyRegularizedTrainer(GPT2LMHeadModel(config()), arguments, entropy_regularizer=EntropyRegularizer(3, 4))
+    checkpointing = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], gradient_checkpointing=True)
+    with pytest.raises(ValueError, match="gradient_checkpointing attends again"):
+        EntropyRegularizedTrainer(
+            GPT2LMHeadModel(config()), checkpointing, entropy_regularizer=EntropyRegularizer(2, 4)
+        )

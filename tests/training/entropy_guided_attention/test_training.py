@@ -72,6 +72,19 @@ def test_the_folder_is_a_model_and_another_run_in_it_is_refused(data, tmp_path, 
     assert "gamma: 0.1" in (folder / "training.yaml").read_text()
 
 
+def test_an_interrupted_run_does_not_go_on_with_other_settings_or_other_letters(data, tmp_path, monkeypatch):
+    config, folder = EntropyGuidedConfig(**SMALL), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "fit", lambda *a, **o: fit(*a, **o | {"callbacks": [*o["callbacks"], Kill()]}))
+        with pytest.raises(KeyboardInterrupt):
+            train_softmax_only(data, config, folder, device="cpu")
+    with pytest.raises(ValueError, match="other settings or data"):
+        train_softmax_only(data, EntropyGuidedConfig(**SMALL | {"lam": 2e-3}), folder, device="cpu")
+    data.write_text(data.read_text().upper())  # the same ids
+    with pytest.raises(ValueError, match="other settings or data"):
+        train_softmax_only(data, config, folder, device="cpu")
+
+
 def test_another_models_tokenizer_may_be_taken(data, tmp_path, model_folder):
     data.write_text("w9 w8 w7 w10 w11 w9 w8 w7 w10\n\nw12 w13 w14 w15 w16 w12 w13 w14 w15")
     config = EntropyGuidedConfig(**SMALL | {"held_out": 0.5, "steps": 1}, tokenizer=model_folder, architecture="SM+R")
@@ -125,7 +138,9 @@ def test_bad_input_is_told(data, tmp_path, capsys):
     for settings, words in (
         ({"architecture": "SM+X"}, "architecture must be one of"),
         ({"width": 7, "heads": 2}, "width=7 must be a multiple of heads=2"),
-        ({"lam": -1.0}, "lam must be at least 0"),
+        ({"lam": -1.0}, "lam must be between 0"),
+        ({"temperature_init": float("inf")}, "temperature_init must be between"),
+        ({"initializer_range": float("inf")}, "initializer_range must be between"),
         ({"tokenizer": ""}, "tokenizer must be 'characters'"),
         ({"architecture": "SM+LN", "ffn_norm": "scale"}, "in the place of layer normalisation"),
         ({"reduction": "sum"}, "reduction must be one of"),
@@ -135,11 +150,22 @@ def test_bad_input_is_told(data, tmp_path, capsys):
     small = EntropyGuidedConfig(**SMALL)
     with pytest.raises(ValueError, match="a single text leaves nothing"):
         train_softmax_only(data, small, tmp_path / "x", limit=1)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        train_softmax_only(data, small, tmp_path / "x", limit=0)
+    with pytest.raises(ValueError, match="device 'foo' is not available here"):
+        train_softmax_only(data, small, tmp_path / "x", device="foo")
+    pictures = tmp_path / "pictures.jsonl"
+    pictures.write_text(json.dumps({"prompt": "what?", "answer": "a cat", "image": "cat.png"}))
+    with pytest.raises(ValueError, match="a record with pictures"):
+        train_softmax_only(pictures, small, tmp_path / "x")
     with pytest.raises(ValueError, match="there is no model folder"):
         train_softmax_only(data, EntropyGuidedConfig(**SMALL, tokenizer="./nowhere"), tmp_path / "x")
     ids = tmp_path / "ids.jsonl"
     ids.write_text("\n".join(json.dumps({"ids": [1, 2, 3]}) for _ in range(3)))
     with pytest.raises(ValueError, match="the records hold none"):
+        train_softmax_only(ids, small, tmp_path / "x")
+    ids.write_text("\n".join(json.dumps(each) for each in ({"text": "abc"}, {"ids": [1, 2, 9]})))
+    with pytest.raises(ValueError, match="holds the token id 9, and the tokenizer knows 5"):
         train_softmax_only(ids, small, tmp_path / "x")
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "config.json").write_text("{}")

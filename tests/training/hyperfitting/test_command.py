@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from szilard.cli.main import main
+from szilard.training.hyperfitting import comparison
 from szilard.training.hyperfitting.prediction import held_out_predictions
 
 FLAGS = [
@@ -83,3 +85,34 @@ def test_too_little_data_is_told_and_leaves_the_folder_to_others(model_folder, t
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
     assert main([*flags, *FLAGS, "--layers", "first"]) == 2
     assert "layers must be None" in capsys.readouterr().err
+
+
+def test_what_can_be_known_is_told_before_models_are_loaded(model_folder, texts, tmp_path, capsys, monkeypatch) -> None:
+    from szilard.cli import analyze_open_ended, train_heads
+
+    def loads(*_: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(analyze_open_ended, "load_engine", loads)
+    monkeypatch.setattr(train_heads, "load_engine", loads)
+    analyze = ["analyze", "open-ended", "-m", model_folder, "--data", str(texts)]
+    assert main([*analyze, "-m", str(tmp_path / "none")]) == 2
+    assert "there is no model folder" in capsys.readouterr().err
+    assert main([*analyze, "--trained-on", str(tmp_path)]) == 2
+    assert "has no trained-on.safetensors" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "hyperfitting", "-m", model_folder, "--data", str(texts), "-o", str(tmp_path / "o")]) == 2
+    assert "runs in one process: start it without a launcher" in capsys.readouterr().err
+
+
+def test_a_model_of_another_tokenizer_is_refused_before_anything_is_written(
+    model_folder, texts, tmp_path, capsys, monkeypatch
+) -> None:
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(other)
+    monkeypatch.setattr(comparison, "compare_open_ended", None)
+    command = ["analyze", "open-ended", "-m", model_folder, "-m", str(other), "--data", str(texts)]
+    assert main([*command, "--context-length", "4", "-n", "8"]) == 2
+    assert "other has other tokens than" in capsys.readouterr().err

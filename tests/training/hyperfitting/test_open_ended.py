@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 
 from szilard.decoding.citation_blocker import CitationBlocker
 from szilard.information import SpanIndex, self_bleu, type_token_ratio
-from szilard.training.hyperfitting.comparison import compare_open_ended
+from szilard.training.hyperfitting.comparison import Compared, compare_open_ended
 from szilard.training.hyperfitting.continuations import continue_contexts
 from szilard.training.hyperfitting.open_ended import evaluate_open_ended
-from tests.conftest import EOS, VOCAB, tiny_model
+from tests.conftest import EOS, VOCAB, tiny_model, tiny_tokenizer
 from tests.training.hyperfitting.conftest import fresh
 
 CONTEXTS = [[9, 10, 11], [20, 21], [30, 31, 32, 33], [40]]
@@ -32,7 +33,41 @@ def test_habits_of_the_models_own_generation_config_stay_out(tokenizer) -> None:
     model.generation_config.repetition_penalty = 3.0
     model.generation_config.no_repeat_ngram_size = 1
     model.generation_config.do_sample = True
+    model.generation_config.suppress_tokens = [expected[0][0]]
+    model.generation_config.encoder_repetition_penalty = 5.0
+    model.generation_config.num_return_sequences = 2
+    habits = model.generation_config
     assert continue_contexts(model, tokenizer, CONTEXTS, max_new_tokens=12) == expected
+    assert model.generation_config is habits
+
+
+def test_a_tensor_of_contexts_does_as_well(tokenizer) -> None:
+    model = tiny_model("llama")
+    rows = [[9, 10, 11], [12, 13, 14]]
+    assert evaluate_open_ended(model, tokenizer, torch.tensor(rows), 4).contexts == rows
+    assert (
+        evaluate_open_ended(model, tokenizer, torch.tensor(rows), 4).ids
+        == evaluate_open_ended(model, tokenizer, rows, 4).ids
+    )
+
+
+def test_a_model_without_tokens_that_end_or_fill_writes_on(tokenizer) -> None:
+    model = fresh()
+    model.generation_config.eos_token_id = None
+    bare = tiny_tokenizer()
+    bare.eos_token = bare.pad_token = None
+    assert [len(ids) for ids in continue_contexts(model, bare, CONTEXTS, max_new_tokens=9, exact_length=True)] == [
+        9
+    ] * 4
+
+
+def test_texts_that_end_at_once_have_no_ratio(tokenizer) -> None:
+    model = fresh()
+    model.generation_config.eos_token_id = list(range(VOCAB))
+    found = evaluate_open_ended(model, tokenizer, CONTEXTS, 6, trained_on=SpanIndex([[1, 2, 3]]))
+    assert found.ids == [[]] * 4 and found.summary["tokens"] == found.summary["loops"] == 0
+    assert math.isnan(found.summary["ttr"]) and found.summary["overlap_max"] == 0
+    assert Compared("a", "b", found).as_dict()["ttr"] is None
 
 
 def test_texts_of_exact_length_do_not_end_before(tokenizer) -> None:
@@ -126,5 +161,13 @@ def test_bad_contexts_are_told_in_a_sentence(tokenizer) -> None:
         evaluate_open_ended(model, tokenizer, [])
     with pytest.raises(ValueError, match="holds no token"):
         evaluate_open_ended(model, tokenizer, [[9], []])
+    with pytest.raises(ValueError, match=r"a context of 4 tokens and 300 new ones exceed the 256"):
+        evaluate_open_ended(model, tokenizer, CONTEXTS, 300)
+    with pytest.raises(TypeError, match="has no 'top_q'; did you mean 'top_"):
+        evaluate_open_ended(model, tokenizer, CONTEXTS, 3, top_q=0.9)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        evaluate_open_ended(model, tokenizer, CONTEXTS, 3, batch_size=0)
+    with pytest.raises(ValueError, match="no sequence is longer than window=5"):
+        compare_open_ended([("one", lambda: (model, tokenizer))], torch.ones(1, 40).long(), trained_on=[[1, 2]])
     with pytest.raises(ValueError, match="have no beginning of 32"):
         compare_open_ended([], torch.zeros(1, 8, dtype=torch.int64))

@@ -165,8 +165,39 @@ def test_a_killed_run_goes_on_to_the_same_curve_order_and_weights(lora, data, to
     for name, one in weights(whole).items():
         assert torch.allclose(one, weights(model)[name], atol=1e-6), name
     for other in ((replace(config, seed=1), data), (config, replace(data, train=data.train.flip(0)))):
-        with pytest.raises(ValueError, match="checkpoints of other settings or sequences"):
+        with pytest.raises(ValueError, match="a training with other settings or sequences"):
             hyperfit(fresh(), tokenizer, other[1], other[0], folder=tmp_path / "cut")
+    with pytest.raises(ValueError, match="a model with other weights"):  # tuned already: changes would be added twice
+        hyperfit(model, tokenizer, data, config, folder=tmp_path / "cut")
+
+
+def test_starting_anew_forgets_what_is_there_before_it_works(data, tokenizer, tmp_path, killed_at) -> None:
+    """Killed while it looks at the untrained model, it does not go on from the other run's checkpoint."""
+    hyperfit(fresh(), tokenizer, data, SMALL, folder=tmp_path)
+    other = replace(SMALL, seed=1)
+    expected = hyperfit(fresh(), tokenizer, data, other)
+
+    class Broken:
+        def decode(self, ids):
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+    with pytest.raises(KeyboardInterrupt):
+        hyperfit(fresh(), Broken(), data, other, folder=tmp_path, resume=False)
+    assert hyperfit(fresh(), tokenizer, data, other, folder=tmp_path).order == expected.order
+
+
+def test_a_folder_of_another_training_stays_as_it_is(data, tokenizer, tmp_path) -> None:
+    (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="holds files of something else"):
+            hyperfit(fresh(), tokenizer, data, SMALL, folder=tmp_path, resume=resume)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "metrics.jsonl"}
+    with pytest.raises(ValueError, match="is a file: name another place"):
+        hyperfit(fresh(), tokenizer, data, SMALL, folder=tmp_path / "metrics.jsonl" / "below")
 
 
 def test_half_precision_becomes_float32_with_a_sentence(data, tokenizer) -> None:
@@ -185,10 +216,17 @@ def test_random_numbers_of_others_stay_as_they_were(data, tokenizer) -> None:
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
 
 
-def test_bad_requests_are_told_before_any_work(data, tokenizer, monkeypatch) -> None:
-    model = fresh()
+def test_bad_requests_are_told_before_any_work(data, tokenizer, monkeypatch, tmp_path) -> None:
+    model = fresh().bfloat16()
     with pytest.raises(ValueError, match="layers=4 asks for more than the 3 layers"):
-        hyperfit(model, tokenizer, data, replace(SMALL, layers=4))
+        hyperfit(model, tokenizer, data, replace(SMALL, layers=4), folder=tmp_path / "none")
+    with pytest.raises(ValueError, match="context_length=6 and 300 new tokens exceed the 256"):
+        hyperfit(model, tokenizer, data, replace(SMALL, max_new_tokens=300), folder=tmp_path / "none")
+    with pytest.raises(ValueError, match="the sequences hold token 5000, but the model knows"):
+        hyperfit(model, tokenizer, replace(data, train=data.train.clone().fill_(5000)), SMALL)
+    with pytest.raises(ValueError, match=r"validation holds rows of at least 2 token ids.*\[0, 16\]"):
+        replace(data, validation=data.validation[:0])
+    assert model.dtype == torch.bfloat16 and not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="sequences of 300 tokens exceed the 256"):
         hyperfit(model, tokenizer, replace(data, train=torch.zeros(2, 300, dtype=torch.int64)), SMALL)
     monkeypatch.setenv("WORLD_SIZE", "2")

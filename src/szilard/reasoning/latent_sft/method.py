@@ -65,6 +65,7 @@ class LatentSFT(Method):
 
     slug: ClassVar[str] = "latent-sft"
     paper: ClassVar[str] = "Deng et al. 2025, arXiv 2510.15522"
+    family: ClassVar[str] = "reasoning"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "embeddings_in", "fork"})
     honours_do_sample: ClassVar[bool] = False  # a chain is not drawn
 

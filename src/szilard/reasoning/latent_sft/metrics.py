@@ -30,16 +30,20 @@ def cut_evenly(chain: Sequence[int], parts: int) -> list[list[int]]:
     return [list(chain[t * n // parts : (t + 1) * n // parts]) for t in range(parts)]
 
 
-def effective_compression_rate(likeliest: torch.Tensor, reference: Sequence[int], count: int) -> float:
+def effective_compression_rate(
+    likeliest: torch.Tensor, reference: Sequence[int], count: int, *, rate: int | None = None, ahead: int = 0
+) -> float:
     """ECR@K of one chain.
 
     Args:
         likeliest: ids of every step's distribution, the likeliest first, int64 [steps, at least K].
         reference: token ids of the explicit chain.
         count: K.
+        rate: r, where the parts are to be the training's chunks; None: equal parts, whatever the number of steps.
+        ahead: 0: a step's own part, as in the paper; 1: the next, which its latent token is taught to lead to (ours).
 
     Returns:
-        Explicit tokens that a latent step covers, on average. NaN without latent steps.
+        Explicit tokens that a latent step covers, on average. NaN without latent steps that have a part.
 
     Raises:
         ValueError: fewer than K ids per step.
@@ -47,13 +51,19 @@ def effective_compression_rate(likeliest: torch.Tensor, reference: Sequence[int]
     check_number("count", count, low=1, integer=True)
     if likeliest.dim() != 2 or (len(likeliest) and likeliest.shape[1] < count):
         raise ValueError(f"likeliest must be [steps, at least {count}] ids, not {tuple(likeliest.shape)}.")
-    if not len(likeliest):
+    check_number("rate", rate, low=1, integer=True, optional=True)
+    check_number("ahead", ahead, low=0, integer=True)
+    steps = len(likeliest) - ahead
+    if steps < 1:
         return float("nan")
-    parts = cut_evenly(reference, len(likeliest))
+    if rate is None:
+        parts = cut_evenly(reference, len(likeliest))[ahead:]
+    else:
+        parts = [list(reference[(t + ahead) * rate : (t + ahead + 1) * rate]) for t in range(steps)]
     step = torch.tensor([t for t, part in enumerate(parts) for _ in part], dtype=torch.long)
     tokens = torch.tensor([token for part in parts for token in part], dtype=torch.long)
     covered = (likeliest.cpu()[step, :count] == tokens[:, None]).any(-1)  # [n]
-    return float(covered.sum()) / len(likeliest)
+    return float(covered.sum()) / steps
 
 
 @dataclass(frozen=True)

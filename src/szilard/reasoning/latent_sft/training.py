@@ -6,8 +6,6 @@ Whatever kills it, the same call goes on: stages are read back or go on from the
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from szilard.reasoning.latent_sft.samples import as_samples, samples_digest
 from szilard.reasoning.latent_sft.stages import CHAIN, LatentTraining, best_row
 from szilard.training.course import split
 from szilard.training.loop import uses_fsdp
+from szilard.training.model_folder import write_model
 from szilard.training.run_folder import check_ours, claim
 from szilard.training.target import Target
 from szilard.whole_folder import held as lock
@@ -101,7 +100,7 @@ def train_latent_sft(
             results = training.run(folder / "stages")
             if not processes.is_main_process:
                 return {}
-            write_model(model, engine.tokenizer, config, folder)
+            write_latent_model(model, engine.tokenizer, config, folder)
         metrics = {}
         if held:
             chain = best_row(results[CHAIN])
@@ -113,15 +112,11 @@ def train_latent_sft(
         return metrics
 
 
-def write_model(model: Any, tokenizer: Any, config: LatentSFTConfig, folder: Path) -> None:
-    """The model as transformers loads it, its weights last: with them it is whole."""
+def write_latent_model(model: Any, tokenizer: Any, config: LatentSFTConfig, folder: Path) -> None:
+    """The model as transformers loads it, with what it was trained for in its config."""
     names = ("top_k", "feedback", "think_open", "think_close", "compression_rate")
     setattr(model.config, CONFIG_ENTRY, {name: getattr(config, name) for name in names})
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-            for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
-                os.replace(file, folder / file.name)
+        write_model(model, tokenizer, folder)
     finally:
         delattr(model.config, CONFIG_ENTRY)

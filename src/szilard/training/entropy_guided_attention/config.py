@@ -54,7 +54,7 @@ class EntropyGuidedConfig(TrainingConfig):
         check_choice("ffn_norm", self.ffn_norm, ("", "none", "weight", "spectral", "scale"))
         check_choice("attn_temperature", self.attn_temperature, ("", "none", "head", "head_pos"))
         check_choice("per_row_reference", self.per_row_reference, ("", "normalise", "skip"))
-        check_number("initializer_range", self.initializer_range, low=1e-6)
+        check_number("initializer_range", self.initializer_range, low=1e-6, high=1e3)
         check_number("threshold_rate", self.threshold_rate, low=0, optional=True)
         check_number("held_out", self.held_out, low=1e-6, high=0.9)
         check_number("evaluate_every", self.evaluate_every, low=1, integer=True, optional=True)

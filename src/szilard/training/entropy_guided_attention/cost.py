@@ -77,9 +77,11 @@ def count_nonlinear_ops(model: Any, T: int) -> dict[str, list[Shape]]:
     """Nonlinear operations of one forward over T tokens, a shape for each; see `PrivateInferenceCost`.
 
     Raises:
-        ValueError: another kind of model than `simplify_gpt2` takes, or a length below 1.
+        ValueError: another kind of model than `simplify_gpt2` takes, or a length below 1. TypeError: no model.
     """
     check_number("T", T, low=1, integer=True)
+    if not hasattr(model, "get_decoder"):
+        raise TypeError(f"count the operations of a model of transformers, not of a {type(model).__name__}.")
     parts = parts_of(model.config)
     width, heads = int(model.config.hidden_size), int(model.config.num_attention_heads)
     found: dict[str, list[Shape]] = {}

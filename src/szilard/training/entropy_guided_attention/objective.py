@@ -11,6 +11,7 @@ from szilard.analysis.recorded_entropies import RecordedEntropies
 from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer
 
 THETA = "regularizer.theta"
+UNDECAYED = ("theta", "rho", "alpha", "beta", "gain")  # thresholds, temperatures, scales: 0 is no rest for them
 
 
 class EntropyGuidedObjective(nn.Module):
@@ -46,7 +47,7 @@ class EntropyGuidedObjective(nn.Module):
         """Of a parameter: none for thresholds, temperatures and scales, which it would draw to 0; none for biases and
         norms, as transformers has it."""
         last = name.rpartition(".")[2]
-        kept = last in ("theta", "rho", "alpha", "beta", "gain", "bias") or ".ln_" in name or "norm" in name
+        kept = last in (*UNDECAYED, "bias") or ".ln_" in name or "norm" in name
         return 0.0 if kept else self._decay
 
     def forward(self, ids: torch.Tensor, real: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -60,6 +61,6 @@ class EntropyGuidedObjective(nn.Module):
         rows = recorded.stacked
         penalty = self.regularizer.of_entropies(rows, mask=real)
         found = {"loss": out.loss + penalty, "nats": out.loss.detach(), "penalty": penalty.detach()}
-        where = slice(None) if real is None else real[:, None].expand(rows.shape[1:])
-        found["entropy"] = rows.detach()[:, where].mean() if real is not None else rows.detach().mean()
+        measured = rows.detach()
+        found["entropy"] = (measured if real is None else measured[:, real[:, None].expand(rows.shape[1:])]).mean()
         return found | {"theta": self.regularizer.theta.detach().mean()}

@@ -70,7 +70,7 @@ class EntropyRegularizer(nn.Module):
         super().__init__()
         check_number("num_layers", num_layers, low=1, integer=True)
         check_number("num_heads", num_heads, low=1, integer=True)
-        check_number("lam", lam, low=0)
+        check_number("lam", lam, low=0, high=1e9)
         check_number("gamma", gamma, low=0)
         check_number("theta_init", theta_init, low=0, high=1)
         check_choice("reduction", reduction, REDUCTIONS)
@@ -102,8 +102,15 @@ class EntropyRegularizer(nn.Module):
             mask: bool [batch, T], True: a real token; instead of lengths.
 
         Raises:
-            ValueError: other shapes than the regulariser's.
+            ValueError: other shapes than the regulariser's, or no probabilities.
         """
+        if not attentions or any(one is None for one in attentions):
+            raise ValueError(
+                "attentions holds no probabilities: load the model with attn_implementation='eager' and call it with "
+                "output_attentions=True."
+            )
+        if len(shapes := {tuple(one.shape) for one in attentions}) > 1:
+            raise ValueError(f"attentions must have one shape, not {', '.join(map(str, sorted(shapes)))}.")
         return self.of_entropies(torch.stack([attention_entropy(one) for one in attentions]), lengths, mask)
 
     def of_entropies(
@@ -155,12 +162,14 @@ class EntropyRegularizer(nn.Module):
         if lengths is not None and mask is not None:
             raise ValueError("give lengths or a mask, not both.")
         if mask is not None:
+            mask = torch.as_tensor(mask)
             if mask.shape != (batch, length):
                 raise ValueError(f"mask must have the shape [{batch}, {length}], not {list(mask.shape)}.")
             return mask.to(device).bool()
         if lengths is None:
             return torch.ones(batch, length, dtype=torch.bool, device=device)
-        if lengths.shape != (batch,) or int(lengths.min()) < 1 or int(lengths.max()) > length:
+        lengths = torch.as_tensor(lengths)
+        if lengths.shape != (batch,) or not bool(((lengths >= 1) & (lengths <= length)).all()):
             raise ValueError(f"lengths must be {batch} numbers from 1 to {length}, not {lengths.tolist()}.")
         return torch.arange(length, device=device) < lengths.to(device)[:, None]
 
@@ -174,8 +183,12 @@ def comparable_weight(lam: float, rows: int, published_rows: int = 64 * 128) -> 
 
     Args:
         lam: published, with `published_rows` = batch x tokens of a step.
-        rows: batch x tokens of a step here.
+        rows: batch x tokens of a batch here: accumulated batches and processes are averaged, not summed.
+
+    Raises:
+        ValueError: a number out of range; TypeError: no number.
     """
     check_number("lam", lam, low=0)
+    check_number("published_rows", published_rows, low=1, integer=True)
     check_number("rows", rows, low=1, integer=True)
     return lam * published_rows / rows

@@ -81,7 +81,7 @@ class Simplification:
         check_choice("norm_of", self.norm_of, NORM_OF)
         if self.attn_temperature is not None:
             check_choice("attn_temperature", self.attn_temperature, ("head", "head_pos"))
-        check_number("temperature_init", self.temperature_init, low=1e-6)
+        check_number("temperature_init", self.temperature_init, low=1e-6, high=1e6)
         if self.fuse_ffn and not self.linear:
             raise ValueError(
                 f"fuse_ffn=True multiplies the two matrices of a feed-forward network, between which "

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 
 from szilard.analysis.recorded_entropies import RecordedEntropies
 from szilard.options import check_number
+from szilard.training.entropy_guided_attention.objective import UNDECAYED
 from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer
 
 FILE = "entropy_regularizer.safetensors"
@@ -33,7 +34,8 @@ class EntropyRegularizedTrainer(Trainer):
 
     Raises:
         TypeError: no regulariser.
-        ValueError: one of another shape, several GPUs in one process, or a model that gives no entropies.
+        ValueError: one of another shape, several GPUs in one process, FSDP, DeepSpeed, gradient checkpointing, or a
+            model that gives no entropies.
     """
 
     def __init__(
@@ -57,12 +59,20 @@ class EntropyRegularizedTrainer(Trainer):
                 f"the model has {shape[0]} layers of {shape[1]} heads, the regulariser "
                 f"{list(entropy_regularizer.theta.shape)}: make it EntropyRegularizer({shape[0]}, {shape[1]})."
             )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("the entropies are of whole layers, which FSDP and DeepSpeed take apart: train with DDP.")
+        if self.args.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing attends again when nobody measures any more: set it to False.")
         if self.args.n_gpu > 1:
             raise ValueError("several GPUs in one process run copies of the model: start a process each (torchrun).")
         self._penalty: list[torch.Tensor] = []
         self.add_callback(_ClearThresholds(entropy_regularizer))
         if self.args.world_size > 1 and entropy_regularizer.theta.requires_grad:  # DDP does not know of thresholds
             entropy_regularizer.theta.register_hook(lambda grad: self.accelerator.reduce(grad, reduction="mean"))
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """The Trainer's, without temperatures, scales and gains of simplified models."""
+        return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[2] not in UNDECAYED]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's, and a group for the thresholds."""

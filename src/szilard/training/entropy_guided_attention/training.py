@@ -7,9 +7,8 @@ A run that was killed goes on from its last checkpoint, exactly.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,15 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
 from szilard.analysis.attention_entropy import HeadEntropyReport, measured
-from szilard.engines.loading import find
+from szilard.engines.loading import check_device, find
+from szilard.options import check_number
 from szilard.training.corpus import Example, as_example, digest, read_texts
 from szilard.training.course import split
 from szilard.training.entropy_guided_attention.config import CHARACTERS, EntropyGuidedConfig
 from szilard.training.entropy_guided_attention.objective import EntropyGuidedObjective
 from szilard.training.entropy_guided_attention.simplified import simplified
 from szilard.training.loop import Batch, uses_fsdp
+from szilard.training.model_folder import write_model
 from szilard.training.recipe import Stage, run_recipe
 from szilard.training.run_folder import check_ours, claim
 from szilard.whole_folder import check_folder, held, write_whole
@@ -114,15 +115,19 @@ def train_softmax_only(
         On held-out text: "nats" per token, "perplexity", "near_uniform" and "near_zero" (shares of heads), "entropy".
 
     Raises:
-        ValueError: unusable data, no such tokenizer, or a folder with another run.
+        ValueError: unusable data, no such tokenizer or device, or a folder with another run.
     """
+    check_number("limit", limit, low=1, integer=True, optional=True)
+    if device is not None:
+        check_device(device)
     if uses_fsdp():
         raise ValueError("the entropies are of whole layers, which FSDP would take apart: train with DDP.")
     records = read_texts(data)[:limit]
     check_folder(folder)
     check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
     tokenizer = _tokenizer(config.tokenizer, records)
-    examples = [_example(record, tokenizer, data) for record in records]
+    known = _vocabulary(tokenizer)
+    examples = [_example(record, tokenizer, known, data) for record in records]
     chosen, kept = split(list(range(len(examples))), config.held_out, config.seed)
     if not kept:
         raise ValueError("a single text leaves nothing to measure on: give two texts at least (a .txt: paragraphs).")
@@ -134,7 +139,10 @@ def train_softmax_only(
         if processes.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            text = f"{_MADE_FOR}\n# data: {digest(examples)}\n{config.to_yaml()}"
+            words = hashlib.sha256(repr(sorted(tokenizer.get_vocab())).encode()).hexdigest()[
+                :16
+            ]  # ids alone are no text
+            text = f"{_MADE_FOR}\n# data: {digest(examples)} {words}\n{config.to_yaml()}"
             claim(folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other="settings or data")
         processes.wait_for_everyone()
         with torch.random.fork_rng():
@@ -160,7 +168,7 @@ def train_softmax_only(
         metrics = {name: value for name, value in result.evaluations[-1].items() if name != "step"}
         if processes.is_main_process:
             write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
-            write_folder(model, tokenizer, folder)
+            write_model(model, tokenizer, folder)
         processes.wait_for_everyone()
     return metrics
 
@@ -168,7 +176,7 @@ def train_softmax_only(
 def shape(config: EntropyGuidedConfig, tokenizer: Any) -> GPT2Config:
     """The stock GPT-2 that is simplified; without dropout, as small models on much text have it."""
     return GPT2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=_vocabulary(tokenizer),
         n_layer=config.layers,
         n_head=config.heads,
         n_embd=config.width,
@@ -203,15 +211,6 @@ def head_report(model: Any, data: Pieces, batch_size: int, batches: int = 4) -> 
     return measured(model, ({"input_ids": ids.to(model.device)} for ids in chosen))
 
 
-def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model and its tokenizer, the weights last: with them it is whole."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)
-
-
 def _tokenizer(name: str, records: Sequence[dict[str, Any]]) -> Any:
     if name == CHARACTERS:
         texts = [
@@ -228,8 +227,17 @@ def _tokenizer(name: str, records: Sequence[dict[str, Any]]) -> Any:
         raise ValueError(f"no usable tokenizer under {name!r}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _example(record: dict[str, Any], tokenizer: Any, data: Path) -> Example:
+def _vocabulary(tokenizer: Any) -> int:
+    """Token ids are below it; a vocabulary may have gaps."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+
+
+def _example(record: dict[str, Any], tokenizer: Any, known: int, data: Path) -> Example:
+    if record.get("image") or record.get("images"):
+        raise ValueError(f"{str(data)!r} holds a record with pictures, of which a language model learns nothing.")
     example = as_example(record, tokenizer)
     if example is None or not example.ids:
         raise ValueError(f"{str(data)!r} holds a record without text.")
+    if max(example.ids) >= known:
+        raise ValueError(f"{str(data)!r} holds the token id {max(example.ids)}, and the tokenizer knows {known}.")
     return example

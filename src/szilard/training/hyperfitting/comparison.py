@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from szilard.decoding.citation_blocker import CitationBlocker
+from szilard.information.text_diversity import self_bleu
 from szilard.information.text_overlap import SpanIndex
 from szilard.training.hyperfitting.open_ended import OpenEnded, evaluate_open_ended
 from szilard.training.hyperfitting.prediction import (
@@ -80,13 +81,17 @@ def compare_open_ended(
         context_length, max_new_tokens: of each continuation.
         trained_on: the sequences that the last model was tuned on: copies are measured, and it is run with citations
             blocked, too.
-        baselines: other ways of decoding for the first model.
+        baselines: other ways of decoding for the first model; drawing at the last one's entropy is left out where no
+            temperature gives it.
         bleu, exact_length, batch_size, seed: see `evaluate_open_ended`.
         progress: told what runs.
 
     Raises:
-        ValueError: texts shorter than the context, or what `evaluate_open_ended` refuses.
+        ValueError: texts shorter than the context, sequences too short to be cited, or what `evaluate_open_ended`
+            refuses.
     """
+    if bleu:
+        self_bleu([])  # a missing package is told before any work
     if texts.shape[1] < context_length:
         raise ValueError(f"texts of {texts.shape[1]} tokens have no beginning of {context_length}: shorten it.")
     contexts = texts[:, :context_length].tolist()
@@ -100,6 +105,7 @@ def compare_open_ended(
     }
     found: list[Compared] = []
     first: Tensor | None = None
+    blocker: CitationBlocker | None = None
 
     def write(name: str, decoding: str, model: Any, tokenizer: Any, *measured: Any, **options: Any) -> None:
         if progress is not None:
@@ -110,6 +116,8 @@ def compare_open_ended(
 
     for place, (name, load) in enumerate(models):
         model, tokenizer = load()
+        if place == 0 and trained_on is not None:
+            blocker = CitationBlocker(trained_on, tokenizer=tokenizer)
         predictions = held_out_predictions(model, texts, batch_size=batch_size)
         choices = top_tokens(model, texts, batch_size=batch_size)
         first = choices if first is None else first
@@ -118,13 +126,15 @@ def compare_open_ended(
             for decoding, options in BASELINES.items():
                 write(name, decoding, model, tokenizer, **options)
         if place == len(models) - 1 and trained_on is not None:
-            blocker = CitationBlocker(trained_on, tokenizer=tokenizer)
             write(name, "greedy, citations blocked", model, tokenizer, blocker=blocker)
         del model
     if baselines and len(models) > 1:
         name, load = models[0]
         model, tokenizer = load()
         last = next(row.predictions for row in reversed(found) if row.predictions is not None)
-        heat = entropy_matched_temperature(model, texts, last.entropy, batch_size=batch_size)
+        try:
+            heat = entropy_matched_temperature(model, texts, last.entropy, batch_size=batch_size)
+        except ValueError:  # out of reach; what is known by now is not lost for it
+            return found
         write(name, f"drawn at temperature {heat:.2f}", model, tokenizer, do_sample=True, temperature=heat)
     return found

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from szilard.options import check_number, nearest
 from szilard.training.recipe import own_chance
 
-# said outright, so that habits of the model's own generation_config do not slip into a comparison
-_PLAIN: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-_DRAWN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+_DRAWN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # transformers would take the 50 likeliest
 
 
 @torch.no_grad()
@@ -46,17 +45,28 @@ def continue_contexts(
         New token ids of each, without what ends or fills a row.
 
     Raises:
-        ValueError: an empty context.
+        ValueError: an empty context, more tokens than the model reads, or numbers out of range.
+        TypeError: an option that transformers does not have.
     """
+    check_number("max_new_tokens", max_new_tokens, low=1, integer=True)
+    check_number("batch_size", batch_size, low=1, integer=True)
     if not all(len(context) for context in contexts):
         raise ValueError("a context holds no token: give each at least one to be continued.")
+    longest, most = max(map(len, contexts), default=0), longest_text(model)
+    if most is not None and longest + max_new_tokens > most:
+        raise ValueError(
+            f"a context of {longest} tokens and {max_new_tokens} new ones exceed the {most} that the model reads."
+        )
+    known = vars(GenerationConfig())
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"transformers' GenerationConfig has no {unknown[0]!r}{nearest(unknown[0], known)}")
     eos = model.generation_config.eos_token_id
     eos = tokenizer.eos_token_id if eos is None else eos
     ends = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [int(eos)]
     pad = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
     drawn = _DRAWN if options.get("do_sample") else {}
     config = GenerationConfig(
-        **(_PLAIN | drawn | options),
+        **({"do_sample": False} | drawn | options),
         max_new_tokens=max_new_tokens,
         min_new_tokens=max_new_tokens if exact_length else None,
         eos_token_id=ends or None,
@@ -76,6 +86,11 @@ def continue_contexts(
     return found
 
 
+def longest_text(model: Any) -> int | None:
+    """Tokens that a model reads at most; None: it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def _left_padded(contexts: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
     """int64 `input_ids` and `attention_mask`, [batch, longest]."""
     longest = max(map(len, contexts))
@@ -86,9 +101,12 @@ def _left_padded(contexts: Sequence[Sequence[int]], pad: int, device: torch.devi
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
+    """In evaluation mode, and without the habits of the model's own generation_config, which would fill in options."""
+    was_training, habits = model.training, model.generation_config
     model.eval()
+    model.generation_config = GenerationConfig()
     try:
         yield
     finally:
+        model.generation_config = habits
         model.train(was_training)

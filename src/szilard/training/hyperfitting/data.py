@@ -25,17 +25,28 @@ from szilard.training.loop import Batch
 SEQUENCES = "trained-on.safetensors"  # beside a hyperfitted model: what it learned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HyperfitData(Dataset[Batch]):
     """Sequences of one length; as a data set, those to train on.
 
     Attributes:
         train: int64 [sequences, length].
         validation: int64 [held-out sequences, length]; none of them is among `train`.
+
+    Raises:
+        ValueError: one of them is no such tensor, holds nothing, or rows of fewer than two tokens.
     """
 
     train: Tensor
     validation: Tensor
+
+    def __post_init__(self) -> None:
+        for name, ids in (("train", self.train), ("validation", self.validation)):
+            if ids.dtype != torch.int64 or ids.dim() != 2 or not len(ids) or ids.shape[1] < 2:
+                raise ValueError(
+                    f"{name} holds rows of at least 2 token ids, int64 [sequences, length], not {ids.dtype} "
+                    f"{list(ids.shape)}."
+                )
 
     def __len__(self) -> int:
         return len(self.train)
@@ -47,7 +58,9 @@ class HyperfitData(Dataset[Batch]):
     @property
     def digest(self) -> str:
         """A hash of the sequences and of their order."""
-        return hashlib.sha256(self.train.numpy().tobytes() + b"|" + self.validation.numpy().tobytes()).hexdigest()[:16]
+        return hashlib.sha256(
+            self.train.cpu().numpy().tobytes() + b"|" + self.validation.cpu().numpy().tobytes()
+        ).hexdigest()[:16]
 
     def contexts(self, count: int, length: int) -> list[list[int]]:
         """The beginnings of the first `count` held-out sequences."""

@@ -57,11 +57,10 @@ class HyperfitObjective(nn.Module):
 
     def __init__(self, model: Any, config: HyperfitConfig, forwards: int) -> None:
         super().__init__()
-        self.__dict__["model"] = (
-            model  # no submodule: tied weights would be in a checkpoint twice, and frozen ones once
-        )
+        # no submodule: tied weights would be in a checkpoint twice, and frozen ones once
+        self.__dict__["model"] = model
         self.settings = config
-        prefixes = _last_prefixes(model, last_layers(config.layers))
+        prefixes = last_prefixes(model, last_layers(config.layers))
         self._wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         self._was_training = model.training
         model.requires_grad_(False)
@@ -124,8 +123,12 @@ class HyperfitObjective(nn.Module):
             parameter.grad = None
 
 
-def _last_prefixes(model: Any, count: int | None) -> tuple[str, ...] | None:
-    """How the names of the last layers' weights begin; None: all weights."""
+def last_prefixes(model: Any, count: int | None) -> tuple[str, ...] | None:
+    """How the names of the last layers' weights begin; None: all weights.
+
+    Raises:
+        ValueError: more layers than the model has.
+    """
     if count is None:
         return None
     name, layers = decoder_layers(model)

@@ -44,7 +44,7 @@ class OpenEnded:
 def evaluate_open_ended(
     model: Any,
     tokenizer: Any,
-    contexts: Sequence[str | Sequence[int]],
+    contexts: Sequence[str | Sequence[int]] | torch.Tensor,
     max_new_tokens: int = 96,
     blocker: CitationBlocker | None = None,
     *,
@@ -75,13 +75,20 @@ def evaluate_open_ended(
         options: of transformers' GenerationConfig: do_sample, top_p, repetition_penalty, no_repeat_ngram_size ...
 
     Raises:
-        ValueError: no contexts, an empty one, or `bleu` without sacrebleu.
+        ValueError: no contexts, `bleu` without sacrebleu, or what `continue_contexts` refuses.
     """
-    if not contexts:
+    if not len(contexts):
         raise ValueError("there are no contexts to continue.")
     if bleu:
-        self_bleu(["a", "b"])  # a missing package is told before any work
-    rows = [tokenizer.encode(context) if isinstance(context, str) else list(context) for context in contexts]
+        self_bleu([])  # a missing package is told before any work
+    rows = [
+        tokenizer.encode(context)
+        if isinstance(context, str)
+        else context.tolist()
+        if isinstance(context, torch.Tensor)
+        else list(context)
+        for context in contexts
+    ]
     written = continue_contexts(
         model,
         tokenizer,

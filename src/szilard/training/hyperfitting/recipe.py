@@ -24,17 +24,21 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from szilard.training.hyperfitting.config import HyperfitConfig
+from szilard.engines.model_parts import weights_fingerprint
+from szilard.training.hyperfitting.config import HyperfitConfig, last_layers
+from szilard.training.hyperfitting.continuations import longest_text
 from szilard.training.hyperfitting.data import HyperfitData, collate
-from szilard.training.hyperfitting.objective import HyperfitObjective
+from szilard.training.hyperfitting.objective import HyperfitObjective, last_prefixes
 from szilard.training.hyperfitting.validation import HISTORY, Row, Validation, validate
 from szilard.training.learned import load_learned
 from szilard.training.loop import fit, last_checkpoint, planned_steps, read_metrics, uses_fsdp
 from szilard.training.recipe import own_chance
-from szilard.whole_folder import write_whole
+from szilard.training.run_folder import check_ours, claim
+from szilard.whole_folder import check_folder
 
 _HALF = (torch.float16, torch.bfloat16)
 _NOTE = "hyperfitting.yaml"  # whose checkpoints lie in a folder
+_MADE_FOR = "# hyperfitting of"
 _NEVER = 10**9  # a multiple of any log_every below is taken
 
 
@@ -78,21 +82,22 @@ def hyperfit(
         data: from `build_hyperfit_dataset`.
         config: the settings; None: the paper's.
         callbacks: further ones of transformers.
-        folder: for checkpoints, `history.jsonl` and metrics; a stopped run goes on from there. None: nothing is kept.
+        folder: for checkpoints, `history.jsonl` and metrics; a stopped run goes on from there, with the model loaded
+            anew. None: nothing is kept.
         resume: False starts anew.
 
     Raises:
-        ValueError: more layers than the model has, sequences longer than it reads, several processes, a folder with
-            checkpoints of other settings or sequences, or a loss that is not a number.
+        ValueError: more layers than the model has, sequences or continuations longer than it reads, tokens that it
+            does not know, several processes, a folder of something else or of other settings, sequences or weights, or
+            a loss that is not a number.
     """
     config = config or HyperfitConfig()
     if uses_fsdp() or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             "hyperfitting trains in one process, whose order of batches and whose end it notes: start one."
         )
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if longest and data.train.shape[1] > longest:
-        raise ValueError(f"sequences of {data.train.shape[1]} tokens exceed the {longest} that the model reads.")
+    _check(model, data, config)
+    base = weights_fingerprint(model)
     if model.dtype in _HALF and not config.lora:
         warnings.warn(
             f"the model is turned from {model.dtype} into float32, since half precision loses steps as small as "
@@ -101,10 +106,13 @@ def hyperfit(
         )
         model.float()
     if folder is not None:
-        return _train(model, tokenizer, data, config, callbacks, Path(folder), resume)
+        where = Path(folder)
+        check_folder(where)
+        _claim(where, f"{_MADE_FOR} {base}\n# data: {data.digest}\n{config.to_yaml()}", restart=not resume)
+        return _train(model, tokenizer, data, config, callbacks, where)
     with tempfile.TemporaryDirectory(prefix="hyperfitting-") as scratch:
         unsaved = replace(config, save_every=config.log_every * (_NEVER // config.log_every))
-        return _train(model, tokenizer, data, unsaved, callbacks, Path(scratch), resume=False)
+        return _train(model, tokenizer, data, unsaved, callbacks, Path(scratch))
 
 
 def _train(
@@ -114,11 +122,8 @@ def _train(
     config: HyperfitConfig,
     callbacks: Sequence[TrainerCallback],
     folder: Path,
-    resume: bool,
 ) -> HyperfitResult:
-    folder.mkdir(parents=True, exist_ok=True)
-    last = last_checkpoint(folder / "checkpoints") if resume else None
-    _claim(folder, f"# data: {data.digest}\n{config.to_yaml()}", begun=last is not None)
+    last = last_checkpoint(folder / "checkpoints")
     file = folder / HISTORY
     # Paper's code drops a last, smaller batch of an epoch; here it is learned: every sequence counts in every epoch.
     updates = planned_steps(len(data), config) if config.epochs or config.steps else 0
@@ -134,8 +139,7 @@ def _train(
             elif updates:
                 objective.train()
                 device = model.device.type
-                options: dict[str, Any] = {"collate": collate, "resume": resume, "device": device}
-                fit(objective, data, config, folder, callbacks=[look, *callbacks], **options)
+                fit(objective, data, config, folder, collate=collate, device=device, callbacks=[look, *callbacks])
             objective.eval()
             losses = read_metrics(file)
         finally:
@@ -146,12 +150,30 @@ def _train(
     return HyperfitResult(losses, objective.batches_seen(), config.seed, int(losses[-1]["update"]), reached)
 
 
-def _claim(folder: Path, text: str, *, begun: bool) -> None:
-    """Note whose checkpoints will lie in a folder, or find that they are this run's."""
-    note = folder / _NOTE
-    if begun and note.is_file() and note.read_text(encoding="utf-8") != text:
+def _check(model: Any, data: HyperfitData, config: HyperfitConfig) -> None:
+    """Refuse what would fail on the way."""
+    longest, length = longest_text(model), data.train.shape[1]
+    if longest and length > longest:
+        raise ValueError(f"sequences of {length} tokens exceed the {longest} that the model reads.")
+    if longest and config.validation_generations and config.context_length + config.new_tokens > longest:
         raise ValueError(
-            f"{str(folder)!r} holds checkpoints of other settings or sequences (see its {_NOTE}): give the same "
-            "ones to go on, another folder, or resume=False to start anew."
+            f"context_length={config.context_length} and {config.new_tokens} new tokens exceed the {longest} that the "
+            "model reads: lower max_new_tokens."
         )
-    write_whole(note, text)
+    known, highest = int(model.config.get_text_config().vocab_size), int(max(data.train.max(), data.validation.max()))
+    if highest >= known:
+        raise ValueError(f"the sequences hold token {highest}, but the model knows {known}: are they of its tokenizer?")
+    last_prefixes(model, last_layers(config.layers))
+
+
+def _claim(folder: Path, text: str, *, restart: bool) -> None:
+    """Note whose checkpoints will lie in a folder, or find that they are this run's.
+
+    Raises:
+        ValueError: they are another's.
+    """
+    folders, files = ("checkpoints", "tensorboard"), ("metrics.jsonl", HISTORY)
+    check_ours(folder, _MADE_FOR, (*folders, *files), note=_NOTE)
+    folder.mkdir(parents=True, exist_ok=True)
+    other = "settings or sequences, or of a model with other weights"
+    claim(folder, text, folders=folders, files=files, restart=restart, other=other, note=_NOTE)

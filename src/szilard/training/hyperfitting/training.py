@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from szilard.training.course import Course
 from szilard.training.hyperfitting.config import HyperfitConfig
 from szilard.training.hyperfitting.data import build_hyperfit_dataset, save_sequences
 from szilard.training.hyperfitting.recipe import hyperfit
+from szilard.training.model_folder import write_model
 from szilard.whole_folder import write_whole
 
 ORDER = "order.json"
@@ -73,12 +72,3 @@ def train_hyperfitting(
         write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
         write_model(model, engine.tokenizer, folder)
     return metrics
-
-
-def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model as transformers loads it, its weights last: with them it is whole."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)

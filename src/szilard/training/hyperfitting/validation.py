@@ -12,11 +12,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from szilard.information.text_diversity import loop_rate, repeated_ngram_rate, type_token_ratio
 from szilard.training.hyperfitting.config import HyperfitConfig
-from szilard.training.hyperfitting.continuations import continue_contexts
 from szilard.training.hyperfitting.data import HyperfitData
 from szilard.training.hyperfitting.objective import HyperfitObjective
+from szilard.training.hyperfitting.open_ended import evaluate_open_ended
 from szilard.training.hyperfitting.prediction import held_out_predictions
 from szilard.training.loop import read_metrics
 
@@ -29,7 +28,8 @@ def validate(model: Any, tokenizer: Any, data: HyperfitData, config: HyperfitCon
 
     Returns:
         "val_loss", "val_perplexity" and "val_entropy" (nats), "top1_prob", "top3_prob", "top5_prob", and of greedy
-        continuations "ttr", "repeated_bigrams", "loops" (means) and "samples": [{"context", "continuation"}].
+        continuations "tokens", "ttr", "repeated_bigrams", "loops" (means; a text without tokens has no ratio) and
+        "samples": [{"context", "continuation"}].
     """
     found = held_out_predictions(model, data.validation, batch_size=config.batch_size)
     row: Row = {
@@ -42,17 +42,13 @@ def validate(model: Any, tokenizer: Any, data: HyperfitData, config: HyperfitCon
     if not contexts:
         return row
     # Paper's code ends a row at its end token and takes what was written; so does this.
-    written = continue_contexts(
-        model, tokenizer, contexts, max_new_tokens=config.new_tokens, batch_size=config.batch_size
+    written = evaluate_open_ended(
+        model, tokenizer, contexts, config.new_tokens, window=config.window, bleu=False, batch_size=config.batch_size
     )
-    whole = [ids for ids in written if len(ids) > 1]
-    if whole:
-        row["ttr"] = sum(type_token_ratio(ids, config.window) for ids in whole) / len(whole)
-        row["repeated_bigrams"] = sum(repeated_ngram_rate(ids, 2) for ids in whole) / len(whole)
-        row["loops"] = loop_rate(whole)
+    row |= {name: value for name, value in written.summary.items() if not math.isnan(value)}
     row["samples"] = [
-        {"context": tokenizer.decode(context), "continuation": tokenizer.decode(ids)}
-        for context, ids in zip(contexts, written, strict=True)
+        {"context": tokenizer.decode(context), "continuation": text}
+        for context, text in zip(contexts, written.texts, strict=True)
     ]
     return row
 

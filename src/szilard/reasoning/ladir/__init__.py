@@ -1,0 +1,1 @@
+"""LaDiR: reasoning by the denoising of latent thought tokens, block after block."""
