@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from szilard.options import check_number
-from szilard.reasoning.examples import prompt_ids
+from szilard.reasoning.examples import delimiter_ids, prompt_ids
 from szilard.reasoning.latent_sft.method import LatentSFT, Watch
 from szilard.reasoning.supervised import evaluating
 
@@ -101,7 +101,7 @@ def latent_generate(
         A `LatentAnswer`, or a list of them for a list of problems.
 
     Raises:
-        ValueError: no problem, or one that is empty.
+        ValueError: no problem, one that is empty, or a delimiter that the tokenizer lacks.
     """
     problems = [prompt] if isinstance(prompt, str) else list(prompt)
     if not problems or not all(isinstance(one, str) and one.strip() for one in problems):
@@ -115,7 +115,8 @@ def latent_generate(
         chosen = dataclasses.replace(chosen, max_latent_steps=max_latent_steps)
     if chosen.max_answer_tokens is None:
         chosen = dataclasses.replace(chosen, max_answer_tokens=max_new_tokens)
-    opened, closed = (_ids(tokenizer, mark) for mark in (chosen.think_open, chosen.think_close))
+    opened = _ids(tokenizer, chosen.think_open, "think_open")
+    closed = _ids(tokenizer, chosen.think_close, "think_close")
     chosen = dataclasses.replace(chosen, think_open=opened, think_close=closed)
     likeliest = (100 if return_latents is True else int(return_latents)) if return_latents else 0
     rows = [[*prompt_ids(tokenizer, problem, instruction), *opened] for problem in problems]
@@ -187,7 +188,7 @@ def _chain(columns: list[torch.Tensor]) -> LatentChain:
     return LatentChain(probabilities, tokens[0] if tokens else None, top, shares)
 
 
-def _ids(tokenizer: Any, mark: Any) -> tuple[int, ...]:
-    if isinstance(mark, str):
-        return tuple(tokenizer.encode(mark, add_special_tokens=False))
+def _ids(tokenizer: Any, mark: Any, name: str) -> tuple[int, ...]:
+    if isinstance(mark, str) and mark:
+        return tuple(delimiter_ids(tokenizer, mark, name))
     return tuple(mark or ())

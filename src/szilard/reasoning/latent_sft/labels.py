@@ -95,7 +95,9 @@ def _claim(folder: Path, note: str) -> None:
 def weights_digest(encoder: LatentTokenEncoder) -> str:
     """A hash of all that a label depends on: the encoder's weights and the vocabulary that it reads out in."""
     found = hashlib.sha256()
-    for parameter in (*encoder.parameters(), encoder.space.embedding.weight):
+    space = encoder.space
+    read_out = [space.model.get_output_embeddings().weight] if space.readout == "lm_head" else []
+    for parameter in (*encoder.parameters(), space.embedding.weight, *read_out):
         found.update(parameter.detach().float().cpu().numpy().tobytes())
     return found.hexdigest()[:16]
 
