@@ -40,7 +40,8 @@ gets better until the tenth: TTR .48, repeated bigrams .67 to .29, texts that en
 little lost. The entropy goes on falling, 3.63 to 1.54 nats. Two things go the other way. Copies: 4 to 7 % of the 5-grams stand in the learned
 texts (1.5 % of the original's), and single texts cite up to 28 tokens. And self-BLEU rises, .14 to .23: each text is more varied
 in itself, the texts together are more alike, in WikiText's manner. The texts do not loop; they still build sentence after sentence on one frame, and what they say is not true.
-With 24 contexts, differences of .03 between neighbouring epochs are noise.
+With 24 contexts, differences of .03 between neighbouring epochs are noise. A second order of the data ends where the first does (TTR .503, repeated
+bigrams .245, loss 5.13, entropy 1.51 nats), and the two models choose the same next token for 82 % of the held-out ones: hyperfitted models differ, though their texts are alike in kind.
 
 Beside the other ways to stop loops hyperfitting is not the most varied one. Drawn from the original at top-p 0.9, texts have a TTR of .70,
 under a repetition penalty .86 (and lose their thread: TTR counts garbage, too); forbidding repeated 3-grams gives .46, as much as
