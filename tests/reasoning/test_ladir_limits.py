@@ -1,5 +1,4 @@
-"""LaDiR where it is easily broken: rows that end early, equal trajectories, other objectives, bad input, data that fit no
-model."""
+"""LaDiR where it is easily broken: rows that end early, equal trajectories, bad input, data that fit no model."""
 
 from __future__ import annotations
 
@@ -89,6 +88,20 @@ def test_trajectories_that_think_no_more_push_nobody():
     assert not torch.allclose(one[awake], everybody[awake])
 
 
+def test_a_row_is_awake_for_as_many_blocks_as_it_thinks(monkeypatch):
+    awake = []
+
+    def watching(*arguments, **options):
+        awake.append(options["awake"].clone())
+        return denoise(*arguments, **options)
+
+    monkeypatch.setattr("szilard.reasoning.ladir.thinking.denoise", watching)
+    out = tiny_reasoner().generate(QUESTIONS, REAL, noise=noise(4, 3, seed=2), num_steps=3, max_blocks=4)
+    counts = [len(blocks) for blocks in out.blocks]
+    assert len(set(counts)) > 1 and torch.stack(awake).sum(0).tolist() == counts
+    assert out.steps == [[3] * count for count in counts]
+
+
 def test_nobody_waits_for_a_row_that_thinks_no_more(monkeypatch):
     reasoner = tiny_reasoner()
     still = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)[:, None, None]  # only the second row moves
@@ -130,6 +143,13 @@ def test_questions_and_options_that_fit_no_run_are_refused_in_one_sentence(quest
 def test_a_question_that_fills_the_context_is_answered_without_thoughts():
     out = tiny_reasoner("gpt2").generate(torch.full((1, 252), 5), num_steps=1, max_new_tokens=4)
     assert len(out.blocks[0]) == 0 and len(out.answer_ids[0]) <= 4
+
+
+def test_an_answer_ends_before_whichever_end_token_it_has():
+    reasoner = tiny_reasoner()
+    options = {"num_steps": 1, "max_blocks": 1, "max_new_tokens": 3, "noise": noise(1, 1)}
+    ((first, *_),) = reasoner.generate(QUESTIONS[:1], eos_token_id=96, **options).answer_ids
+    assert reasoner.generate(QUESTIONS[:1], eos_token_id=[96, first], **options).answer_ids == [[]]
 
 
 def test_guidance_says_so_where_a_sliding_window_cannot_forget_the_question():

@@ -5,9 +5,9 @@
     Euler, T steps of dt = 1 / T from t = 1 down to 0:  z <- z - dt u
 
 The network may also be asked for z_0, eps or v = (1 - t) eps - t z_0 (the paper's ablation); on the line z_t each of
-them fixes the velocity. A predicted eps fixes it badly where 1 - t is small: there its error is divided by 1 - t. So the
-block that it stands for, (z_t - t eps) / (1 - t), is kept to a root mean square of 3 (ours; normalised latents have 1),
-or the enlarged noise that a block begins as (sigma_0 = 2) would grow a thousandfold.
+them fixes the velocity. A predicted eps fixes it badly where 1 - t is small, which divides its error. So the block that
+it stands for, (z_t - t eps) / (1 - t), is kept to a root mean square of 3 (ours; normalised latents have 1), or the
+enlarged noise that a block begins as (sigma_0 = 2) would grow a thousandfold.
 """
 
 from __future__ import annotations

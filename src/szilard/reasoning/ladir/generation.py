@@ -17,7 +17,6 @@ from szilard.reasoning.ladir.parts import SOA, LadirParts
 from szilard.reasoning.ladir.thinking import Thinking, Thoughts, think
 from szilard.reasoning.ladir.vae import SentenceVAE
 
-
 _ELSEWHERE = {
     "num_return_sequences": "give num_trajectories",
     "streamer": "stream with szilard.load(folder).stream(prompt, method=szilard.LaDiR())",
@@ -174,7 +173,9 @@ def generate(
         **options,
     )
     state, thoughts = found
-    written = [tokens[:-1] if tokens and tokens[-1] == end else tokens for tokens in state.generated_tokens()]
+    ends = options["eos_token_id"]
+    ends = set(ends) if isinstance(ends, list | tuple) else {ends}
+    written = [tokens[:-1] if tokens and tokens[-1] in ends else tokens for tokens in state.generated_tokens()]
     counts = thoughts.counts.tolist()
     blocks = [row[:count] for row, count in zip(thoughts.blocks, counts, strict=True)]
     texts = None if vae is None else thought_texts(vae, blocks)

@@ -143,8 +143,8 @@ def check_problems(engine: Engine, examples: Sequence[Reasoning], config: LadirC
             )
         if asked + config.max_new_tokens > window:
             raise ValueError(
-                f"{problem} of {asked} tokens leaves no room for max_new_tokens={config.max_new_tokens} in the {window} "
-                f"positions of {engine.name}: lower it, or drop the problem."
+                f"{problem} of {asked} tokens leaves no room for max_new_tokens={config.max_new_tokens} in the "
+                f"{window} positions of {engine.name}: lower it, or drop the problem."
             )
         sentence = max(len(tokenizer.encode(step, add_special_tokens=False)) for step in example.steps)
         if sentence + config.latent_tokens + 1 + _BEYOND > window:
