@@ -17,6 +17,8 @@ _COLUMNS = {
     "answer": ("cot_answer", "answer", "final_answer", "target"),
 }
 _GSM8K = "####"  # parts chain and answer inside one column
+# As chains end that have no column for their answer.
+_ANSWER_IS = re.compile(r"(?<!\S)(?:(?:so|thus|hence|therefore),?\s+)?the answer is:?\s+(?=\S)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 
 
@@ -54,7 +56,8 @@ def read_reasoning(file: Path, limit: int | None = None) -> list[Reasoning]:
 
     Args:
         file: records with a problem ("problem", "question", "prompt", ...), a chain ("cot", "solution", ..., text or a
-            list of steps) and an answer ("cot_answer", "answer", ...). GSM8K's "answer" with "####" holds both.
+            list of steps) and an answer ("cot_answer", "answer", ...). GSM8K's "answer" with "####" holds both; a
+            chain without an answer beside it may end in "The answer is ...".
         limit: only the first so many.
 
     Raises:
@@ -75,6 +78,9 @@ def _reasoning(record: Any, where: str) -> Reasoning:
     answer = parts["answer"]
     if parts["cot"] is None and isinstance(answer, str) and _GSM8K in answer:
         parts["cot"], _, parts["answer"] = answer.rpartition(_GSM8K)
+    if parts["answer"] is None and isinstance(parts["cot"], str) and (found := list(_ANSWER_IS.finditer(parts["cot"]))):
+        said = parts["cot"]
+        parts["cot"], parts["answer"] = said[: found[-1].start()], said[found[-1].end() :].strip().removesuffix(".")
     for part, value in parts.items():
         if value is None:
             raise ValueError(
