@@ -81,7 +81,7 @@ class VaeParts(AddOn):
         self.queries = nn.Parameter(torch.randn(latent_tokens, width) * scale)
         self.to_mean = nn.Linear(width, latent_dim)
         self.to_log_variance = nn.Linear(width, latent_dim)
-        nn.init.zeros_(self.to_log_variance.weight)
+        nn.init.zeros_(self.to_log_variance.weight)  # ours: every posterior begins with a std of exp(-1)
         nn.init.constant_(self.to_log_variance.bias, -2.0)
         self.expand = nn.Linear(latent_dim, width)  # W_dec
         nn.init.normal_(self.expand.weight, std=scale / latent_dim**0.5)
