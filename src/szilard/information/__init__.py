@@ -5,6 +5,13 @@ from szilard.information.attention_entropy import (
     entropy_from_logits,
     uniform_causal_entropy,
 )
+from szilard.information.infomec import (
+    InfoMEC,
+    infomec,
+    neighbor_information,
+    normalized_mutual_information,
+    predictive_information,
+)
 from szilard.information.logits import (
     Measures,
     entropy,
@@ -33,6 +40,7 @@ from szilard.information.token_entropy import token_matrix_entropy
 from szilard.information.transport import sinkhorn
 
 __all__ = [
+    "InfoMEC",
     "Measures",
     "MutualInformation",
     "RateDistortion",
@@ -46,6 +54,7 @@ __all__ = [
     "entropy",
     "entropy_from_logits",
     "entropy_of_probabilities",
+    "infomec",
     "js_divergence",
     "kl_divergence",
     "longest_overlap",
@@ -53,7 +62,10 @@ __all__ = [
     "matrix_entropy",
     "measure",
     "mutual_information_from_log_likelihood",
+    "neighbor_information",
+    "normalized_mutual_information",
     "perplexity",
+    "predictive_information",
     "rate_distortion",
     "repeated_ngram_rate",
     "self_bleu",
