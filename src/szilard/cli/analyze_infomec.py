@@ -104,5 +104,6 @@ def _page(found: InfoMEC, names: list[str]) -> str:
         "InfoMEC",
         f"<h1>InfoMEC</h1><p>modularity {found.modularity:.3f}, explicitness {found.explicitness:.3f}, compactness "
         f"{found.compactness:.3f}; {found.samples:,} samples. Rows are factors ({rows}), columns latents; a cell is "
-        f"the share of the factor's entropy that the latent tells. Latents that do not move: {idle}.</p>{found.heatmap()}",
+        f"the share of the factor's entropy that the latent tells. Latents that do not move: {idle}.</p>"
+        + found.heatmap(),
     )
