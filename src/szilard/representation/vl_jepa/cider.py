@@ -1,7 +1,7 @@
 """CIDEr-D: how much of what people say about a picture a caption says, rare words counting more.
 
-Vedantam, Zitnick, Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015. For n = 1 .. 4, a caption is
-a vector of its n-grams' counts times log(N / document frequency); the score is ten times the mean cosine over n and
+Vedantam, Zitnick, Parikh, "CIDEr: Consensus-based Image Description Evaluation", CVPR 2015. For n = 1 .. 4, a caption
+is a vector of its n-grams' counts times log(N / document frequency); the score is ten times the mean cosine over n and
 references, in which a count above the reference's is clipped and a difference l in length costs exp(-l^2 / 2 sigma^2).
 """
 
