@@ -38,6 +38,7 @@ from szilard.cli import (
     train_comprexit,
     train_entropy_guided_attention,
     train_heads,
+    train_koopman,
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
@@ -70,6 +71,7 @@ train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
+train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:

@@ -5,6 +5,13 @@ from szilard.information.attention_entropy import (
     entropy_from_logits,
     uniform_causal_entropy,
 )
+from szilard.information.gaussian_latents import (
+    effective_dimension,
+    gaussian_dissipating_information,
+    gaussian_latent_information,
+    von_neumann_entropy,
+    water_filling,
+)
 from szilard.information.infomec import (
     InfoMEC,
     infomec,
@@ -26,6 +33,7 @@ from szilard.information.logits import (
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
+from szilard.information.temporal_infonce import temporal_infonce
 from szilard.information.text_diversity import (
     dataset_bleu,
     distinct_n,
@@ -49,11 +57,14 @@ __all__ = [
     "copy_rate",
     "dataset_bleu",
     "distinct_n",
+    "effective_dimension",
     "effective_rank",
     "ends_in_loop",
     "entropy",
     "entropy_from_logits",
     "entropy_of_probabilities",
+    "gaussian_dissipating_information",
+    "gaussian_latent_information",
     "infomec",
     "js_divergence",
     "kl_divergence",
@@ -71,9 +82,12 @@ __all__ = [
     "self_bleu",
     "sinkhorn",
     "spectrum",
+    "temporal_infonce",
     "token_matrix_entropy",
     "top_k_mass",
     "type_token_ratio",
     "uniform_causal_entropy",
     "varentropy",
+    "von_neumann_entropy",
+    "water_filling",
 ]
