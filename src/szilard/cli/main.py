@@ -16,6 +16,7 @@ from szilard.cli import (
     analyze_attention_entropy,
     analyze_infomec,
     analyze_long_context,
+    analyze_markov,
     analyze_matrix_entropy,
     analyze_open_ended,
     analyze_private_inference,
@@ -85,6 +86,7 @@ analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
 analyze.command("attention-entropy")(analyze_attention_entropy.attention_entropy)
 analyze.command("infomec")(analyze_infomec.infomec)
 analyze.command("long-context")(analyze_long_context.long_context)
+analyze.command("markov")(analyze_markov.markov)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
 analyze.command("open-ended")(analyze_open_ended.open_ended)
 analyze.command("private-inference")(analyze_private_inference.private_inference)
