@@ -23,7 +23,7 @@ def markov(
         Path, typer.Option("--text", help="Texts: .jsonl as `szilard train medusa` takes it, or .txt: paragraphs.")
     ],
     model: o.ModelOption = None,
-    backend: o.BackendOption = "auto",
+    engine: o.EngineOption = "auto",
     horizon: Annotated[int, typer.Option("--horizon", help="K: how far ahead: tokens 1 to K - 1 beyond the next.")] = 4,
     layers: Annotated[
         str, typer.Option("--layers", help="Whose states, with commas; -1 is what the head reads.")
@@ -63,7 +63,7 @@ def markov(
     if output is not None:
         check_folder(output)
     read_texts(text)  # bad data is told before the model is loaded
-    loaded = load_engine(model, backend, device, dtype)
+    loaded = load_engine(model, engine, device, dtype)
     judge = "self" if teacher is None else load_engine(teacher, "transformers", device, dtype)
     texts = [example.ids for example in read_corpus(text, loaded, limit=limit)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -123,8 +123,8 @@ def _show(report: MarkovReport) -> None:
         console.print(table)
         print(f"useful draft: {report.draft_length} tokens (V-information of the probes, no bound)")
     if report.geometry is not None:
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.geometry.items())
-        print(f"pullback metric: {told}")
+        numbers_told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.geometry.items())
+        print(f"pullback metric: {numbers_told}")
     for aligned in report.alignment:
         floor = "" if aligned.untrained is None else f", untrained {aligned.untrained:.3f}"
         print(

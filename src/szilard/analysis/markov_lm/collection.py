@@ -203,7 +203,8 @@ def collect(
     if layers and "following" in joined:
         hidden = {layer: joined[f"hidden {layer}"] for layer in layers}
         names = ("kept document", "kept place", "following", "kept nll", "greedy")
-        positions = Positions(*(joined[name] for name in names), hidden)
+        document, where, following, losses_there, best_there = (joined[name] for name in names)
+        positions = Positions(document, where, following, losses_there, best_there, hidden)
     return Collected(
         entropy={name: joined[f"entropy {name}"] for name in divergences},
         nll=joined["nll"],

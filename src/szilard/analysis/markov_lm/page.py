@@ -14,8 +14,8 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 240, 48, 34
 def to_html(report: MarkovReport) -> str:
     """The report as one self-contained document."""
     parts = [
-        f"<h1>{escape(report.model)}</h1><p>{report.tokens:,} tokens of {report.texts} texts; nats; ± is a standard error "
-        "over texts.</p>",
+        f"<h1>{escape(report.model)}</h1>",
+        f"<p>{report.tokens:,} tokens of {report.texts} texts; nats; ± is a standard error over texts.</p>",
         "<h2>How stochastic the head is</h2>",
         _table(
             ["", "mean", "95 %"],
@@ -122,10 +122,8 @@ def _curves(across: Sequence[int], curves: dict[str, Sequence[float]], label: st
         points = " ".join(f"{x(at):.1f},{y(max(0.0, value)):.1f}" for at, value in enumerate(values))
         colour = ("#4269d0", "#d1495b")[number % 2]
         shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        shapes.append(
-            f'<text class="tick" x="{right - 4}" y="{18 + 15 * number}" text-anchor="end" fill="{colour}">{escape(name)}</text>'
-        )
-    shapes.append(
-        f'<text class="tick" x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 2}" text-anchor="middle">{escape(label)}</text>'
-    )
+        place = f'x="{right - 4}" y="{18 + 15 * number}" text-anchor="end"'
+        shapes.append(f'<text class="tick" {place} fill="{colour}">{escape(name)}</text>')
+    middle = f'x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 2}" text-anchor="middle"'
+    shapes.append(f'<text class="tick" {middle}>{escape(label)}</text>')
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(shapes)}</svg>'

@@ -175,7 +175,7 @@ def train_probe(
 
 
 @torch.no_grad()
-def _scored(probe: Probe, rows: _Rows) -> tuple[Tensor, Tensor]:
+def _scored(probe: Any, rows: _Rows) -> tuple[Tensor, Tensor]:
     losses, likeliest = [], []
     device = probe.first.weight.device
     for at in range(0, len(rows), 256):

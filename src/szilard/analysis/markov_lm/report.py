@@ -255,7 +255,8 @@ def markov_report(
         if found.positions is None or found.contexts is None or len(found.contexts) < 8:
             raise ValueError("the texts have fewer than 8 contexts for the alignment: give more, or geometry=False.")
         values |= _geometry(found, head[:vocabulary].float().cpu())
-        draws = {"horizon": horizon, "kept": positions if probes else contexts, "contexts": contexts, "seed": seed}
+        draws: dict[str, Any] = {"horizon": horizon, "contexts": contexts, "seed": seed}
+        draws["kept"] = positions if probes else contexts
         values |= _alignment(
             found,
             head[:vocabulary].float().cpu(),
@@ -330,11 +331,15 @@ def _entropies_alone(
     found = Collected()
     parts: dict[str, list[Tensor]] = {name: [] for name in (*_MEASURED, "nll", "document", "place")}
     for done, (number, ids) in enumerate(stretches):
-        with engine.state([ids[:1]], max_new_tokens=len(ids), raw=True) as state:
+        state = engine.state(torch.tensor(ids[:1]), max_new_tokens=len(ids) - 1, raw=True, trace=False)
+        try:
             logits = [state.prefill()]
             if len(ids) > 2:
-                logits.append(state.feed(torch.tensor([ids[1:-1]]))[0])
-            seen = torch.cat([one.reshape(-1, one.shape[-1]) for one in logits])[:, :vocabulary].float()
+                logits.append(state.feed(torch.tensor([ids[1:-1]], device=state.device))[0])
+            seen = torch.cat([one.float().cpu() for one in logits])[:, :vocabulary]
+        finally:
+            state.cost.stop()
+            state.close()
         log_p = seen.log_softmax(-1)
         for name in _MEASURED:
             parts[name].append(categorical_entropy(log_p.exp(), name))
@@ -362,7 +367,7 @@ def _geometry(found: Collected, head: Tensor) -> dict[str, Any]:
     return {"geometry": numbers, "directions": vectors[:, kept].T.tolist()}
 
 
-def _taught(teacher: Any, stretches: Any, vocabulary: int, draws: dict[str, int]) -> Tensor:
+def _taught(teacher: Any, stretches: Any, vocabulary: int, draws: dict[str, Any]) -> Tensor:
     """The teacher's distributions at the same contexts: which they are depends on lengths and seed alone."""
     found = collect(
         _model_of(teacher), stretches, divergences=(), layers=(0,), head=None, vocabulary=vocabulary, **draws
@@ -371,7 +376,7 @@ def _taught(teacher: Any, stretches: Any, vocabulary: int, draws: dict[str, int]
     return found.contexts
 
 
-def _untrained(model: Any, stretches: Any, layers: Sequence[int], draws: dict[str, int]) -> dict[int, Tensor]:
+def _untrained(model: Any, stretches: Any, layers: Sequence[int], draws: dict[str, Any]) -> dict[int, Tensor]:
     """Hidden states of the same architecture with weights drawn by chance, at the same contexts."""
     with own_chance(draws["seed"]):
         fresh = type(model)(model.config).to(model.device).float().eval()
