@@ -1,13 +1,14 @@
 """Information Koopman on systems that are integrated on the spot: what do the three terms do to long forecasts?
 
-    python benchmarks/koopman.py --part choose              # weights for each system, on a seed of its own (about 25 minutes)
-    python benchmarks/koopman.py --part compare --seed 0    # and 1, 2: without, alone, together, wrong sign; DMD, EDMD
+    python benchmarks/koopman.py --part choose              # weights for each system, on a seed of its own (about 25
+    minutes) python benchmarks/koopman.py --part compare --seed 0    # and 1, 2: without, alone, together, wrong sign;
+    DMD, EDMD
 
-40 noisy trajectories of 120 states are learned from (24 for burgers), 32 clean ones forecast from their first state. A model
-has d = 16 (32 for burgers), two hidden layers of 128, windows of 16 steps, 2,000 steps of 32 windows, Adam at 1e-3 that
-falls along a cosine. "choose" trains a grid of weights with seed 10, and takes for each system and operator the pair
-(alpha, gamma), both above 0, of the smallest error over 50 steps; "compare" reports other seeds. A run takes half a minute on one core and is recorded when it ends,
-in results/koopman.jsonl.
+40 noisy trajectories of 120 states are learned from (24 for burgers), 32 clean ones forecast from their first state. A
+model has d = 16 (32 for burgers), two hidden layers of 128, windows of 16 steps, 2,000 steps of 32 windows, Adam at
+1e-3 that falls along a cosine. "choose" trains a grid of weights with seed 10, and takes for each system and operator
+the pair (alpha, gamma), both above 0, of the smallest error over 50 steps; "compare" reports other seeds. A run takes
+half a minute on one core and is recorded when it ends, in results/koopman.jsonl.
 """
 
 from __future__ import annotations

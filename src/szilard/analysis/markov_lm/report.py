@@ -227,9 +227,10 @@ def markov_report(
     vocabulary = min(len(engine.tokenizer), engine.vocab_size)
     if model is None:
         return _entropies_alone(engine, stretches, len(rows), vocabulary, progress)
-    depth = len(_hidden_of(model, stretches[0][1])) if looks else 0
-    for layer in layers:
-        check_number("layers", layer, low=-depth, high=depth - 1, integer=True)
+    if looks:
+        depth = len(_hidden_of(model, stretches[0][1]))
+        for layer in layers:
+            check_number("layers", layer, low=-depth, high=depth - 1, integer=True)
     if probes and len({number for number, ids in stretches if len(ids) > horizon + 1}) < 3:
         raise ValueError(
             "probes are tested on texts of their own: give at least 3 texts longer than horizon + 1 tokens."
