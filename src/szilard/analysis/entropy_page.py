@@ -86,16 +86,21 @@ def _curve(report: EntropyReport) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Entropy over layers">{"".join(shapes)}</svg>'
 
 
-def heat_map(values: Sequence[Sequence[float]]) -> str:
-    """An SVG with a cell per layer (row) and head (column): the darker the lower, the brighter the higher its value."""
-    rows, columns = len(values), len(values[0])
+def heat_map(values: Sequence[Sequence[float]], *, rows: str = "layer", columns: str = "head") -> str:
+    """An SVG with a cell per row and column: the darker the lower, the brighter the higher its value.
+
+    Args:
+        values: a row each; every row as long as the first.
+        rows, columns: what a row and a column are called.
+    """
+    height, width_of = len(values), len(values[0])
     everything = [value for layer in values for value in layer]
     low, span = min(everything), (max(everything) - min(everything)) or 1.0
-    width = (_WIDTH - _LEFT - _RIGHT) / columns
+    width = (_WIDTH - _LEFT - _RIGHT) / width_of
     shapes = []
     for row, heads in enumerate(values):
         up = _TOP + row * _CELL
-        if row % max(1, rows // 16) == 0:
+        if row % max(1, height // 16) == 0:
             shapes.append(
                 f'<text class="tick" x="{_LEFT - 6}" y="{up + _CELL / 2 + 4:.1f}" text-anchor="end">{row}</text>'
             )
@@ -104,16 +109,17 @@ def heat_map(values: Sequence[Sequence[float]]) -> str:
             shapes.append(
                 f'<rect x="{_LEFT + column * width:.2f}" y="{up:.2f}" width="{width + 0.2:.2f}" '
                 f'height="{_CELL + 0.2:.2f}" fill="{_colour(share)}">'
-                f"<title>layer {row}, head {column}: {value:.3f}</title></rect>"
+                f"<title>{rows} {row}, {columns} {column}: {value:.3f}</title></rect>"
             )
-    height = _TOP + rows * _CELL + _BOTTOM
-    for column in range(0, columns, max(1, columns // 16)):
+    bottom = _TOP + height * _CELL + _BOTTOM
+    for column in range(0, width_of, max(1, width_of // 16)):
         across = _LEFT + (column + 0.5) * width
-        shapes.append(f'<text class="tick" x="{across:.1f}" y="{height - 28:.0f}" text-anchor="middle">{column}</text>')
+        shapes.append(f'<text class="tick" x="{across:.1f}" y="{bottom - 28:.0f}" text-anchor="middle">{column}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    legend = f"head, from {low:.3f} (dark) to {low + span:.3f} (bright)"
-    shapes.append(f'<text class="tick" x="{middle:.0f}" y="{height - 8:.0f}" text-anchor="middle">{legend}</text>')
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="Layers and heads">{"".join(shapes)}</svg>'
+    legend = f"{columns}, from {low:.3f} (dark) to {low + span:.3f} (bright)"
+    shapes.append(f'<text class="tick" x="{middle:.0f}" y="{bottom - 8:.0f}" text-anchor="middle">{legend}</text>')
+    opening = f'<svg viewBox="0 0 {_WIDTH} {bottom:.0f}" role="img" aria-label="Every {rows} and {columns}">'
+    return f"{opening}{''.join(shapes)}</svg>"
 
 
 def _colour(share: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from szilard.attention.session import Session
-from szilard.information import matrix_entropy
+from szilard.information.matrix_entropy import matrix_entropy
 from szilard.options import check_choice, check_number
 
 WHAT = ("query", "key", "value", "hidden")
