@@ -41,6 +41,7 @@ from szilard.cli import (
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
+    train_qlae,
     train_tidal_decode,
     train_uncomp,
 )
@@ -71,6 +72,8 @@ train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
 train.command("ladir")(train_ladir.ladir)
+train.command("infogan")(train_qlae.infogan)
+train.command("qlae")(train_qlae.qlae)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

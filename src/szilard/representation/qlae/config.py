@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from szilard.options import check_choice, check_number
 from szilard.representation.qlae.architecture import ARCHITECTURES
@@ -66,3 +67,71 @@ class InfoGanConfig(TrainingConfig):
             check_number(name, getattr(self, name), low=0)
         if self.gradient_accumulation != 1:
             raise ValueError("critic and generator take turns, so gradient_accumulation must be 1: raise batch_size.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the model that a command makes; see `LatentAutoencoder`. Widths are written with commas."""
+
+    image_size: int = setting(64, "Side of the pictures, in pixels.")
+    latents: int = setting(12, "Number of latents: twice the number of factors in the paper.")
+    values: int = setting(10, "Values of each latent.")
+    learn_values: bool = setting(True, "Let codebooks learn.")
+    shared_codebook: bool = setting(False, "One codebook for all latents.")
+    architecture: str = setting("large", "large (the paper's) or small.")
+    widths: str | None = setting(None, "Channels of each stage, as in 16,32,64; none: the architecture's.")
+    dense: str | None = setting(None, "Widths of the dense layers, as in 256,256; none: the architecture's.")
+
+    def __post_init__(self) -> None:
+        check_choice("architecture", self.architecture, ARCHITECTURES)
+        numbers("widths", self.widths)
+        numbers("dense", self.dense)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `QLAE`, without the channels."""
+        return {
+            "image_size": self.image_size,
+            "num_latents": self.latents,
+            "num_values": self.values,
+            "learn_values": self.learn_values,
+            "shared_codebook": self.shared_codebook,
+            "architecture": self.architecture,
+            "widths": numbers("widths", self.widths),
+            "dense": numbers("dense", self.dense),
+        }
+
+
+@dataclass(frozen=True)
+class QlaeRunConfig(ModelConfig, QlaeConfig):
+    """Settings of `szilard train qlae`."""
+
+    bottleneck: str = setting("qlae", f"{', '.join(BOTTLENECKS[:-1])} or {BOTTLENECKS[-1]}.")
+
+    def __post_init__(self) -> None:
+        QlaeConfig.__post_init__(self)
+        ModelConfig.__post_init__(self)
+        check_choice("bottleneck", self.bottleneck, BOTTLENECKS)
+
+
+@dataclass(frozen=True)
+class InfoGanRunConfig(ModelConfig, InfoGanConfig):
+    """Settings of `szilard train infogan`."""
+
+    def __post_init__(self) -> None:
+        InfoGanConfig.__post_init__(self)
+        ModelConfig.__post_init__(self)
+
+
+def numbers(name: str, text: str | None) -> list[int] | None:
+    """Whole numbers written with commas.
+
+    Raises:
+        ValueError: something else.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers with commas, as in 16,32,64, not {text!r}.") from None
