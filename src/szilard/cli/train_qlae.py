@@ -51,9 +51,7 @@ def qlae(
 
     chosen = read_config(QlaeRunConfig, config, settings)
     _needs_accelerate()
-    pixels, labels = read_pictures(
-        data, image_size=chosen.image_size, factors=factors, limit=limit, seed=chosen.seed
-    )
+    pixels, labels = read_pictures(data, image_size=chosen.image_size, factors=factors, limit=limit, seed=chosen.seed)
     if labels is not None and importlib.util.find_spec("sklearn") is None:
         raise ValueError("measuring factors needs scikit-learn: pip install 'szilard[eval]'")
     sizes = chosen.arguments | {"channels": int(pixels.shape[1])}
@@ -105,7 +103,9 @@ def infogan(
     result = train_infogan(
         model, pixels, settings_only, output, resume=not restart, device=training_device(device), data=data
     )
-    note(f"latent error {result.metrics[-1]['latent_error']:.4f}; written to {output}" if result.metrics else str(output))
+    note(
+        f"latent error {result.metrics[-1]['latent_error']:.4f}; written to {output}" if result.metrics else str(output)
+    )
     _page(model, pixels, output)
 
 
@@ -121,11 +121,13 @@ def _needs_accelerate() -> None:
 
 
 def _page(model: Any, pixels: Any, output: Path) -> None:
+    from szilard.representation.qlae.pictures import Pictures
     from szilard.representation.qlae.traversals import write_traversals
 
     if importlib.util.find_spec("PIL") is None or model.shape.channels not in (1, 3):
         return
-    write_traversals(model, torch.as_tensor(pixels[:PAGE_PICTURES]), output / "traversals.html")
+    some = Pictures(pixels).__getitems__(list(range(min(PAGE_PICTURES, len(pixels)))))
+    write_traversals(model, some, output / "traversals.html")
 
 
 add_flags(qlae, QlaeRunConfig)

@@ -60,12 +60,13 @@ class Bottleneck(nn.Module):
     weights: ClassVar[dict[str, float]] = {}
     discrete: ClassVar[bool] = False
     per_picture: ClassVar[bool] = False
-    counts: Tensor | None = None
+    counts: Tensor | None
 
-    def __init__(self, num_latents: int, features: int, outputs: int) -> None:
+    def __init__(self, num_latents: int, features: int, outputs: int, counts: Tensor | None = None) -> None:
         super().__init__()
         check_number("num_latents", num_latents, low=1, integer=True)
         self.num_latents, self.features, self.outputs = num_latents, num_latents * features, num_latents * outputs
+        self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, features: Tensor) -> Code:
         """[B, features] -> latent, codes, penalties."""
@@ -98,13 +99,9 @@ class Quantizing(Bottleneck):
     discrete = True
 
     def __init__(self, num_latents: int, num_values: int | Sequence[int], learn: bool, shared: bool) -> None:
-        super().__init__(num_latents, 1, 1)
-        self.quantizer = LatentQuantizer(num_latents, num_values, learn_values=learn, shared_codebook=shared)
-
-    @property
-    def counts(self) -> Tensor:
-        """Values of each latent."""
-        return self.quantizer.counts
+        quantizer = LatentQuantizer(num_latents, num_values, learn_values=learn, shared_codebook=shared)
+        super().__init__(num_latents, 1, 1, quantizer.counts)
+        self.quantizer = quantizer
 
     def forward(self, features: Tensor) -> Code:
         return self.quantizer(features)
@@ -120,12 +117,10 @@ class Rounding(Bottleneck):
     """FSQ: z = tanh(c), rounded to evenly spaced values of [-1, 1], straight through."""
 
     discrete = True
+    counts: Tensor
 
     def __init__(self, num_latents: int, num_values: int | Sequence[int]) -> None:
-        super().__init__(num_latents, 1, 1)
-        counts = LatentQuantizer(num_latents, num_values).counts
-        self.counts: Tensor
-        self.register_buffer("counts", counts, persistent=False)
+        super().__init__(num_latents, 1, 1, LatentQuantizer(num_latents, num_values).counts)
 
     def forward(self, features: Tensor) -> Code:
         bounded, steps = features.tanh(), self.counts - 1
@@ -148,13 +143,12 @@ class VectorQuantizing(Bottleneck):
 
     weights = {"quantization": 1.0, "commitment": 0.25}
     discrete = True
+    counts: Tensor
 
     def __init__(self, num_latents: int, vectors: int = 512, width: int = 64) -> None:
-        super().__init__(num_latents, width, width)
+        super().__init__(num_latents, width, width, torch.full((num_latents,), vectors))
         bound = math.sqrt(3 / width)
         self.table = nn.Parameter(torch.empty(vectors, width).uniform_(-bound, bound))
-        self.counts: Tensor
-        self.register_buffer("counts", torch.full((num_latents,), vectors), persistent=False)
 
     def forward(self, features: Tensor) -> Code:
         rows = features.unflatten(-1, (self.num_latents, -1))  # [B, n_z, width]

@@ -10,6 +10,8 @@ A folder of `save_pretrained` holds safetensors, the sizes, and a card with what
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -160,28 +162,49 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
         return self.push_to_hub(repo or folder.name, config=config, **options) if push else None
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
-        found = options.get("bottleneck", "qlae")
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        config: dict[str, Any] | None = None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **options: Any,
+    ) -> Any:
+        found = (config or {}).get("bottleneck")
+        if found is None:
+            raise ValueError(f"{model_id!r} holds no autoencoder of szilard: szilard train qlae makes one.")
         if cls is QLAE and found != "qlae":
             raise ValueError(f"{model_id!r} is of kind {found!r}: open it with LatentAutoencoder.from_pretrained.")
         try:
-            return super()._from_pretrained(model_id=model_id, **options).eval()
+            with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints that it reads a folder
+                made = super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **options)
         except (SafetensorError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{model_id!r} holds no whole autoencoder of szilard ({reason}).") from error
+        return made.eval()
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The README.md of a folder."""
         record = self.record
         lines = ["---", "library_name: szilard", "tags: [szilard, disentanglement]", "---", f"# {self.kind}", ""]
-        sizes = f"{self.num_latents} latents, pictures of {self.shape.image_size} pixels, {self.shape.channels} channels"
+        sizes = (
+            f"{self.num_latents} latents, pictures of {self.shape.image_size} pixels, {self.shape.channels} channels"
+        )
         lines += [f"An autoencoder with the bottleneck `{self.kind}`: {sizes}, widths {list(self.shape.widths)}.", ""]
         if "data" in record:
             lines += [f"Trained on {record['data']}.", ""]
         for title in ("settings", "metrics"):
             if record.get(title):
-                shown = {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in record[title].items()}
-                lines += [f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in shown.items()), ""]
+                shown = {
+                    name: f"{value:.5g}" if isinstance(value, float) else value for name, value in record[title].items()
+                }
+                lines += [
+                    f"| {title} | |",
+                    "|---|---|",
+                    *(f"| {name} | {value} |" for name, value in shown.items()),
+                    "",
+                ]
         lines += ["```python", "import szilard", ""]
         lines += [f"model = szilard.{type(self).__name__}.from_pretrained(FOLDER)", "model.encode(pictures)", "```", ""]
         lines += ["After Hsu et al., Disentanglement via Latent Quantization, NeurIPS 2023, arXiv 2305.18378.", ""]

@@ -73,7 +73,9 @@ class ReconstructionObjective(nn.Module):
 
 
 @torch.no_grad()
-def measure(model: LatentAutoencoder, pictures: Tensor, factors: Any = None, *, batch_size: int = 256) -> dict[str, float]:
+def measure(
+    model: LatentAutoencoder, pictures: Tensor, factors: Any = None, *, batch_size: int = 256
+) -> dict[str, float]:
     """What a model makes of pictures.
 
     Args:

@@ -131,7 +131,9 @@ def _array(file: Path, image_size: int) -> np.ndarray:
     if pixels.ndim == 4 and pixels.shape[2:] != side and pixels.shape[1:3] == side:
         pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[2:] != side:
-        raise ValueError(f"{str(file)!r} is {list(pixels.shape)}, not [N, C, {image_size}, {image_size}]: set image_size.")
+        raise ValueError(
+            f"{str(file)!r} is {list(pixels.shape)}, not [N, C, {image_size}, {image_size}]: set image_size."
+        )
     return pixels
 
 

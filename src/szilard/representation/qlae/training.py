@@ -1,6 +1,6 @@
 """Training QLAE and its baselines, through the one loop. A run that was stopped goes on from its last checkpoint.
 
-    train_qlae(model, pictures, QlaeConfig(weight_decay=0.1), folder)
+train_qlae(model, pictures, QlaeConfig(weight_decay=0.1), folder)
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def traversal_page(model: LatentAutoencoder, pictures: Tensor, *, count: int = 3
     parts = []
     for picture in pictures[:count]:
         whole = torch.stack([unit(picture), model.reconstruct(picture.unsqueeze(0))[0].cpu()])
-        parts.append(f"<h2>A picture and its reconstruction</h2><p>{_image(strip(whole), 'picture, reconstruction')}</p>")
+        parts.append(
+            f"<h2>A picture and its reconstruction</h2><p>{_image(strip(whole), 'picture, reconstruction')}</p>"
+        )
         rows = []
         for latent in range(model.num_latents):
             values = traversal_values(model, codes, latent, columns)
@@ -76,7 +78,9 @@ def traversal_page(model: LatentAutoencoder, pictures: Tensor, *, count: int = 3
     return document("traversals", f"<h1>What each latent does</h1><p>{told}</p>{style}{''.join(parts)}")
 
 
-def write_traversals(model: LatentAutoencoder, pictures: Tensor, file: Path, *, count: int = 3, columns: int = 10) -> None:
+def write_traversals(
+    model: LatentAutoencoder, pictures: Tensor, file: Path, *, count: int = 3, columns: int = 10
+) -> None:
     """Write `traversal_page` to a file, whole."""
     write_whole(file, traversal_page(model, pictures, count=count, columns=columns))
 
