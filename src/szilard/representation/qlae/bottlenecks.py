@@ -95,7 +95,7 @@ class Bottleneck(nn.Module):
 class Quantizing(Bottleneck):
     """QLAE's codebooks (`LatentQuantizer`) as a bottleneck."""
 
-    weights = {"quantization": 0.01, "commitment": 0.01}
+    weights: ClassVar[dict[str, float]] = {"quantization": 0.01, "commitment": 0.01}
     discrete = True
 
     def __init__(self, num_latents: int, num_values: int | Sequence[int], learn: bool, shared: bool) -> None:
@@ -141,7 +141,7 @@ class Rounding(Bottleneck):
 class VectorQuantizing(Bottleneck):
     """VQ-VAE: each latent is a vector of one table for all; its codes are indices, its vectors are no scalars."""
 
-    weights = {"quantization": 1.0, "commitment": 0.25}
+    weights: ClassVar[dict[str, float]] = {"quantization": 1.0, "commitment": 0.25}
     discrete = True
     counts: Tensor
 
@@ -175,7 +175,7 @@ class Gaussian(Bottleneck):
     "divergence" is KL(q(z|x) || N(0, I)), summed over latents, in nats per picture.
     """
 
-    weights = {"divergence": 1.0}
+    weights: ClassVar[dict[str, float]] = {"divergence": 1.0}
     per_picture = True
 
     def __init__(self, num_latents: int) -> None:
@@ -204,7 +204,7 @@ class TotalCorrelation(Gaussian):
     the data only adds a constant, so it is left out.
     """
 
-    weights = {"divergence": 1.0, "total_correlation": 2.0}
+    weights: ClassVar[dict[str, float]] = {"divergence": 1.0, "total_correlation": 2.0}
 
     def penalties(self, mean: Tensor, log_variance: Tensor, latent: Tensor) -> dict[str, Tensor]:
         gap = latent[:, None] - mean[None]  # [sample, whose posterior, n_z]

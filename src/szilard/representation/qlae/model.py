@@ -217,9 +217,10 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
             raise ValueError(
                 f"pictures must be [N, {', '.join(map(str, wanted))}], N at least 1, not {list(pictures.shape)}."
             )
-        if pictures.dtype != torch.uint8:
-            if not pictures.is_floating_point() or not bool(((pictures >= 0) & (pictures <= 1)).all()):
-                raise ValueError("pictures must be bytes (uint8), or numbers from 0 to 1.")
+        if pictures.dtype == torch.uint8:
+            return
+        if not pictures.is_floating_point() or not bool(((pictures >= 0) & (pictures <= 1)).all()):
+            raise ValueError("pictures must be bytes (uint8), or numbers from 0 to 1.")
 
     def _batches(self, pictures: Tensor, batch_size: int) -> Iterator[Tensor]:
         check_number("batch_size", batch_size, low=1, integer=True)
