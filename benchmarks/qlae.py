@@ -1,8 +1,8 @@
 """QLAE against an autoencoder, beta-VAE, VQ-VAE and FSQ: which latents carry one factor each? A CPU is enough.
 
     python benchmarks/qlae.py --part compared [--seed 1]      8 runs a seed
-    python benchmarks/qlae.py --part decay [--seed 1]         QLAE and AE by weight decay, 6 runs a seed
-    python benchmarks/qlae.py --part values                   QLAE by the number of values, one seed
+    python benchmarks/qlae.py --part decay [--seed 1]         QLAE and AE by weight decay, 8 runs a seed
+    python benchmarks/qlae.py --part values                   QLAE by the number of values, 2 runs
 
 Sprites of 32 pixels, all combinations of the grid below; every model has the same networks, steps, batches and data
 order. A run is recorded when it ends, in results/qlae.jsonl; a killed command goes on with the run it was in.

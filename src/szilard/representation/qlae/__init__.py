@@ -1,4 +1,4 @@
-"""QLAE: disentangled latents by quantisation and strong weight decay (Hsu et al. 2023), and what it is compared with."""
+"""QLAE: disentangled latents by quantisation and strong weight decay (Hsu et al. 2023), and its baselines."""
 
 from szilard.representation.qlae.config import InfoGanConfig, QlaeConfig
 from szilard.representation.qlae.model import QLAE, LatentAutoencoder
