@@ -43,6 +43,7 @@ from szilard.cli import (
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
+    train_qlae,
     train_tidal_decode,
     train_uncomp,
 )
@@ -74,6 +75,8 @@ train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
 train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
+train.command("infogan")(train_qlae.infogan)
+train.command("qlae")(train_qlae.qlae)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
