@@ -42,6 +42,7 @@ from szilard.cli import (
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
+    train_sae,
     train_tidal_decode,
     train_uncomp,
 )
@@ -73,6 +74,7 @@ train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
 train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
+train.command("sae")(train_sae.sae)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from szilard.options import check_number
 
 
-class SparseCoder(nn.Module, PyTorchModelHubMixin):
+class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
     """Base of the autoencoders; a kind gives `activate` and `loss`.
 
     Args:
@@ -76,13 +77,13 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin):
         """The sparse codes S [N, m] of x [N, d] and, where the code has one, its low-rank part R [N, m]."""
         return self.encode(x), None
 
+    @abstractmethod
     def activate(self, before: Tensor) -> Tensor:
         """Codes of what the encoder gives, both [N, m]."""
-        raise TypeError(f"{type(self).__name__} is no kind of autoencoder: take one of those in this package.")
 
+    @abstractmethod
     def loss(self, x: Tensor) -> dict[str, Tensor]:
         """"loss" of activations x [N, d], and what went into it; all scalars."""
-        raise TypeError(f"{type(self).__name__} is no kind of autoencoder: take one of those in this package.")
 
     def scaled(self, x: Tensor) -> Tensor:
         """s x."""
