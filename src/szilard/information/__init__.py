@@ -32,6 +32,7 @@ from szilard.information.logits import (
 )
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
+from szilard.information.nuclear_norm import nuclear_norm, nuclear_norm_of_product
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
 from szilard.information.temporal_infonce import temporal_infonce
 from szilard.information.text_diversity import (
@@ -75,6 +76,8 @@ __all__ = [
     "mutual_information_from_log_likelihood",
     "neighbor_information",
     "normalized_mutual_information",
+    "nuclear_norm",
+    "nuclear_norm_of_product",
     "perplexity",
     "predictive_information",
     "rate_distortion",

@@ -40,7 +40,7 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
         self.input_dim, self.dictionary_size = input_dim, dictionary_size
         columns = F.normalize(torch.randn(input_dim, dictionary_size), dim=0)
         self.dictionary = nn.Parameter(columns)
-        self.encoder_weight = nn.Parameter(columns.T.clone())
+        self.encoder_weight = nn.Parameter(columns.T.contiguous().clone())
         self.encoder_bias = nn.Parameter(torch.zeros(dictionary_size))
         self.decoder_bias = nn.Parameter(torch.zeros(input_dim))
         self.register_buffer("input_scale", torch.tensor(1.0))
