@@ -44,6 +44,7 @@ from szilard.cli import (
     train_learn2pd,
     train_llmlingua2,
     train_qlae,
+    train_sae,
     train_tidal_decode,
     train_uncomp,
 )
@@ -77,6 +78,7 @@ train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
 train.command("infogan")(train_qlae.infogan)
 train.command("qlae")(train_qlae.qlae)
+train.command("sae")(train_sae.sae)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))

@@ -34,6 +34,7 @@ from szilard.information.logits import (
 from szilard.information.markov_surplus import markov_surplus
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
+from szilard.information.nuclear_norm import nuclear_norm, nuclear_norm_of_product
 from szilard.information.predictive_geometry import mean_pullback_metric, pullback_metric
 from szilard.information.predictive_similarity import dirichlet_energy, predictive_similarity, spectral_alignment
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
@@ -83,6 +84,8 @@ __all__ = [
     "mutual_information_from_log_likelihood",
     "neighbor_information",
     "normalized_mutual_information",
+    "nuclear_norm",
+    "nuclear_norm_of_product",
     "perplexity",
     "predictive_information",
     "predictive_similarity",
