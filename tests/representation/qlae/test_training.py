@@ -214,6 +214,8 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
         train_qlae(model, torch.rand(4, 3, 16, 16) * 2, CONFIG)
     with pytest.raises(ValueError, match=r"factors must be \[64, n_s\]"):
         train_qlae(model, PIXELS, CONFIG, factors=FACTORS[:5])
+    with pytest.raises(ValueError, match="every factor has one value"):
+        train_qlae(model, PIXELS, CONFIG, factors=torch.zeros(64, 2))
     with pytest.raises(ValueError, match="no setting 'weight_decays'"):
         train_qlae(model, PIXELS, CONFIG, weight_decays=1)
     with pytest.raises(TypeError, match="must be a QLAE"):
