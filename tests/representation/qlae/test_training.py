@@ -201,7 +201,7 @@ def test_critic_turns_move_the_encoder_and_generator_turns_decoder_and_codebooks
 
 
 def test_the_gan_learns_to_read_back_the_codes_that_it_drew() -> None:
-    config = InfoGanConfig(steps=240, batch_size=16, log_every=30, save_every=30, learning_rate=2e-3, critic_steps=1)
+    config = InfoGanConfig(steps=120, batch_size=16, log_every=20, save_every=20, learning_rate=2e-3, critic_steps=1)
     rows = train_infogan(made(), PIXELS, config, device="cpu").metrics  # type: ignore[arg-type]
     assert rows[-1]["latent_error"] < 0.75 * rows[0]["latent_error"]
 
@@ -214,6 +214,8 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
         train_qlae(model, torch.rand(4, 3, 16, 16) * 2, CONFIG)
     with pytest.raises(ValueError, match=r"factors must be \[64, n_s\]"):
         train_qlae(model, PIXELS, CONFIG, factors=FACTORS[:5])
+    with pytest.raises(ValueError, match="every factor has one value"):
+        train_qlae(model, PIXELS, CONFIG, factors=torch.zeros(64, 2))
     with pytest.raises(ValueError, match="no setting 'weight_decays'"):
         train_qlae(model, PIXELS, CONFIG, weight_decays=1)
     with pytest.raises(TypeError, match="must be a QLAE"):

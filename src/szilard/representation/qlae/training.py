@@ -69,8 +69,9 @@ def train_qlae(
         pictures: [N, C, s, s], bytes or numbers in [0, 1].
         config: the settings; None: the paper's.
         folder: gets the model, its card, `training.yaml`, `evaluation.yaml`, and `train/` with metrics and checkpoints;
-            a stopped run goes on from there, given a model with the weights it began with. None: nothing is kept.
-        factors: [N, n_s] what made the pictures: InfoMEC is measured, too.
+            a stopped run goes on from there, whatever the weights of the given model. None: nothing is kept.
+        factors: [N, n_s] what made the pictures: InfoMEC is measured, too, before the first step and at every
+            evaluation.
         resume: False starts anew.
         device: "cpu" keeps a GPU out of it; None: what there is.
         data: what the pictures are, for the card.
@@ -92,6 +93,8 @@ def train_qlae(
     measured_on = among[order[: config.evaluation_pictures]]
     shown = source.__getitems__(measured_on.tolist())
     shown_labels = None if labels is None else labels[measured_on]
+    if shown_labels is not None and bool((shown_labels == shown_labels[:1]).all()):
+        raise ValueError("every factor has one value on the pictures that are measured on: leave factors out.")
     train_on = Pictures(source.pixels, source.chosen[torch.tensor(learned)])
     stage = Stage(
         name="train",
