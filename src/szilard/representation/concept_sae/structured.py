@@ -1,7 +1,7 @@
 """The structured sparse autoencoder: a code that is sparse plus low-rank.
 
-Liu et al., "I Predict Therefore I Am: Is Next Token Prediction Enough to Learn Human-Interpretable Concepts from Data?",
-ICLR 2026, arXiv:2503.08980. Concepts depend on each other, so that their joint code has a part of low rank:
+Liu et al., "I Predict Therefore I Am: Is Next Token Prediction Enough to Learn Human-Interpretable Concepts from
+Data?", ICLR 2026, arXiv:2503.08980. Concepts depend on each other, so that their joint code has a part of low rank:
 
     z = S + R,   x^ = D z + b_dec
     L = E ||x - x^||_2^2 + lambda_t ||S||_{p_t}^{p_t} + gamma ||R||_nuc
