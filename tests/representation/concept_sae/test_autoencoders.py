@@ -100,8 +100,8 @@ def test_without_its_head_the_structured_one_is_p_annealing() -> None:
     for sae in (one, other):
         sae.loss(rows())
         sae.update_p()
-    assert {name: float(value) for name, value in one.loss(rows()).items()} == {
-        name: float(value) for name, value in other.loss(rows()).items()
+    assert {name: value.item() for name, value in one.loss(rows()).items()} == {
+        name: value.item() for name, value in other.loss(rows()).items()
     }
 
 

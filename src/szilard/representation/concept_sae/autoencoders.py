@@ -233,10 +233,10 @@ class PAnnealSae(SparseCoder):
         check_number("updates", updates, low=0, integer=True)
         check_number("epsilon", epsilon, low=1e-12)
         self.final_p, self.updates, self.epsilon = final_p, updates, epsilon
-        self.register_buffer("p", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("p", torch.tensor(1.0))
         self.register_buffer("updated", torch.tensor(0))
-        self.register_buffer("weight", torch.tensor(float(sparsity_weight), dtype=torch.float64))
-        self.register_buffer("recent", torch.zeros(_RECENT, 2, dtype=torch.float64))  # penalties at p and at the next
+        self.register_buffer("weight", torch.tensor(float(sparsity_weight)))
+        self.register_buffer("recent", torch.zeros(_RECENT, 2))  # penalties at p and at the next
 
     def activate(self, before: Tensor) -> Tensor:
         return before.relu()

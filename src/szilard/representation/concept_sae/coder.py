@@ -83,7 +83,7 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
 
     @abstractmethod
     def loss(self, x: Tensor) -> dict[str, Tensor]:
-        """"loss" of activations x [N, d], and what went into it; all scalars."""
+        """ "loss" of activations x [N, d], and what went into it; all scalars."""
 
     def scaled(self, x: Tensor) -> Tensor:
         """s x."""

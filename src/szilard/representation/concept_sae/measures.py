@@ -1,8 +1,8 @@
 """What an autoencoder keeps of activations, and with how many features.
 
-    mse = mean ||x - x^||_2^2,   explained variance = 1 - sum ||x - x^||_2^2 / sum ||x - mean||_2^2
-    L0 = mean number of S_i != 0,   dead = share of features that are active in no row
-    rank = singular values of R above 1 % of the largest,   share = ||D R||^2 / (||D S||^2 + ||D R||^2)
+mse = mean ||x - x^||_2^2,   explained variance = 1 - sum ||x - x^||_2^2 / sum ||x - mean||_2^2
+L0 = mean number of S_i != 0,   dead = share of features that are active in no row
+rank = singular values of R above 1 % of the largest,   share = ||D R||^2 / (||D S||^2 + ||D R||^2)
 """
 
 from __future__ import annotations

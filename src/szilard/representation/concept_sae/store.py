@@ -22,7 +22,7 @@ from torch import Tensor
 from szilard.whole_folder import write_whole
 
 HEADER, SHARDS, FORMAT = "header.json", "shards.json", "szilard activations 1"
-NUMBERS = {"float16": np.float16, "float32": np.float32}
+NUMBERS: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
 
 
 class ActivationStore:

@@ -84,7 +84,7 @@ class SaeObjective(nn.Module):
         self.sae = sae
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """"loss" of x [B, d], and its terms."""
+        """ "loss" of x [B, d], and its terms."""
         return self.sae.loss(x)
 
 
@@ -201,15 +201,15 @@ def _identity(activations: ActivationStore | Tensor, mean: Tensor) -> str:
     return f"{len(activations)} activations, {digest}"
 
 
-def _card(
-    sae: SparseCoder, config: SaeConfig, activations: ActivationStore | Tensor, found: StageResult
-) -> str:
+def _card(sae: SparseCoder, config: SaeConfig, activations: ActivationStore | Tensor, found: StageResult) -> str:
     source = "a tensor"
     if isinstance(activations, ActivationStore):
         source = f"hidden_states[{activations.header['layer']}] of {activations.header['model']}"
     options = {name: value for name, value in (getattr(sae, "_hub_mixin_config", None) or {}).items()}
     last = found.evaluations[-1] if found.evaluations else {}
-    annealed = f" p ended at {float(sae.p):.3g}, lambda at {float(sae.weight):.3g}." if isinstance(sae, PAnnealSae) else ""
+    annealed = (
+        f" p ended at {float(sae.p):.3g}, lambda at {float(sae.weight):.3g}." if isinstance(sae, PAnnealSae) else ""
+    )
     return (
         f"# A sparse autoencoder ({sae.kind})\n\nTrained with szilard on {len(activations)} activations of width "
         f"{sae.input_dim}, from {source}: {found.metrics[-1]['step'] if found.metrics else 0} steps of "
