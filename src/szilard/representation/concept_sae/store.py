@@ -40,9 +40,10 @@ class ActivationStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.header, journal = read_header(self.folder), read_shards(self.folder)
-        if self.header is None or not journal["rows"]:
+        header, journal = read_header(self.folder), read_shards(self.folder)
+        if header is None or not journal["rows"]:
             raise ValueError(f"{str(folder)!r} holds no activations: write them with harvest_activations.")
+        self.header: dict[str, Any] = header
         self.input_dim = int(self.header["input_dim"])
         self.offsets = np.concatenate([[0], np.cumsum(journal["rows"])])
         self.shards = [self._open(number, rows) for number, rows in enumerate(journal["rows"])]

@@ -205,7 +205,7 @@ def _card(sae: SparseCoder, config: SaeConfig, activations: ActivationStore | Te
     source = "a tensor"
     if isinstance(activations, ActivationStore):
         source = f"hidden_states[{activations.header['layer']}] of {activations.header['model']}"
-    options = {name: value for name, value in (getattr(sae, "_hub_mixin_config", None) or {}).items()}
+    options = dict(getattr(sae, "_hub_mixin_config", None) or {})
     last = found.evaluations[-1] if found.evaluations else {}
     annealed = (
         f" p ended at {float(sae.p):.3g}, lambda at {float(sae.weight):.3g}." if isinstance(sae, PAnnealSae) else ""
