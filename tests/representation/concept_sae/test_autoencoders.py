@@ -141,7 +141,7 @@ def test_the_code_is_sparse_plus_low_rank_and_the_rank_costs(head: str) -> None:
                 value.normal_()
     sparse, dense = sae.parts(x)
     assert torch.equal(sae.encode(x), sparse + dense) and bool((sparse >= 0).all())
-    norm = float(torch.linalg.matrix_norm(dense.double() / 8, "nuc"))
+    norm = float(torch.linalg.matrix_norm(dense.detach().double() / 8, "nuc"))
     found = sae.loss(x)
     if head == "linear":
         assert float(found["nuclear"]) == pytest.approx(norm, rel=1e-4)

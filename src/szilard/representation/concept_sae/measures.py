@@ -85,5 +85,5 @@ def _condensed(rows: Tensor, rank: int) -> Tensor:
     """At most `rank` rows with the singular values, and the right vectors, of rows [n, m] of at most that rank."""
     if len(rows) <= rank:
         return rows
-    values, vectors = torch.linalg.eigh((rows @ rows.T).double())
+    _values, vectors = torch.linalg.eigh((rows @ rows.T).double())
     return vectors[:, -rank:].T.to(rows.dtype) @ rows

@@ -78,7 +78,7 @@ class ActivationStore:
                 chosen = np.flatnonzero(chosen)
         wanted = np.atleast_1d(chosen).astype(np.int64)
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"rows must be below {len(self)}, not {chosen.max()} (or {chosen.min()}).")
         places = np.searchsorted(self.offsets, wanted, side="right") - 1
         out = np.empty((len(wanted), self.input_dim), np.float32)
