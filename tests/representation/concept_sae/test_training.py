@@ -33,7 +33,7 @@ def sae_of(kind: str, width: int = 16, size: int = 48) -> SparseCoder:
     return make_sae(kind, width, size, **({"k": 3} if "top-k" in kind else {}))
 
 
-@pytest.mark.parametrize("kind", ["batch-top-k", "jump-relu", "structured"])
+@pytest.mark.parametrize("kind", ["batch-top-k", "structured"])
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +65,9 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
 
 def test_training_finds_planted_directions_and_columns_stay_of_norm_one(tmp_path: Path) -> None:
     sae, x = sae_of("top-k"), planted()
-    found = train_sae(sae, x, tmp_path, replace(TINY, steps=200, batch_size=128, save_every=100), device="cpu")
+    found = train_sae(
+        sae, x, tmp_path, replace(TINY, steps=200, batch_size=128, save_every=100, learning_rate=1e-2), device="cpu"
+    )
     first, last = found.evaluations[0], found.evaluations[-1]
     assert last["explained_variance"] > 0.8 > first["explained_variance"] and last["l0"] <= 3
     torch.testing.assert_close(sae.dictionary.norm(dim=0), torch.ones(48))

@@ -35,7 +35,7 @@ class SparseAutoencoder(SparseCoder):
 
     kind = "l1"
 
-    def __init__(self, input_dim: int, dictionary_size: int, *, sparsity_weight: float = 0.1) -> None:
+    def __init__(self, input_dim: int, dictionary_size: int, *, sparsity_weight: float = 1.0) -> None:
         super().__init__(input_dim, dictionary_size)
         check_number("sparsity_weight", sparsity_weight, low=0)
         self.sparsity_weight = sparsity_weight
@@ -200,6 +200,8 @@ class PAnnealSae(SparseCoder):
     At every update lambda <- lambda mean(penalty at the old p) / mean(penalty at the new p), over the last ten steps,
     so that the penalty does not jump.
 
+    # Published library: lambda 0.1; here: 1, because activations are scaled to a norm of sqrt(d).
+
     # Paper: ||z||_p^p; here: sum_i (z_i + e)^p - e^p, because the slope of z^p is infinite at 0. It is z at p = 1.
 
     Args:
@@ -222,7 +224,7 @@ class PAnnealSae(SparseCoder):
         input_dim: int,
         dictionary_size: int,
         *,
-        sparsity_weight: float = 0.1,
+        sparsity_weight: float = 1.0,
         final_p: float = 0.0,
         updates: int = 10,
         epsilon: float = 1e-4,
@@ -233,10 +235,10 @@ class PAnnealSae(SparseCoder):
         check_number("updates", updates, low=0, integer=True)
         check_number("epsilon", epsilon, low=1e-12)
         self.final_p, self.updates, self.epsilon = final_p, updates, epsilon
-        self.register_buffer("p", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("p", torch.tensor(1.0))
         self.register_buffer("updated", torch.tensor(0))
-        self.register_buffer("weight", torch.tensor(float(sparsity_weight), dtype=torch.float64))
-        self.register_buffer("recent", torch.zeros(_RECENT, 2, dtype=torch.float64))  # penalties at p and at the next
+        self.register_buffer("weight", torch.tensor(float(sparsity_weight)))
+        self.register_buffer("recent", torch.zeros(_RECENT, 2))  # penalties at p and at the next
 
     def activate(self, before: Tensor) -> Tensor:
         return before.relu()

@@ -2,7 +2,8 @@
 
 mse = mean ||x - x^||_2^2,   explained variance = 1 - sum ||x - x^||_2^2 / sum ||x - mean||_2^2
 L0 = mean number of S_i != 0,   dead = share of features that are active in no row
-rank = singular values of R above 1 % of the largest,   share = ||D R||^2 / (||D S||^2 + ||D R||^2)
+rank = singular values of R / sqrt(N) above 1 % of the root mean squared norm of z
+    share = ||D R||^2 / (||D S||^2 + ||D R||^2)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from szilard.options import check_number
 from szilard.representation.concept_sae.coder import SparseCoder
 from szilard.representation.concept_sae.store import ActivationStore
 
-_RANK = 0.01  # of the largest singular value
+_RANK = 0.01  # of the norm of a code
 
 
 @torch.no_grad()
@@ -48,6 +49,7 @@ def sae_measures(
     kept: Tensor | None = None
     error, active = torch.zeros((), **wide), torch.zeros((), **wide)
     fired = torch.zeros(sae.dictionary_size, dtype=torch.bool, device=device)
+    codes = torch.zeros((), **wide)
     by_sparse, by_dense = torch.zeros((), **wide), torch.zeros((), **wide)
     for start in range(first, last, batch_size):
         x = activations[start : min(start + batch_size, last)].to(device, torch.float32)
@@ -58,6 +60,7 @@ def sae_measures(
         fired |= (sparse != 0).any(0)
         active += (sparse != 0).sum()
         if dense is not None:
+            codes += (sparse + dense).double().square().sum()
             by_sparse += (sparse @ sae.dictionary.T).double().square().sum()
             by_dense += (dense @ sae.dictionary.T).double().square().sum()
             # What R's singular values need of the rows so far: d + 1 of them at most, since that bounds R's rank.
@@ -72,7 +75,7 @@ def sae_measures(
     }
     if kept is not None:
         values = torch.linalg.svdvals(kept)
-        found["rank"] = float((values > _RANK * values.max()).sum()) if float(values.max()) > 0 else 0.0
+        found["rank"] = float((values.double() > _RANK * codes.sqrt()).sum())
         both = float(by_sparse + by_dense)
         found["low_rank_share"] = float(by_dense) / both if both > 0 else 0.0
     return found
@@ -82,5 +85,5 @@ def _condensed(rows: Tensor, rank: int) -> Tensor:
     """At most `rank` rows with the singular values, and the right vectors, of rows [n, m] of at most that rank."""
     if len(rows) <= rank:
         return rows
-    _, vectors = torch.linalg.eigh((rows @ rows.T).double())
+    _values, vectors = torch.linalg.eigh((rows @ rows.T).double())
     return vectors[:, -rank:].T.to(rows.dtype) @ rows

@@ -22,7 +22,7 @@ from torch import Tensor
 from szilard.whole_folder import write_whole
 
 HEADER, SHARDS, FORMAT = "header.json", "shards.json", "szilard activations 1"
-NUMBERS = {"float16": np.float16, "float32": np.float32}
+NUMBERS: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
 
 
 class ActivationStore:
@@ -40,9 +40,10 @@ class ActivationStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.header, journal = read_header(self.folder), read_shards(self.folder)
-        if self.header is None or not journal["rows"]:
+        header, journal = read_header(self.folder), read_shards(self.folder)
+        if header is None or not journal["rows"]:
             raise ValueError(f"{str(folder)!r} holds no activations: write them with harvest_activations.")
+        self.header: dict[str, Any] = header
         self.input_dim = int(self.header["input_dim"])
         self.offsets = np.concatenate([[0], np.cumsum(journal["rows"])])
         self.shards = [self._open(number, rows) for number, rows in enumerate(journal["rows"])]
@@ -77,7 +78,7 @@ class ActivationStore:
                 chosen = np.flatnonzero(chosen)
         wanted = np.atleast_1d(chosen).astype(np.int64)
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"rows must be below {len(self)}, not {chosen.max()} (or {chosen.min()}).")
         places = np.searchsorted(self.offsets, wanted, side="right") - 1
         out = np.empty((len(wanted), self.input_dim), np.float32)

@@ -13,6 +13,7 @@ S = ReLU(W_S c + b_S), and R by one of two heads:
     factorised    R = (c U) V^T, rank r at most; 1/2 (||c U||_F^2 / N + ||V||_F^2), which is never below the norm
 
 (inferred) The norm is that of R / sqrt(N) for a batch of N rows, so that gamma does not depend on the batch's size.
+A small gamma lets R take over everything, a large one lets S: the share of R tells.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class StructuredSparseAutoencoder(PAnnealSae):
         input_dim: int,
         dictionary_size: int,
         *,
-        sparsity_weight: float = 0.1,
+        sparsity_weight: float = 1.0,
         rank_weight: float = 1.0,
         rank_head: str = "linear",
         rank: int = 32,
