@@ -5,7 +5,9 @@
     python benchmarks/qlae.py --part values                   QLAE by the number of values, 2 runs
 
 Sprites of 32 pixels, all combinations of the grid below; every model has the same networks, steps, batches and data
-order. A run is recorded when it ends, in results/qlae.jsonl; a killed command goes on with the run it was in.
+order. A run of 3,000 steps takes four minutes on one core (--widths 8,32,64: half of it) and is recorded when it ends, in
+results/qlae.jsonl; a killed command goes on with the run it was in. Of other settings than the defaults (--steps, --rate,
+--widths, --sprites, --decay) the records say so; --trial prints and records nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from szilard.representation.sprites import SpriteGrid, Sprites
 
 SIZE, BATCH, STEPS, RATE = 32, 64, 3000, 1e-3
 GRID = SpriteGrid(shapes=3, colours=4, scales=4, rotations=1, columns=8, rows=8)
+GRIDS = {"small": GRID, "large": replace(GRID, smallest=0.16, largest=0.28)}  # by the size of the objects
 LATENTS, VALUES, WIDTHS, DENSE = 10, 10, (16, 32, 64), (128,)
 SETTINGS = QlaeConfig(
     batch_size=BATCH, learning_rate=RATE, log_every=100, save_every=500, evaluate_every=10**9, evaluation_pictures=512
@@ -73,7 +76,26 @@ PARTS: dict[str, list[Run]] = {
 }
 
 
-def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, steps: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """What all models of a comparison share."""
+
+    steps: int = STEPS
+    rate: float = RATE
+    widths: tuple[int, ...] = WIDTHS
+    sprites: str = "small"
+
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults, for the key of a record."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in found.items()
+            if value != getattr(Setting, name)
+        }
+
+
+def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, setting: Setting) -> dict[str, Any]:
     """Train, and grade the latents."""
     torch.manual_seed(seed)
     model = LatentAutoencoder(
@@ -83,10 +105,11 @@ def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, s
         num_values=run.values,
         shared_codebook=run.shared,
         architecture="small",
-        widths=WIDTHS,
+        widths=setting.widths,
         dense=DENSE,
     )
-    config = replace(SETTINGS, steps=steps, weight_decay=run.decay, beta=run.beta, seed=seed)
+    config = replace(SETTINGS, steps=setting.steps, weight_decay=run.decay, beta=run.beta, seed=seed)
+    config = replace(config, learning_rate=setting.rate)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         rows = train_qlae(model, pixels, config, Path(folder) / "run", device="cpu").metrics
@@ -127,18 +150,26 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="runs whose key holds this text")
-    parser.add_argument("--steps", type=int, help="a trial with fewer steps, which is printed and not recorded")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--rate", type=float, default=RATE, help="the learning rate")
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="channels of each stage")
+    parser.add_argument("--sprites", choices=GRIDS, default="small", help="size of the objects")
+    parser.add_argument("--decay", type=float, help="of every run whose decay is not 0, instead of its own")
+    parser.add_argument("--trial", action="store_true", help="print, and record nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    widths = tuple(int(width) for width in arguments.widths.split(","))
+    setting = Setting(arguments.steps, arguments.rate, widths, arguments.sprites)
     store = Store("qlae")
-    pixels, factors = Sprites(SIZE, GRID).tensors()
+    pixels, factors = Sprites(SIZE, GRIDS[setting.sprites]).tensors()
     for run in PARTS[arguments.part]:
-        key = run.key(arguments.part, arguments.seed)
-        trial = arguments.steps is not None
-        if (key in store and not trial) or arguments.only not in str(key):
+        if arguments.decay is not None and run.decay:
+            run = replace(run, decay=arguments.decay)
+        key = run.key(arguments.part, arguments.seed) | setting.changed()
+        if (key in store and not arguments.trial) or arguments.only not in str(key):
             continue
-        found = measured(run, arguments.seed, pixels, factors, arguments.steps or STEPS)
-        if not trial:
+        found = measured(run, arguments.seed, pixels, factors, setting)
+        if not arguments.trial:
             store.add(key, found)
         shown = {name: value for name, value in found.items() if name not in ("nmi", "curve")}
         print(key, shown, flush=True)

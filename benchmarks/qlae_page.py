@@ -44,12 +44,17 @@ def page() -> Iterator[str]:
     if not records:
         return
     yield HEAD
-    for part, title in PARTS.items():
-        own = [record for record in records if record["key"]["part"] == part]
-        if own:
-            yield f"{title}\n"
-            yield _table(own)
-    by_decay = [record for record in records if _sweeps(record["key"])]
+    settings = list(dict.fromkeys(_setting(record["key"]) for record in records))
+    for setting in settings:
+        if len(settings) > 1:
+            yield f"**{setting}**\n"
+        for part, title in PARTS.items():
+            own = [record for record in records if (record["key"]["part"], _setting(record["key"])) == (part, setting)]
+            if own:
+                yield f"{title}\n"
+                yield _table(own)
+    last = settings[-1]
+    by_decay = [record for record in records if _sweeps(record["key"]) and _setting(record["key"]) == last]
     if len({record["key"]["weight_decay"] for record in by_decay}) > 2:
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text(_picture(by_decay), encoding="utf-8")
@@ -60,6 +65,12 @@ def page() -> Iterator[str]:
 
 def _sweeps(key: dict[str, Any]) -> bool:
     return key["part"] != "values" and key["model"] in ("qlae", "ae")
+
+
+def _setting(key: dict[str, Any]) -> str:
+    """What a comparison has in common, where it differs from the defaults."""
+    words = {"steps": "{} steps", "rate": "learning rate {:g}", "widths": "widths {}", "sprites": "{} objects"}
+    return ", ".join(text.format(key[name]) for name, text in words.items() if name in key) or "as above"
 
 
 def _name(key: dict[str, Any]) -> str:
