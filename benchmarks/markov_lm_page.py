@@ -24,6 +24,14 @@ calibration gap closes from -0.10 to 0.00. States come to lie by the chain's tru
 falls (permuted: 0). Two warnings show, too. At order 1 rho is 1 before any training, since an untrained state already holds the last token
 linearly and the truth is linear in it; and with the model's own predictions rho is 1 at the beginning and *falls* to 0.96, so "self" says little.
 The surplus by probes is 0.49 of 0.63 nats at order 2 (probes of 600 steps on 7,000 positions; the rest is theirs to learn), where it should be 0 it is within 0.03.
+
+*SmolLM2.* On this text the model is too sure by 0.22 nats. States arrange by their predictions: rho 0.53 at the last layer, 0.43 at layer 10, 0 for permuted contexts
+and for untrained weights. What a state tells about the token after the next grows with the layer (0.06, 0.23, 0.32 nats); with these probes (90 steps, 4,000 positions: all that a few minutes of
+one core give) it is a tenth of what the past tells, so the shares are floors, and two and three tokens ahead the earlier layers' probes are still worse than
+the blind one, which says that they are undertrained and nothing else. The zoo's Medusa heads, trained a little longer on other text, agree with the model's next-but-one token in 11 % of these places, then in 5 %.
+The metric predicts what small steps cost (0.97 to 1.00 of it at a step of 0.1); along the leading direction a unit step is half of the quadratic form already, and
+costs a hundred times a step along chance: the predictions hang on about 15 directions of 576 (participation ratio). Proposition 7.4, that
+contexts which predict alike lie near along the leading directions, does not show: their Dirichlet energy is above chance (0.90 and 0.83).
 """
 
 
