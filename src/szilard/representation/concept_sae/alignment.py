@@ -145,7 +145,9 @@ def concept_alignment(
         grid = penalty_grid(penalty, spanned.scale)
         everything = np.arange(len(first))
 
-        def probe(rows: np.ndarray[Any, Any], swapped: np.ndarray[Any, Any], strength: float, s: Spanned = spanned) -> Any:
+        def probe(
+            rows: np.ndarray[Any, Any], swapped: np.ndarray[Any, Any], strength: float, s: Spanned = spanned
+        ) -> Any:
             flip = swapped[rows, None]
             one = np.where(flip, s.negative[rows], s.positive[rows])
             other = np.where(flip, s.positive[rows], s.negative[rows])

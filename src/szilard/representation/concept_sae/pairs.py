@@ -61,7 +61,9 @@ class ConceptPairs(Mapping[str, Pairs]):
         """
         files = [file for path in paths for file in _found(path)]
         if not files:
-            raise ValueError(f"there are no .txt or .tsv files of word pairs in {', '.join(map(str, paths)) or 'nothing'}.")
+            raise ValueError(
+                f"there are no .txt or .tsv files of word pairs in {', '.join(map(str, paths)) or 'nothing'}."
+            )
         read: dict[str, list[tuple[str, str]]] = {}
         for file in files:
             name = re.sub(r"\s*-\s*", "-", file.stem.strip("[] "))

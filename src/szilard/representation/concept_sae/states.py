@@ -98,7 +98,9 @@ def checked_states(states: Any) -> dict[str, tuple[Tensor, Tensor]]:
         ValueError: nothing, shapes that do not match, fewer than 4 pairs, or values that are no numbers.
     """
     if not isinstance(states, Mapping):
-        raise TypeError(f"states must map names to (E1, E0), as concept_states gives them, not {type(states).__name__}.")
+        raise TypeError(
+            f"states must map names to (E1, E0), as concept_states gives them, not {type(states).__name__}."
+        )
     if not states:
         raise ValueError("there are no concepts: give at least one.")
     found: dict[str, tuple[Tensor, Tensor]] = {}
