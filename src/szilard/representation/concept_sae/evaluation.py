@@ -12,8 +12,8 @@ correlation and cannot overflow.
 
 Paper: feature and score from the same states; here: the feature is chosen on one half of the pairs and graded on the
 other, and the other way round, because among 10^4 features and 100 states the best one of noise is good. The probe that
-gives p(c_k|x) is fitted on the first half, too. Beside the score: AUROC of the feature, that of the probe (the ceiling),
-and the score of a random dictionary with as many active features (the floor).
+gives p(c_k|x) is fitted on the first half, too. Beside the score: AUROC of the feature, that of the probe (the
+ceiling), and the score of a random dictionary with as many active features (the floor).
 """
 
 from __future__ import annotations

@@ -87,9 +87,8 @@ class ConceptPairs(Mapping[str, Pairs]):
         wanted = list(WORD_PAIRS) if names is None else list(names)
         for name in wanted:
             if name not in WORD_PAIRS:
-                raise ValueError(
-                    f"there is no packaged concept {name!r}{nearest(name, WORD_PAIRS)} Concepts: {', '.join(WORD_PAIRS)}."
-                )
+                known = ", ".join(WORD_PAIRS)
+                raise ValueError(f"there is no packaged concept {name!r}{nearest(name, WORD_PAIRS)} Concepts: {known}.")
         return cls({name: WORD_PAIRS[name] for name in wanted})
 
     def __getitem__(self, name: str) -> Pairs:

@@ -4,8 +4,8 @@ Liu et al., "I Predict Therefore I Am", ICLR 2026, arXiv:2503.08980, simulation 
 directed acyclic graph; each is a Bernoulli variable whose parameter, drawn from [0.2, 0.8] for every state of its
 parents, gives p(c) over all l = 2^m joint values. Everything below is exact: p(c|x) is a sum over the l values.
 
-(inferred) ERk is an Erdos-Renyi graph with k m expected edges. (inferred) Mixing: the one-hot joint value goes through a
-random permutation of the l values, and the bits of where it lands are observed; more than m observations come from
+(inferred) ERk is an Erdos-Renyi graph with k m expected edges. (inferred) Mixing: the one-hot joint value goes through
+a random permutation of the l values, and the bits of where it lands are observed; more than m observations come from
 further permutations. (inferred) A share `flip` of the observed bits is wrong, so that posteriors are never 0 or 1.
 """
 
@@ -100,9 +100,11 @@ class ConceptWorld:
 
     def log_posteriors(self, log_joint: Tensor) -> Tensor:
         """log p(c_k = v|x) [N, m, 2], of log p(c|x) [N, l]."""
-        having = torch.stack([1 - self.values, self.values], dim=-1)  # [l, m, 2]
-        shares = log_joint[:, :, None, None].masked_fill(having == 0, -torch.inf)
-        return shares.logsumexp(1)
+        columns = [  # per concept, so that memory stays at that of [N, l]
+            torch.stack([log_joint[:, self.values[:, k] == value].logsumexp(1) for value in (0, 1)], dim=-1)
+            for k in range(self.values.shape[1])
+        ]
+        return torch.stack(columns, dim=1)
 
 
 def masks(count: int, observed: int, share: float, *, seed: int = 0) -> Tensor:
