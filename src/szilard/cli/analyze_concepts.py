@@ -139,8 +139,8 @@ def sae(
         return
     Console().print(_sae_table(found))
     print(
-        f"mean correlation {found.mean:.3f} (random dictionary {found.floor:.3f}), mean AUROC {found.auroc:.3f} (probes "
-        f"{found.ceiling:.3f}), {found.active:.1f} of {found.dictionary_size:,} features active"
+        f"mean correlation {found.mean:.3f} (random dictionary {found.floor:.3f}), mean AUROC {found.auroc:.3f} "
+        f"(probes {found.ceiling:.3f}), {found.active:.1f} of {found.dictionary_size:,} features active"
     )
 
 

@@ -53,7 +53,7 @@ def test_packaged_pairs_are_many_different_and_well_formed():
         assert all(len(pair) == 2 and pair[0] != pair[1] for pair in both)
     assert all(upper == lower.capitalize() for lower, upper in WORD_PAIRS["lower-upper"])
     assert list(ConceptPairs.packaged(["male-female"])) == ["male-female"]
-    with pytest.raises(ValueError, match="no packaged concept 'male-femal'.*male-female"):
+    with pytest.raises(ValueError, match=r"no packaged concept 'male-femal'.*male-female"):
         ConceptPairs.packaged(["male-femal"])
 
 
