@@ -171,25 +171,26 @@ def _read(folder: Path | None) -> ConceptPairs:
 def _alignment_table(found: ConceptAlignment) -> Table:
     """A line per concept: its diagonal, what chance gives, its nearest other probe."""
     crossed = "directions and probes of other pairs" if found.folds > 1 else "directions and probes of the same pairs"
-    table = Table(title=f"concepts: {crossed}", title_justify="left")
+    table = Table(title=f"concepts: {crossed}; chance: the largest of the permutations", title_justify="left")
     table.add_column("concept")
-    for column in ("pairs", "diagonal", "chance, at most", "largest other", "probe accuracy", "C"):
+    for column in ("pairs", "diagonal", "chance", "accuracy", "C", "other"):
         table.add_column(column, justify="right")
+    table.add_column("largest other probe", overflow="fold")
     others = found.matrix - found.diagonal.diag()
     bound = found.null_bound
     for at, name in enumerate(found.names):
-        other = ""
+        other = ("", "")
         if len(found.names) > 1:
             place = int(others[at].abs().argmax())
-            other = f"{float(found.matrix[at, place]):+.3f} ({found.names[place]})"
+            other = (f"{float(found.matrix[at, place]):+.3f}", found.names[place])
         table.add_row(
             name,
             str(found.pairs[at]),
             f"{float(found.diagonal[at]):.3f}",
             "" if bound is None else f"{float(bound[at]):.3f}",
-            other,
             f"{float(found.probe_accuracy[at]):.3f}",
             f"{float(found.penalties[at]):.1e}",
+            *other,
         )
     return table
 

@@ -63,7 +63,7 @@ def test_hidden_states_are_the_map_of_the_log_posteriors_less_the_remainder():
 def test_tables_that_are_no_probabilities_are_told():
     p_x, p_y, p_c = tables(0)
     for bad, message in (
-        ((p_x, p_y, p_c[:3]), "one row per concept"),
+        ((p_x, p_y, p_c[:3] / p_c[:3].sum()), "one row per concept"),
         ((p_x, p_y, 2 * p_c), "p_c must sum to 1"),
         ((-p_x, p_y, p_c), "must be probabilities"),
         ((p_x[0], p_y, p_c), "2 dimensions"),

@@ -40,7 +40,8 @@ def concept_states(
     concepts = pairs if isinstance(pairs, ConceptPairs) else ConceptPairs(pairs)
     check_number("batch_size", batch_size, low=1, integer=True)
     check_number("layer", layer, integer=True)
-    model, tokenizer = getattr(engine, "model", None), getattr(engine, "tokenizer", None)
+    model: Any = getattr(engine, "model", None)
+    tokenizer: Any = getattr(engine, "tokenizer", None)
     if not isinstance(model, nn.Module) or tokenizer is None:
         raise TypeError(f"concept states need an engine of transformers, not {type(engine).__name__}.")
     config = model.config.get_text_config()
