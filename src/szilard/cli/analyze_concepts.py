@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,7 +103,8 @@ def sae(
     as_json: o.JsonOption = False,
 ) -> None:
     """Grade a sparse autoencoder: does a feature follow the posterior of each concept (Liu et al. 2026)?"""
-    from szilard.representation.concept_sae.evaluation import METRICS, SELECTIONS, evaluate_sae
+    from szilard.representation.concept_sae.evaluation import SELECTIONS, evaluate_sae
+    from szilard.representation.concept_sae.feature_scores import METRICS
     from szilard.representation.concept_sae.states import concept_states
 
     strength = _penalty(penalty)
@@ -113,7 +116,8 @@ def sae(
         raise ValueError(f"there is no folder {str(folder)!r} (--sae): train one with `szilard train sae`.")
     from szilard.representation.concept_sae.kinds import load_sae
 
-    coder: Any = load_sae(folder)
+    with contextlib.redirect_stdout(sys.stderr):  # the hub's reader prints, and stdout may be JSON
+        coder: Any = load_sae(folder)
     engine = load_engine(model, "transformers", device, dtype)
     width = int(engine.model.config.get_text_config().hidden_size)  # type: ignore[attr-defined]
     if coder.input_dim != width:

@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from szilard.cli.main import main
-from szilard.representation.concept_sae.evaluation import (
-    auroc,
-    evaluate_sae,
-    grade_features,
-    posterior_correlations,
-    random_codes,
-)
+from szilard.representation.concept_sae.evaluation import evaluate_sae, grade_features
+from szilard.representation.concept_sae.feature_scores import auroc, posterior_correlations, random_codes
 from szilard.representation.concept_sae.planted import ConceptWorld, plant_features
 from szilard.representation.concept_sae.probe import ConceptProbe
 from tests.representation.concept_sae.test_alignment import synthetic

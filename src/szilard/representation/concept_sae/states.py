@@ -42,7 +42,7 @@ def concept_states(
     check_number("layer", layer, integer=True)
     model: Any = getattr(engine, "model", None)
     tokenizer: Any = getattr(engine, "tokenizer", None)
-    if not isinstance(model, nn.Module) or tokenizer is None:
+    if not isinstance(getattr(engine, "model", None), nn.Module) or tokenizer is None:
         raise TypeError(f"concept states need an engine of transformers, not {type(engine).__name__}.")
     config = model.config.get_text_config()
     layers = int(config.num_hidden_layers)
