@@ -14,6 +14,7 @@ import typer
 from szilard.cli import (
     analyze_agentic_mi,
     analyze_attention_entropy,
+    analyze_concepts,
     analyze_infomec,
     analyze_long_context,
     analyze_markov,
@@ -89,12 +90,14 @@ app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
 analyze.command("attention-entropy")(analyze_attention_entropy.attention_entropy)
+analyze.command("concepts")(analyze_concepts.concepts)
 analyze.command("infomec")(analyze_infomec.infomec)
 analyze.command("long-context")(analyze_long_context.long_context)
 analyze.command("markov")(analyze_markov.markov)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
 analyze.command("open-ended")(analyze_open_ended.open_ended)
 analyze.command("private-inference")(analyze_private_inference.private_inference)
+analyze.command("sae")(analyze_concepts.sae)
 analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
 app.add_typer(analyze, name="analyze")
 
