@@ -132,6 +132,15 @@ def test_finished_stages_are_read_and_not_run_again(tmp_path):
     assert not (tmp_path / "whole" / "one" / "checkpoints").exists()
 
 
+def test_a_resumed_recipe_may_save_at_other_steps(tmp_path):
+    _, expected = whole(tmp_path)
+    with pytest.raises(Stop):
+        run_recipe(recipe(Parts(), stop_at=(9, None)), tmp_path / "stopped", device="cpu")
+    rarer = replace(CONFIG, save_every=6)
+    found = run_recipe(recipe(Parts(), config=rarer), tmp_path / "stopped", device="cpu")
+    assert found["one"].metrics == expected["one"].metrics
+
+
 def test_other_settings_are_refused_before_any_stage_works(tmp_path):
     with pytest.raises(Stop):
         run_recipe(recipe(Parts(), stop_at=(7, None)), tmp_path, device="cpu")

@@ -95,7 +95,7 @@ HEADS: dict[str, Trained] = {
         LatentSFTConfig,
         "szilard.reasoning.latent_sft.training",
         "train_latent_sft",
-        "a model on, to think in a few distributions over its vocabulary instead of many words",
+        "a model that thinks in a few distributions over its vocabulary instead of many words",
         REASONING,
         model=_ANEW,
         cached=True,
@@ -112,7 +112,7 @@ HEADS: dict[str, Trained] = {
         MaskedDiffusionTraining,
         "szilard.diffusion.training",
         "train_masked_diffusion",
-        "a model on, to fill in masked tokens anywhere instead of writing one after the other",
+        "a model that fills in masked tokens anywhere instead of writing one after the other",
         model=_ANEW,
     ),
     "mean-pool": Trained(

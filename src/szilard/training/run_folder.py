@@ -40,7 +40,7 @@ def claim(
     result: str = "model.safetensors",
     note: str = NOTE,
 ) -> None:
-    """Take a folder for this run, or find that it is this run's.
+    """Take a folder for this run, or find that it is this run's; how often it is saved may change.
 
     Args:
         folder: of the training; there, and held.
@@ -61,9 +61,13 @@ def claim(
         for name in files:
             (folder / name).unlink(missing_ok=True)
     begun = any((folder / name).exists() for name in (*folders, result))
-    if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
+    if begun and file.is_file() and _what_counts(file.read_text(encoding="utf-8")) != _what_counts(text):
         raise ValueError(
             f"{str(folder)!r} holds a training with other {other} (see its {note}): give the same ones to go on, "
             "another folder, or --restart (resume=False) to forget it."
         )
     write_whole(file, text)
+
+
+def _what_counts(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("save_every:")]
