@@ -74,3 +74,23 @@ def vqa_accuracy(model: Scorer, scenes: Scenes, *, question_wordings: int = 5, s
         scores = model.score(scenes.pixels, [question for question, _, _ in asked], answers)
         found[kind] = float((scores.argmax(1).cpu() == wanted).double().mean())
     return found | {"vqa": sum(found.values()) / len(found)}
+
+
+def text_triplets(scenes: Scenes, *, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Captions of each scene in two wordings, and a hard negative: the first with one colour changed.
+
+    Returns:
+        p1, p2, n for `triplet_accuracy`: p1 and p2 mean the same in other words, p1 and n differ in one word.
+    """
+    texts = SceneTexts()
+    first, second, negative = [], [], []
+    for number, scene in enumerate(scenes.scenes):
+        chance = random.Random(f"triplets {seed} {number}")
+        one, other = chance.sample(range(texts.wordings), 2)
+        place = chance.randrange(len(scene))
+        unused = [shade for shade in range(len(SHADES)) if shade not in {thing.colour for thing in scene}]
+        changed = scene[place]._replace(colour=chance.choice(unused))
+        wrong = (*scene[:place], changed, *scene[place + 1 :])
+        for found, things, wording in ((first, scene, one), (second, scene, other), (negative, wrong, one)):
+            found.append(" and ".join(texts.thing(thing, wording) for thing in things))
+    return first, second, negative

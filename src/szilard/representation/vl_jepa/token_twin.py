@@ -168,3 +168,24 @@ class TokenTwin(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["
         """Question and <bos>; <bos> alone for captions."""
         rows = self.tokenizer(list(queries), add_special_tokens=False)["input_ids"]
         return [[*row, self.tokenizer.bos_token_id] for row in rows]
+
+
+class TwinObjective(nn.Module):
+    """What the loop trains: the twin, its loss {"loss"} in nats per token.
+
+    Args:
+        model: the twin.
+        weight_decay: of matrices; none for biases and norms.
+    """
+
+    def __init__(self, model: TokenTwin, *, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        self.model, self._decay = model, weight_decay
+
+    def weight_decay_of(self, name: str) -> float:
+        """Of a parameter of this module."""
+        return 0.0 if name.endswith("bias") or "norm" in name.lower() else self._decay
+
+    def forward(self, pixels: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """See `TokenTwin.collate` for the batch."""
+        return self.model(pixels, ids, labels)
