@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -76,6 +76,13 @@ bench-training: $(READY)  ## hyperfitting, entropy-guided attention, kills (two 
 	  $(BIN)/python benchmarks/entropy_guided_attention.py --data $(DATA) --part $$part; done
 	$(BIN)/python benchmarks/resume_demonstration.py
 	$(BIN)/python benchmarks/training_speed.py --what chains --precision float32 --steps 200 --save
+
+bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics (two hours); pass DATA=folder with WikiText-2
+	$(BIN)/python benchmarks/qlae.py --part compared
+	$(BIN)/python benchmarks/koopman.py --part choose
+	for seed in 0 1 2; do $(BIN)/python benchmarks/koopman.py --part compare --seed $$seed; done
+	$(BIN)/python benchmarks/markov_lm.py --part source
+	for part in sensitivity heads smollm2; do $(BIN)/python benchmarks/markov_lm.py --part $$part --data $(DATA); done
 
 zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
 

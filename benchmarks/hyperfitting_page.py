@@ -40,14 +40,20 @@ gets better until the tenth: TTR .48, repeated bigrams .67 to .29, texts that en
 little lost. The entropy goes on falling, 3.63 to 1.54 nats. Two things go the other way. Copies: 4 to 7 % of the 5-grams stand in the learned
 texts (1.5 % of the original's), and single texts cite up to 28 tokens. And self-BLEU rises, .14 to .23: each text is more varied
 in itself, the texts together are more alike, in WikiText's manner. The texts do not loop; they still build sentence after sentence on one frame, and what they say is not true.
-With 24 contexts, differences of .03 between neighbouring epochs are noise.
+With 24 contexts, differences of .03 between neighbouring epochs are noise. A second order of the data ends where the first does (TTR .503, repeated
+bigrams .245, loss 5.13, entropy 1.51 nats), and the two models choose the same next token for 82 % of the held-out ones: hyperfitted models differ, though their texts are alike in kind.
 
 Beside the other ways to stop loops hyperfitting is not the most varied one. Drawn from the original at top-p 0.9, texts have a TTR of .70,
 under a repetition penalty .86 (and lose their thread: TTR counts garbage, too); forbidding repeated 3-grams gives .46, as much as
 hyperfitting, but the loop goes on in other words. It is a re-ranking and no temperature: at the temperature of equal entropy (.62) the
-original's greedy text is what it was, of course, and drawn text has .44. What hyperfitting alone gives is varied *greedy* text, with nothing to set when it runs. The second
-order of the data, the parts of the model (last five layers, LoRA, late LoRA) and the citation blocker's cost were not measured
-here; their commands stand above.
+original's greedy text is what it was, of course, and drawn text has .44. What hyperfitting alone gives is varied *greedy* text, with nothing to set when it runs.
+Blocking citations costs nothing: with it the copied 5-grams fall from 6.9 to 2.4 % and the longest citation from 21 to 6 tokens, at the
+same variety (TTR .487).
+
+Which weights learn matters more than how far the loss falls. Low rank in every layer (LoRA, merged) hyperfits as well as all weights do
+(TTR .50, repeated bigrams .24, no loops), which is not what the follow-up saw; its texts are more alike (self-BLEU .28). The last five
+layers alone come to a smaller loss (.06) and stay near the original (TTR .29), and low rank in them ends between (.36, loops 25 %): they
+learn the texts by heart without becoming varied.
 """
 # heading: what of a record, format
 COLUMNS = {

@@ -23,6 +23,8 @@ from szilard.reasoning.tasks import (
         {"question": "2 + 3", "answer": "2 + 3 = 5\n#### 5"},
         {"prompt": "2 + 3", "solution": ["2 + 3 = 5"], "answer": 5},
         {"problem": "2 + 3", "cot": "2 + 3 = 5", "cot_answer": "5", "answer": "another column"},
+        {"problem": "2 + 3", "cot": "2 + 3 = 5\nThe answer is 5."},
+        {"problem": "2 + 3", "cot": "2 + 3 = 5 Therefore, the answer is: 5"},
     ],
 )
 def test_collections_are_read_by_the_names_that_they_use(tmp_path, record):

@@ -14,8 +14,10 @@ import typer
 from szilard.cli import (
     analyze_agentic_mi,
     analyze_attention_entropy,
+    analyze_concepts,
     analyze_infomec,
     analyze_long_context,
+    analyze_markov,
     analyze_matrix_entropy,
     analyze_open_ended,
     analyze_private_inference,
@@ -38,9 +40,12 @@ from szilard.cli import (
     train_comprexit,
     train_entropy_guided_attention,
     train_heads,
+    train_koopman,
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
+    train_qlae,
+    train_sae,
     train_tidal_decode,
     train_uncomp,
 )
@@ -70,7 +75,11 @@ train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
+train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
+train.command("infogan")(train_qlae.infogan)
+train.command("qlae")(train_qlae.qlae)
+train.command("sae")(train_sae.sae)
 train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
@@ -81,11 +90,14 @@ app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)
 analyze.command("attention-entropy")(analyze_attention_entropy.attention_entropy)
+analyze.command("concepts")(analyze_concepts.concepts)
 analyze.command("infomec")(analyze_infomec.infomec)
 analyze.command("long-context")(analyze_long_context.long_context)
+analyze.command("markov")(analyze_markov.markov)
 analyze.command("matrix-entropy")(analyze_matrix_entropy.matrix_entropy)
 analyze.command("open-ended")(analyze_open_ended.open_ended)
 analyze.command("private-inference")(analyze_private_inference.private_inference)
+analyze.command("sae")(analyze_concepts.sae)
 analyze.command("visual-entropy")(analyze_visual_entropy.visual_entropy)
 app.add_typer(analyze, name="analyze")
 

@@ -5,6 +5,14 @@ from szilard.information.attention_entropy import (
     entropy_from_logits,
     uniform_causal_entropy,
 )
+from szilard.information.categorical_entropy import categorical_entropy
+from szilard.information.gaussian_latents import (
+    effective_dimension,
+    gaussian_dissipating_information,
+    gaussian_latent_information,
+    von_neumann_entropy,
+    water_filling,
+)
 from szilard.information.infomec import (
     InfoMEC,
     infomec,
@@ -23,9 +31,14 @@ from szilard.information.logits import (
     top_k_mass,
     varentropy,
 )
+from szilard.information.markov_surplus import markov_surplus
 from szilard.information.matrix_entropy import effective_rank, matrix_entropy, spectrum
 from szilard.information.mutual_information import MutualInformation, mutual_information_from_log_likelihood
+from szilard.information.nuclear_norm import nuclear_norm, nuclear_norm_of_product
+from szilard.information.predictive_geometry import mean_pullback_metric, pullback_metric
+from szilard.information.predictive_similarity import dirichlet_energy, predictive_similarity, spectral_alignment
 from szilard.information.rate_distortion import RateDistortion, rate_distortion
+from szilard.information.temporal_infonce import temporal_infonce
 from szilard.information.text_diversity import (
     dataset_bleu,
     distinct_n,
@@ -46,34 +59,49 @@ __all__ = [
     "RateDistortion",
     "SpanIndex",
     "attention_entropy",
+    "categorical_entropy",
     "copy_rate",
     "dataset_bleu",
+    "dirichlet_energy",
     "distinct_n",
+    "effective_dimension",
     "effective_rank",
     "ends_in_loop",
     "entropy",
     "entropy_from_logits",
     "entropy_of_probabilities",
+    "gaussian_dissipating_information",
+    "gaussian_latent_information",
     "infomec",
     "js_divergence",
     "kl_divergence",
     "longest_overlap",
     "loop_rate",
+    "markov_surplus",
     "matrix_entropy",
+    "mean_pullback_metric",
     "measure",
     "mutual_information_from_log_likelihood",
     "neighbor_information",
     "normalized_mutual_information",
+    "nuclear_norm",
+    "nuclear_norm_of_product",
     "perplexity",
     "predictive_information",
+    "predictive_similarity",
+    "pullback_metric",
     "rate_distortion",
     "repeated_ngram_rate",
     "self_bleu",
     "sinkhorn",
+    "spectral_alignment",
     "spectrum",
+    "temporal_infonce",
     "token_matrix_entropy",
     "top_k_mass",
     "type_token_ratio",
     "uniform_causal_entropy",
     "varentropy",
+    "von_neumann_entropy",
+    "water_filling",
 ]

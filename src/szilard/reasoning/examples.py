@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from szilard.evaluation.tasks import read_records
 
@@ -16,7 +18,10 @@ _COLUMNS = {
     "cot": ("cot", "chain", "rationale", "reasoning", "solution", "steps"),
     "answer": ("cot_answer", "answer", "final_answer", "target"),
 }
+IGNORED = -100  # the label of a slot that is not learned
 _GSM8K = "####"  # parts chain and answer inside one column
+# As chains end that have no column for their answer.
+_ANSWER_IS = re.compile(r"(?<!\S)(?:(?:so|thus|hence|therefore),?\s+)?the answer is:?\s+(?=\S)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 
 
@@ -54,7 +59,8 @@ def read_reasoning(file: Path, limit: int | None = None) -> list[Reasoning]:
 
     Args:
         file: records with a problem ("problem", "question", "prompt", ...), a chain ("cot", "solution", ..., text or a
-            list of steps) and an answer ("cot_answer", "answer", ...). GSM8K's "answer" with "####" holds both.
+            list of steps) and an answer ("cot_answer", "answer", ...). GSM8K's "answer" with "####" holds both; a
+            chain without an answer beside it may end in "The answer is ...".
         limit: only the first so many.
 
     Raises:
@@ -75,6 +81,9 @@ def _reasoning(record: Any, where: str) -> Reasoning:
     answer = parts["answer"]
     if parts["cot"] is None and isinstance(answer, str) and _GSM8K in answer:
         parts["cot"], _, parts["answer"] = answer.rpartition(_GSM8K)
+    if parts["answer"] is None and isinstance(parts["cot"], str) and (found := list(_ANSWER_IS.finditer(parts["cot"]))):
+        said = parts["cot"]
+        parts["cot"], parts["answer"] = said[: found[-1].start()], said[found[-1].end() :].strip().removesuffix(".")
     for part, value in parts.items():
         if value is None:
             raise ValueError(
@@ -109,6 +118,33 @@ def prompt_ids(tokenizer: Any, problem: str, instruction: str = "") -> list[int]
         made = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=True)
         return list(made["input_ids"])
     return list(tokenizer.encode(text))
+
+
+def chain_ids(tokenizer: Any, cot: str, *, think_open: str, think_close: str) -> list[int]:
+    """A chain of thought in tokens, without the delimiters that it may have brought along at its ends.
+
+    Raises:
+        ValueError: a delimiter inside the chain, where it would end it early.
+    """
+    text = cot.strip().removeprefix(think_open).removesuffix(think_close).strip()
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    for name, mark in (("think_open", think_open), ("think_close", think_close)):
+        wanted = delimiter_ids(tokenizer, mark, name)
+        if any(ids[at : at + len(wanted)] == wanted for at in range(len(ids) - len(wanted) + 1)):
+            shown = text if len(text) <= 60 else f"{text[:60]}..."
+            raise ValueError(
+                f"the chain of thought {shown!r} holds {name}={mark!r} inside, where it would end: leave the problem "
+                "out, or name other delimiters."
+            )
+    return ids
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as `generate` wants them: ids and attention mask, int64 [batch, longest] each, padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
 
 
 def delimiter_ids(tokenizer: Any, text: str, name: str = "delimiter") -> list[int]:

@@ -19,12 +19,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from szilard.options import check_number
-from szilard.reasoning.examples import Reasoning, delimiter_ids, prompt_ids
+from szilard.reasoning.examples import IGNORED, Reasoning, chain_ids, delimiter_ids, left_padded, prompt_ids
 from szilard.training.config import TrainingConfig, setting
 from szilard.training.loop import Batch
 from szilard.training.recipe import Stage, StageResult, run_recipe
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Chains(Dataset[Batch]):
         config: delimiters, and whether chains are learned.
 
     Raises:
-        ValueError: a delimiter that the tokenizer lacks, or no end token.
+        ValueError: a delimiter that the tokenizer lacks, or inside a chain, or no end token.
     """
 
     def __init__(self, examples: Sequence[Reasoning], tokenizer: Any, config: SupervisedConfig) -> None:
@@ -64,7 +62,10 @@ class Chains(Dataset[Batch]):
         self.rows: list[tuple[list[int], list[int]]] = []
         for example in examples:
             before = [*prompt_ids(tokenizer, example.problem, config.instruction), *opened]
-            chain = [*tokenizer.encode(example.cot, add_special_tokens=False), *closed] if config.chain else []
+            chain: list[int] = []
+            if config.chain:
+                marks = {"think_open": config.think_open, "think_close": config.think_close}
+                chain = [*chain_ids(tokenizer, example.cot, **marks), *closed]
             after = [*chain, *tokenizer.encode(example.answer, add_special_tokens=False), tokenizer.eos_token_id]
             self.rows.append((before, after))
 
@@ -153,16 +154,14 @@ def answers(
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            width = max(map(len, part))
-            ids = torch.tensor([[pad] * (width - len(row)) + row for row in part], device=model.device)
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part], device=model.device)
+            ids, mask = left_padded(part, pad, model.device)
             made = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=pad,
                 **options,
-            )[:, width:].tolist()
+            )[:, ids.shape[1] :].tolist()
             for tokens in made:
                 written = _until(tokens, [tokenizer.eos_token_id]) or tokens
                 passes = len(written) + (len(written) < len(tokens))

@@ -28,7 +28,7 @@ from transformers.integrations import is_tensorboard_available
 
 from szilard.training.config import TrainingConfig
 from szilard.training.learned import learned_state, load_learned
-from szilard.training.optimizers import regrouped
+from szilard.training.optimizers import plain_name, regrouped
 
 _WHOLE = "whole"  # lies in a checkpoint that was written to its end
 NOTHING = "there is nothing to train on: no text is long enough or has an answer."
@@ -50,7 +50,8 @@ def fit(
 
     Args:
         objective: a module whose `forward(**batch)` gives {"loss": a scalar, and metrics: scalars}. With an attribute
-            `skips_parameters` that is true, a batch may leave some of its parameters out. Own rates, decays and
+            `skips_parameters` that is true, a batch may leave some of its parameters out. With a method
+            `clips(name) -> bool`, `max_grad_value` cuts the gradients of those parameters alone. Own rates, decays and
             optimisers: see `optimizers.py`. Checkpoints hold what wants gradients, and buffers.
         data: examples by index.
         config: the settings.
@@ -114,7 +115,7 @@ def fit(
     )
     if processes == 1:
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: the frozen model is on one of them
-    journal = _Journal(folder / "metrics.jsonl", config.max_grad_value)
+    journal = _Journal(folder / "metrics.jsonl", config.max_grad_value, getattr(objective, "clips", None))
     learner = copy.deepcopy(objective) if sharded else objective  # FSDP takes a module apart for good
     trainer = _Loop(
         model=learner, args=arguments, train_dataset=data, data_collator=collate, callbacks=[journal, *callbacks]
@@ -274,8 +275,8 @@ class _Bar(TrainerCallback):
 class _Journal(TrainerCallback):
     """Writes a line per log, marks checkpoints as whole, and cuts gradients number by number where asked."""
 
-    def __init__(self, file: Path, max_grad_value: float) -> None:
-        self.file, self.max_grad_value = file, max_grad_value
+    def __init__(self, file: Path, max_grad_value: float, clips: Callable[[str], bool] | None) -> None:
+        self.file, self.max_grad_value, self.clips = file, max_grad_value, clips
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:  # lines behind the checkpoint are written again
@@ -286,7 +287,9 @@ class _Journal(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **things: Any) -> None:
         if self.max_grad_value:
-            nn.utils.clip_grad_value_(things["model"].parameters(), self.max_grad_value)
+            named = things["model"].named_parameters()
+            chosen = [weight for name, weight in named if self.clips is None or self.clips(plain_name(name))]
+            nn.utils.clip_grad_value_(chosen, self.max_grad_value)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:

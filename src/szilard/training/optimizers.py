@@ -67,7 +67,7 @@ def regrouped(optimizer: torch.optim.Optimizer, learner: nn.Module, objective: n
     name_of = getattr(objective, "optimizer_of", None)
     if name_of is None and not any(hooks.values()):
         return optimizer
-    names = {id(parameter): _plain(name) for name, parameter in learner.named_parameters()}
+    names = {id(parameter): plain_name(name) for name, parameter in learner.named_parameters()}
     members: dict[str, dict[Any, dict[str, Any]]] = {}
     for index, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
@@ -90,6 +90,6 @@ def regrouped(optimizer: torch.optim.Optimizer, learner: nn.Module, objective: n
 _HOOKS = {"lr": "learning_rate_of", "weight_decay": "weight_decay_of"}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A parameter's name as the objective knows it, without what wraps it."""
     return name.replace("_fsdp_wrapped_module.", "").removeprefix("module.")

@@ -80,7 +80,7 @@ class LadirConfig(TrainingConfig):
             *("vae_learning_rate", "stage2_learning_rate", "beta", "latent_noise", "lambda_flow", "lambda_answer"),
             *("lambda_special", "rollout_noise", "eval_noise"),
         ):
-            check_number(name, getattr(self, name), low=0)
+            check_number(name, getattr(self, name), low=0, high=1e6)
         check_number("parts_learning_rate", self.parts_learning_rate, low=0, optional=True)
         for name in ("token_sub_prob", "cond_dropout"):
             check_number(name, getattr(self, name), low=0, high=1)

@@ -49,7 +49,13 @@ class StateContext:
         """
         state = self.state.fork(1)
         lengths = state.cached.clone()
-        state.rewind(torch.ones_like(lengths))
+        try:
+            state.rewind(torch.ones_like(lengths))
+        except ValueError as error:
+            raise ValueError(
+                f"guidance thinks without the question, which the cache of {state.model_name} cannot forget (a sliding "
+                f"window shorter than its {int(lengths.max())} tokens, say): set cfg_scale=1."
+            ) from error
         rest = int(lengths.max()) - 1
         if rest > 0:
             fed = null.to(state.embedding_matrix).expand(len(lengths), rest, -1)

@@ -27,6 +27,7 @@ from szilard.options import check_choice, check_number
 SIGNS: Final = ("repulsive", "official")
 SCHEDULES: Final = ("linear", "official")
 _OFFICIAL_LEAST = 0.1  # of gamma in the released code
+_FAR = 1e3  # of r_ij, where exp(-r_ij) is nothing
 
 
 def diversity_force(z: torch.Tensor, sigma: float | torch.Tensor | None = None) -> torch.Tensor:
@@ -53,7 +54,7 @@ def _forces(z: torch.Tensor, sigma: float | torch.Tensor | None) -> torch.Tensor
         one, other = torch.triu_indices(count, count, 1, device=z.device)
         sigma = squared[:, one, other].sqrt().quantile(0.5, dim=1)[:, None, None]
     bandwidth = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).pow(2)
-    ratio = squared / bandwidth.clamp(min=torch.finfo(z.dtype).tiny)
+    ratio = (squared / bandwidth.clamp(min=torch.finfo(z.dtype).tiny)).clamp(max=_FAR)  # a median may be zero
     weight = 2 * (1 - ratio) * torch.exp(-ratio)
     return torch.einsum("qij,qijd->qid", weight, apart)
 
@@ -75,7 +76,7 @@ class DiversityGuidance:
     schedule: str = "linear"
 
     def __post_init__(self) -> None:
-        check_number("gamma_max", self.gamma_max, low=0)
+        check_number("gamma_max", self.gamma_max, low=0, high=1e6)
         if isinstance(self.bandwidth, str):
             check_choice("bandwidth", self.bandwidth, ("median",))
         else:

@@ -17,6 +17,11 @@ from szilard.reasoning.ladir.parts import SOA, LadirParts
 from szilard.reasoning.ladir.thinking import Thinking, Thoughts, think
 from szilard.reasoning.ladir.vae import SentenceVAE
 
+_ELSEWHERE = {
+    "num_return_sequences": "give num_trajectories",
+    "streamer": "stream with szilard.load(folder).stream(prompt, method=szilard.LaDiR())",
+}
+
 
 @dataclass(frozen=True)
 class LadirOutput:
@@ -48,7 +53,16 @@ def think_on(
     """Thoughts behind a state's prompt, which is read first, and the logits of the answer's first token [batch, vocab].
 
     No more blocks are begun than the model's context has room for.
+
+    Raises:
+        ValueError: the context has no room for prompt and answer.
     """
+    longest, most = int(state.prompt_mask.sum(1).max()), state.max_new_tokens or 1
+    if state.context_window is not None and longest + most > state.context_window:
+        raise ValueError(
+            f"a question of {longest} tokens and max_new_tokens={most} exceed the context window of "
+            f"{state.context_window}: shorten the question, or lower max_new_tokens."
+        )
     state.prefill()
     room = how.max_blocks
     if state.context_window is not None:
@@ -106,11 +120,17 @@ def generate(
             0.7 where it draws), ....
 
     Raises:
-        ValueError: no trajectory, or noise of another shape.
+        TypeError: question_ids are no tensor of ids, or generator is none.
+        ValueError: no trajectory, noise of another shape, an empty question, padding on the right, or an option of
+            `generate` that has no meaning here.
     """
     check_number("num_trajectories", num_trajectories, low=1, integer=True)
-    ids = question_ids[None] if question_ids.dim() == 1 else question_ids
-    mask = torch.ones_like(ids) if attention_mask is None else attention_mask.view_as(ids)
+    ids, mask = _checked_questions(question_ids, attention_mask)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, not {generator!r}.")
+    for name, instead in _ELSEWHERE.items():
+        if answer_generate_kwargs.get(name) not in (None, 1):
+            raise ValueError(f"{name} is not for thoughts: {instead}.")
     rows = len(ids) * num_trajectories
     shape = (rows, parts.latent_tokens, parts.latent_dim)
     if noise is not None and noise.shape != (how.max_blocks, *shape):
@@ -153,7 +173,9 @@ def generate(
         **options,
     )
     state, thoughts = found
-    written = [tokens[:-1] if tokens and tokens[-1] == end else tokens for tokens in state.generated_tokens()]
+    ends = options["eos_token_id"]
+    ends = set(ends) if isinstance(ends, list | tuple) else {ends}
+    written = [tokens[:-1] if tokens and tokens[-1] in ends else tokens for tokens in state.generated_tokens()]
     counts = thoughts.counts.tolist()
     blocks = [row[:count] for row, count in zip(thoughts.blocks, counts, strict=True)]
     texts = None if vae is None else thought_texts(vae, blocks)
@@ -166,6 +188,23 @@ def generate(
         num_denoising_forwards=thoughts.forwards,
         num_forward_passes=sum(state.cost.forward_passes.values()),
     )
+
+
+def _checked_questions(ids: Any, mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Questions and their mask, [questions, width] each."""
+    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        what = f"a tensor of {ids.dtype}" if isinstance(ids, torch.Tensor) else type(ids).__name__
+        raise TypeError(f"question_ids must be a tensor of token ids (int64), not {what}.")
+    ids = ids[None] if ids.dim() == 1 else ids
+    if ids.dim() != 2 or not ids.numel():
+        raise ValueError(f"question_ids must be [width] or [questions, width] and not empty, not {list(ids.shape)}.")
+    mask = torch.ones_like(ids) if mask is None else mask
+    mask = mask[None] if mask.dim() == 1 else mask
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask is {list(mask.shape)}, but question_ids are {list(ids.shape)}.")
+    if not bool(mask[:, -1].all()) or bool((mask[:, 1:] < mask[:, :-1]).any()):
+        raise ValueError("questions must be padded on the left: the last column of attention_mask must hold no 0.")
+    return ids, mask
 
 
 def thought_texts(vae: SentenceVAE, blocks: list[torch.Tensor]) -> list[list[str]]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
+from szilard.reasoning.examples import IGNORED
 from szilard.reasoning.ladir.mask import PADDING, TEXT, span_in_block
 from szilard.reasoning.ladir.parts import BOT, EOT, SOA
 from szilard.training.loop import Batch
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

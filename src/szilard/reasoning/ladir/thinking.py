@@ -69,8 +69,8 @@ class Thinking:
     def __post_init__(self) -> None:
         check_number("num_steps", self.num_steps, low=1, integer=True)
         check_number("max_blocks", self.max_blocks, low=0, integer=True)
-        check_number("initial_noise", self.initial_noise, low=0)
-        check_number("cfg_scale", self.cfg_scale, low=0)
+        check_number("initial_noise", self.initial_noise, low=0, high=1e6)
+        check_number("cfg_scale", self.cfg_scale, low=0, high=1e6)
         check_number("tolerance", self.tolerance, low=0, optional=True)
         if self.diversity is not None and not isinstance(self.diversity, DiversityGuidance):
             raise TypeError(f"diversity must be a DiversityGuidance or None, not {self.diversity!r}.")
@@ -101,6 +101,7 @@ def denoise(
     groups: torch.Tensor | None = None,
     *,
     blind: Context | None = None,
+    awake: torch.Tensor | None = None,
     checkpointed: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """One block of every row.
@@ -112,6 +113,8 @@ def denoise(
         how: the settings.
         groups: number of the question of every row, int64 [rows]; None: diversity has no use here.
         blind: the context without the question, for guidance.
+        awake: rows that still think, bool [rows]; None: all. The others' blocks are of no use: they push nobody and
+            are not waited for.
         checkpointed: forget what a step computed, and compute it again for its gradients.
 
     Returns:
@@ -120,7 +123,9 @@ def denoise(
     seen = parts.seen(timestep=True)
     rows = len(z)
     steps = torch.zeros(rows, dtype=torch.long, device=z.device)
-    running = torch.ones(rows, dtype=torch.bool, device=z.device)
+    running = torch.ones(rows, dtype=torch.bool, device=z.device) if awake is None else awake.clone()
+    if groups is not None:  # every row that thinks no more is a group of its own
+        groups = torch.where(running, groups, -1 - torch.arange(rows, device=z.device))
     clean: torch.Tensor | None = None
     forwards = 0
 
@@ -183,14 +188,16 @@ def think(
     steps: list[torch.Tensor] = []
     forwards = 0
     while len(blocks) < how.max_blocks and bool(thinking.any()):
-        z, taken, looked = denoise(parts, context, how.initial_noise * noise(), how, groups, blind=blind)
+        z, taken, looked = denoise(
+            parts, context, how.initial_noise * noise(), how, groups, blind=blind, awake=thinking
+        )
         forwards += looked
         inputs = parts.finished(z)
         last = context.keep(inputs, seen, thinking)[:, -1]  # at <EOT>
         if blind is not None:
             blind.keep(inputs, seen, thinking)
         blocks.append(z)
-        steps.append(torch.where(thinking, taken, 0))
+        steps.append(taken)
         counts = counts + thinking
         thinking = thinking & (parts.special(last.to(parts.special.weight)).argmax(-1) == 0)
     rows = len(groups)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from szilard.engines.engine import Engine
-from szilard.reasoning.examples import Reasoning, read_reasoning
+from szilard.reasoning.examples import Reasoning, prompt_ids, read_reasoning
 from szilard.reasoning.ladir.checkpoint import write_checkpoint
 from szilard.reasoning.ladir.config import LadirConfig
 from szilard.reasoning.ladir.evaluation import free_running, thoughts_of, with_gold_blocks
@@ -25,7 +25,7 @@ from szilard.reasoning.ladir.vae import SentenceVAE, as_engine, pad_ids
 from szilard.reasoning.supervised import same_answer
 from szilard.training.course import split
 from szilard.training.loop import NOTHING, Batch, uses_fsdp
-from szilard.training.recipe import Stage, StageResult, run_recipe
+from szilard.training.recipe import Stage, StageResult, own_chance, run_recipe
 from szilard.training.run_folder import check_ours, claim
 from szilard.whole_folder import held, write_whole
 
@@ -114,6 +114,46 @@ class ReasonerObjective(_Objective):
         )
 
 
+def check_problems(engine: Engine, examples: Sequence[Reasoning], config: LadirConfig) -> None:
+    """Refuse problems that would stop a training half-way.
+
+    Args:
+        engine: the pretrained model.
+        examples: problems, chains and answers.
+        config: the settings.
+
+    Raises:
+        ValueError: a chain without any step, or more positions than the model has: for question, blocks and answer, or
+            for a sentence beside its thought tokens.
+    """
+    tokenizer, window = engine.tokenizer, engine.context_window
+    for example in examples:
+        problem = f"the problem {example.problem[:60]!r}"
+        if not example.steps:
+            raise ValueError(f"{problem} has a chain without any step, {example.cot[:60]!r}: give it one, or drop it.")
+        if window is None:
+            continue
+        asked = len(prompt_ids(tokenizer, example.problem, config.instruction))
+        answer = len(tokenizer.encode(example.answer, add_special_tokens=False)) + 1
+        whole = asked + len(example.steps) * (config.latent_tokens + 2) + answer
+        if whole > window:
+            raise ValueError(
+                f"{problem} takes {whole} positions (question {asked}, {len(example.steps)} blocks of "
+                f"{config.latent_tokens + 2}, answer {answer}), but {engine.name} has {window}: shorten or drop it."
+            )
+        if asked + config.max_new_tokens > window:
+            raise ValueError(
+                f"{problem} of {asked} tokens leaves no room for max_new_tokens={config.max_new_tokens} in the "
+                f"{window} positions of {engine.name}: lower it, or drop the problem."
+            )
+        sentence = max(len(tokenizer.encode(step, add_special_tokens=False)) for step in example.steps)
+        if sentence + config.latent_tokens + 1 + _BEYOND > window:
+            raise ValueError(
+                f"{problem} has a sentence of {sentence} tokens, too long beside {config.latent_tokens} thought tokens "
+                f"for the {window} positions of {engine.name}: cut it in two, or drop the problem."
+            )
+
+
 def train_reasoner(
     engine: Engine,
     learned: Sequence[Reasoning],
@@ -136,14 +176,28 @@ def train_reasoner(
         right: compares an answer with the wanted one.
 
     Raises:
-        ValueError: no problems, or other settings than an unfinished training's in the folder.
+        ValueError: no problems, one that does not fit (see `check_problems`), or other settings than an unfinished
+            training's in the folder.
     """
     if uses_fsdp():
         raise ValueError("LaDiR trains weights inside a model, which FSDP would take apart: train it with DDP.")
     if not learned or not kept:
         raise ValueError(NOTHING)
     engine = as_engine(engine)
-    torch.manual_seed(config.seed)
+    check_problems(engine, [*learned, *kept], config)
+    with own_chance(config.seed):
+        return _train(engine, learned, kept, config, folder, resume, right)
+
+
+def _train(
+    engine: Engine,
+    learned: Sequence[Reasoning],
+    kept: Sequence[Reasoning],
+    config: LadirConfig,
+    folder: Path,
+    resume: bool,
+    right: Callable[[str, str], bool],
+) -> Trained:
     rank = config.rank if config.lora else None
     vae = SentenceVAE.from_pretrained(
         engine,
@@ -282,7 +336,7 @@ def train_ladir(
         raise ValueError(
             f"{len(examples)} problems with held_out={config.held_out} leave none to learn, or to measure."
         )
-    as_engine(engine)
+    check_problems(as_engine(engine), examples, config)  # before the folder belongs to these data
     text = f"{_MADE_FOR} {engine.name} ({engine.fingerprint})\n# data: {_digest(examples)}\n{config.to_yaml()}"
     process = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))  # type: ignore[attr-defined]
     stages = (VAE, STAGE_1, STAGE_2)

@@ -19,6 +19,9 @@ _LORA_SCALE = 2.0  # of `low_rank.inject`
 class TunedModel(nn.Module):
     """Holds the tuned parameters of a model, and no other, so that checkpoints hold no other either.
 
+    # Paper: all weights are tuned. Released code: low-rank changes of its VAE alone, alpha / r = 256 / 512.
+    # Here: of any rank, with alpha / r = 2, the scale of all low-rank changes of this library.
+
     Args:
         model: of transformers; it is changed in place.
         lora_rank: of low-rank changes; None: all weights are tuned.

@@ -30,12 +30,12 @@ from szilard.engines.engine import Engine
 from szilard.engines.loading import load
 from szilard.engines.model_parts import unembed, weights_fingerprint
 from szilard.options import check_bool, check_choice, check_number
+from szilard.reasoning.examples import IGNORED
 from szilard.reasoning.ladir.mask import as_attention_mask, padded_causal
 from szilard.reasoning.ladir.tuned import TunedModel
 from szilard.training.add_on import AddOn
 from szilard.training.loop import Batch
 
-_IGNORED = -100
 ENCODER = "encoder.safetensors"
 
 
@@ -81,7 +81,7 @@ class VaeParts(AddOn):
         self.queries = nn.Parameter(torch.randn(latent_tokens, width) * scale)
         self.to_mean = nn.Linear(width, latent_dim)
         self.to_log_variance = nn.Linear(width, latent_dim)
-        nn.init.zeros_(self.to_log_variance.weight)
+        nn.init.zeros_(self.to_log_variance.weight)  # ours: every posterior begins with a std of exp(-1)
         nn.init.constant_(self.to_log_variance.bias, -2.0)
         self.expand = nn.Linear(latent_dim, width)  # W_dec
         nn.init.normal_(self.expand.weight, std=scale / latent_dim**0.5)
@@ -304,7 +304,7 @@ class SentenceVAE(nn.Module):
             z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
             z = z + parts.latent_noise * torch.randn_like(mean)
         logits, labels = self.reconstruction(z, ids, real)
-        wanted = labels != _IGNORED
+        wanted = labels != IGNORED
         scores, labels = logits[wanted].float(), labels[wanted]
         cross_entropy = functional.cross_entropy(scores, labels)
         kl = kl_divergence(mean, log_variance)
@@ -324,7 +324,7 @@ class SentenceVAE(nn.Module):
         hidden = self.decoder.get_decoder()(
             inputs_embeds=torch.cat([prefix, embedded], dim=1), use_cache=False
         ).last_hidden_state[:, prefix.shape[1] - 1 :]  # padding is on the right, where no real token looks
-        labels = torch.cat([torch.where(real, ids, _IGNORED), ids.new_full((len(ids), 1), _IGNORED)], dim=1)
+        labels = torch.cat([torch.where(real, ids, IGNORED), ids.new_full((len(ids), 1), IGNORED)], dim=1)
         labels.scatter_(1, real.sum(1, keepdim=True), self.tokenizer.eos_token_id)
         return unembed(self.decoder, hidden), labels
 

@@ -33,7 +33,9 @@ class LatentSFTConfig(TrainingConfig):
     readout: str = setting(
         "input_embedding", "What the encoder's states are compared with: input_embedding or lm_head."
     )
-    average: str = setting("token", "Stage 1's loss over tokens (the code) or over chunks (the paper): token or chunk.")
+    average: str = setting(
+        "token", "Stage 1's loss over tokens (the code) or chunks (the paper, inferred): token or chunk."
+    )
     dual_track_positions: bool = setting(True, "Latent tokens are neighbours in stage 1, too (second version).")
     kl_weight: float = setting(1.0, "lambda: of the latent tokens' divergence in stage 2.")
     ce_weight: float = setting(1.0, "beta: of the answer's cross-entropy in stage 2.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 
 from szilard.options import check_number
-from szilard.reasoning.examples import delimiter_ids, prompt_ids
+from szilard.reasoning.examples import delimiter_ids, left_padded, prompt_ids
 from szilard.reasoning.latent_sft.method import LatentSFT, Watch
 from szilard.reasoning.supervised import evaluating
+
+_ANSWER_TOKENS = 128  # where nobody says how long an answer may be
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def latent_generate(
     *,
     method: LatentSFT | None = None,
     max_latent_steps: int | None = None,
-    max_new_tokens: int = 128,
-    do_sample: bool = False,
+    max_new_tokens: int | None = None,
+    do_sample: bool | None = None,
     instruction: str = "",
     return_latents: bool | int = False,
     batch_size: int = 64,
@@ -88,14 +91,15 @@ def latent_generate(
         prompt: a problem or several, put into the chat template where there is one.
         method: its settings; None: `LatentSFT()`, as trained.
         max_latent_steps: bound of the chain, instead of the method's.
-        max_new_tokens: bound of the answer, where the method has none.
-        do_sample: draw the answer (temperature 0.6, top-p 0.95 unless the method says otherwise).
+        max_new_tokens: bound of the answer, where the method has none; None: that of `generation_config`, or 128.
+        do_sample: draw the answer (temperature 0.6, top-p 0.95 unless the method says otherwise); None: as
+            `generation_config` says, or not.
         instruction: put in front of every problem.
         return_latents: keep the superpositions, and of each whole distribution the likeliest tokens: so many, or 100.
         batch_size: problems at once.
-        generation_config: a `GenerationConfig` for the answer.
+        generation_config: a `GenerationConfig` for the answer; what is given beside it goes before it.
         past_key_values: a `Cache` to use; problems must then fit into one batch.
-        options: further ones of `model.generate`.
+        options: further ones of `model.generate`, such as `eos_token_id`, one or several.
 
     Returns:
         A `LatentAnswer`, or a list of them for a list of problems.
@@ -103,10 +107,10 @@ def latent_generate(
     Raises:
         ValueError: no problem, one that is empty, or a delimiter that the tokenizer lacks.
     """
-    problems = [prompt] if isinstance(prompt, str) else list(prompt)
+    problems = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else list(prompt)
     if not problems or not all(isinstance(one, str) and one.strip() for one in problems):
         raise ValueError(f"prompt must be a problem, or a list of them, as text; not {prompt!r}.")
-    check_number("max_new_tokens", max_new_tokens, low=1, integer=True)
+    check_number("max_new_tokens", max_new_tokens, low=1, integer=True, optional=True)
     check_number("batch_size", batch_size, low=1, integer=True)
     if past_key_values is not None and len(problems) > batch_size:
         raise ValueError(f"one cache serves one batch, and {len(problems)} problems are more than {batch_size}.")
@@ -114,26 +118,37 @@ def latent_generate(
     if max_latent_steps is not None:
         chosen = dataclasses.replace(chosen, max_latent_steps=max_latent_steps)
     if chosen.max_answer_tokens is None:
-        chosen = dataclasses.replace(chosen, max_answer_tokens=max_new_tokens)
+        bound = max_new_tokens or getattr(generation_config, "max_new_tokens", None) or _ANSWER_TOKENS
+        chosen = dataclasses.replace(chosen, max_answer_tokens=bound)
     opened = _ids(tokenizer, chosen.think_open, "think_open")
     closed = _ids(tokenizer, chosen.think_close, "think_close")
     chosen = dataclasses.replace(chosen, think_open=opened, think_close=closed)
     likeliest = (100 if return_latents is True else int(return_latents)) if return_latents else 0
     rows = [[*prompt_ids(tokenizer, problem, instruction), *opened] for problem in problems]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    settings = {"do_sample": do_sample, "pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, **options}
+    ends = options.pop("eos_token_id", None)
+    if ends is None:
+        ends = getattr(generation_config, "eos_token_id", None)
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    settings = {"pad_token_id": pad, "eos_token_id": ends, **options}
+    if do_sample is not None or generation_config is None:
+        settings["do_sample"] = bool(do_sample)
     if chosen.max_latent_steps is None:
         raise ValueError("max_latent_steps must be a number here, so that every chain ends.")
     assert chosen.max_answer_tokens is not None
     settings["max_new_tokens"] = chosen.max_latent_steps + len(closed) + chosen.max_answer_tokens
-    if generation_config is not None:
-        settings["generation_config"] = generation_config
+    if generation_config is not None:  # one object: given beside another, single settings are deprecated
+        merged = copy.deepcopy(generation_config)
+        settings = merged.update(**settings) | {"generation_config": merged}
     if past_key_values is not None:
         settings["past_key_values"] = past_key_values
     found: list[LatentAnswer] = []
+    last = {ends} if isinstance(ends, int) else set(ends or ())
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
-            found += _batch(model, tokenizer, rows[start : start + batch_size], chosen, likeliest, pad, settings)
+            part = rows[start : start + batch_size]
+            found += _batch(model, tokenizer, part, chosen, likeliest, pad, last, settings)
     return found[0] if isinstance(prompt, str) else found
 
 
@@ -144,11 +159,10 @@ def _batch(
     method: LatentSFT,
     likeliest: int,
     pad: int,
+    last: set[int],
     settings: dict[str, Any],
 ) -> list[LatentAnswer]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    ids, mask = left_padded(rows, pad, model.device)
     seen: list[tuple[torch.Tensor, ...]] = []
 
     def watch(
@@ -166,11 +180,11 @@ def _batch(
     taken = torch.stack([step[0] for step in seen]) if seen else torch.zeros(0, len(rows), dtype=torch.bool)
     closed = list(method.think_close or ())
     found = []
-    for row, written in enumerate(made[:, width:].tolist()):
+    for row, written in enumerate(made[:, ids.shape[1] :].tolist()):
         steps = int(taken[:, row].sum())
         after = written[steps:]
         after = after[len(closed) :] if after[: len(closed)] == closed else after
-        end = after.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in after else len(after)
+        end = next((at + 1 for at, token in enumerate(after) if token in last), len(after))
         answer = after[: min(end, method.max_answer_tokens or end)]
         passes = len(written) - len(after) + len(answer)
         latents = None

@@ -31,6 +31,7 @@ from szilard.decoding.state import DecodingState
 from szilard.decoding.warpers import without_warpers
 from szilard.information import entropy as entropy_of
 from szilard.options import check_choice, check_ids, check_number
+from szilard.reasoning.examples import delimiter_ids
 from szilard.reasoning.latent_sft.superposition import gumbel, superposition
 
 if TYPE_CHECKING:
@@ -101,10 +102,14 @@ class LatentSFT(Method):
         return cls(top_k=1, max_latent_steps=None, feedback="soft_embedding", think_open=None, think_close=None)
 
     def check(self, engine: Engine | None = None) -> None:
-        """Refuse an engine that cannot feed back what is asked for."""
+        """Refuse an engine that cannot feed back what is asked for, or whose tokenizer lacks a delimiter."""
         if engine is None:
             return
-        feeds = self.as_trained(getattr(engine, "model", None)).feedback
+        trained = self.as_trained(getattr(engine, "model", None))
+        for name in ("think_open", "think_close"):
+            if isinstance(mark := getattr(trained, name), str):
+                delimiter_ids(engine.tokenizer, mark, name)
+        feeds = trained.feedback
         if feeds == "hidden_state" and "hidden_states" not in engine.provides:
             raise ValueError(f"feedback='hidden_state' needs hidden states, which {engine.name} does not give.")
 

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from szilard.reasoning.examples import Reasoning, delimiter_ids, prompt_ids
+from szilard.reasoning.examples import IGNORED, Reasoning, chain_ids, delimiter_ids, prompt_ids
 from szilard.reasoning.latent_sft.config import LatentSFTConfig
 from szilard.reasoning.latent_sft.masks import ANSWER, LATENT, PADDING, PREFIX, TEXT, chunks
 from szilard.training.loop import Batch
-
-IGNORED = -100  # a slot without a label
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def as_samples(data: Sequence[Reasoning], tokenizer: Any, config: LatentSFTConfi
     """Every problem in the tokenizer's ids.
 
     Raises:
-        ValueError: no end-of-sequence token, or a delimiter that the tokenizer does not know.
+        ValueError: no end-of-sequence token, a delimiter that the tokenizer does not know, or one inside a chain.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token, so no answer would ever end: set its eos_token.")
@@ -52,7 +50,7 @@ def as_samples(data: Sequence[Reasoning], tokenizer: Any, config: LatentSFTConfi
     closed = delimiter_ids(tokenizer, config.think_close, "think_close")
     found = []
     for one in data:
-        chain = tokenizer.encode(one.cot, add_special_tokens=False)
+        chain = chain_ids(tokenizer, one.cot, think_open=config.think_open, think_close=config.think_close)
         answer = tokenizer.encode(one.answer, add_special_tokens=False)
         prefix = prompt_ids(tokenizer, one.problem, config.instruction)
         found.append(Sample((*prefix, *opened), tuple(chain), tuple(closed), (*answer, tokenizer.eos_token_id)))

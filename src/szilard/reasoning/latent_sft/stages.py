@@ -70,7 +70,7 @@ class LatentTraining:
         self.held, self.labels, self.device, self.progress = held[: config.evaluation_limit], labels, device, progress
         self.learned = as_samples(learned, tokenizer, config)
         self.measured = as_samples(self.held, tokenizer, config)
-        _check_lengths([*self.learned, *self.measured], model, config)
+        _check_lengths(self.learned, self.measured, model, config)
         self._wanted = {name: weight.requires_grad for name, weight in model.named_parameters()}
         keep = (lambda weight: weight) if config.lora else torch.Tensor.clone  # adapters leave the old tensors alone
         self._before = {name: keep(weight.data) for name, weight in model.named_parameters()}
@@ -262,13 +262,21 @@ def _chosen_by(found: dict[str, float]) -> dict[str, float]:
     return found | {BEST: found["accuracy"] - _LOSS_COUNTS * found["loss"]}
 
 
-def _check_lengths(samples: Sequence[Sample], model: Any, config: LatentSFTConfig) -> None:
+def _check_lengths(learned: Sequence[Sample], measured: Sequence[Sample], model: Any, config: LatentSFTConfig) -> None:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not longest:
+        return
+    answered = max((len(one.prefix) + len(one.close) for one in measured), default=0)
+    if measured and (most := answered + config.max_latent_steps + config.max_answer_tokens) > longest:
+        raise ValueError(
+            f"a held-out problem with max_latent_steps={config.max_latent_steps} and max_answer_tokens="
+            f"{config.max_answer_tokens} may need {most} tokens, and the model reads {longest}: lower one of them."
+        )
     most = max(
         len(one.prefix) + len(one.chain) + -(-len(one.chain) // config.compression_rate) + len(one.after)
-        for one in samples
+        for one in (*learned, *measured)
     )
-    if longest and most > longest:
+    if most > longest:
         raise ValueError(
             f"a problem with its chain, latent tokens and answer has {most} tokens, and the model reads {longest}: "
             "leave out the longest, or take another model."

@@ -74,6 +74,18 @@ def train_latent_sft(
     labels = cache if cache is not None else folder / "labels"
     processes = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))
     with contextlib.ExitStack() as opened:
+        training = opened.enter_context(  # what it refuses is refused before the folder is touched
+            LatentTraining(
+                model,
+                engine.tokenizer,
+                [problems[index] for index in learned],
+                [problems[index] for index in held],
+                config,
+                labels=labels,
+                device=engine.device.type,
+                progress=progress,
+            )
+        )
         if processes.is_main_process:
             check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,20 +99,10 @@ def train_latent_sft(
                 other="settings or data, or of another model",
             )
         processes.wait_for_everyone()
-        with LatentTraining(
-            model,
-            engine.tokenizer,
-            [problems[index] for index in learned],
-            [problems[index] for index in held],
-            config,
-            labels=labels,
-            device=engine.device.type,
-            progress=progress,
-        ) as training:
-            results = training.run(folder / "stages")
-            if not processes.is_main_process:
-                return {}
-            write_latent_model(model, engine.tokenizer, config, folder)
+        results = training.run(folder / "stages")
+        if not processes.is_main_process:
+            return {}
+        write_latent_model(model, engine.tokenizer, config, folder)
         metrics = {}
         if held:
             chain = best_row(results[CHAIN])

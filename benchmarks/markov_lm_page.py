@@ -1,0 +1,128 @@
+"""The reproduction page's part on Markov diagnostics, from results/markov-lm.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from markdown_table import table
+from results_store import Store
+
+HEAD = """## Markov diagnostics
+
+**Claim** (Zhang 2025, arXiv 2507.19247; a paper without experiments). As the loss falls to the source's entropy so does the mean
+entropy of the head; a hidden state tells about tokens beyond the next one what a source of higher order leaves to tell; training
+arranges hidden states by the similarity of their predictions; small steps cost half the pullback metric.
+
+```
+python benchmarks/markov_lm.py --part source
+python benchmarks/markov_lm.py --part smollm2 --data FOLDER      # sensitivity, heads
+```
+"""
+READING = """**Reading.** *Known chains.* At order 2 the loss falls to 1.163 nats (the source has 1.146), the head's entropy with it (1.164), and the
+calibration gap closes from -0.10 to 0.00. States come to lie by the chain's true predictions: rho rises from 0.29 untrained to 0.62, 0.96 and 0.98 while the loss
+falls (permuted: 0). Two warnings show, too. At order 1 rho is 1 before any training, since an untrained state already holds the last token
+linearly and the truth is linear in it; and with the model's own predictions rho is 1 at the beginning and *falls* to 0.96, so "self" says little.
+The surplus by probes is 0.49 of 0.63 nats at order 2 (probes of 600 steps on 7,000 positions; the rest is theirs to learn), where it should be 0 it is within 0.03.
+
+*SmolLM2.* On this text the model is too sure by 0.22 nats. States arrange by their predictions: rho 0.53 at the last layer, 0.43 at layer 10, 0 for permuted contexts
+and for untrained weights. What a state tells about the token after the next grows with the layer (0.06, 0.23, 0.32 nats); with these probes (90 steps, 4,000 positions: all that a few minutes of
+one core give) it is a tenth of what the past tells, so the shares are floors, and two and three tokens ahead the earlier layers' probes are still worse than
+the blind one, which says that they are undertrained and nothing else. The zoo's Medusa heads, trained a little longer on other text, agree with the model's next-but-one token in 11 % of these places, then in 5 %.
+The metric predicts what small steps cost (0.97 to 1.00 of it at a step of 0.1); along the leading direction a unit step is half of the quadratic form already, and
+costs a hundred times a step along chance: the predictions hang on about 15 directions of 576 (participation ratio). Proposition 7.4, that
+contexts which predict alike lie near along the leading directions, does not show: their Dirichlet energy is above chance (0.90 and 0.83).
+"""
+
+
+def page() -> Iterator[str]:
+    """Lines of the page; none where nothing was measured."""
+    records = list(Store("markov-lm"))
+    if not records:
+        return
+    yield HEAD
+    source = [record for record in records if record["key"]["part"] == "source"]
+    if source:
+        yield "Two-layer transformers on chains over eight symbols; nats; rho on held-out contexts:\n"
+        yield _source(source)
+    for record in records:
+        part = record["key"]["part"]
+        if part == "smollm2":
+            yield from _smollm2(record)
+        elif part == "sensitivity":
+            yield "Steps of SmolLM2's last hidden states (of unit vectors times the step), divergence in nats:\n"
+            yield table(
+                ["direction, step", "mean divergence", "measured over predicted by the metric, median"],
+                [
+                    [name, f"{own['divergence']:.2g}", f"{own['measured over predicted']:.3f}"]
+                    for name, own in record.items()
+                    if isinstance(own, dict) and "divergence" in own
+                ],
+            )
+        elif part == "heads":
+            told = ", ".join(
+                f"{name}: {100 * value:.0f} %" for name, value in record.items() if name.startswith("offset")
+            )
+            yield f"The zoo's Medusa heads on the same text, likeliest token equal to the model's own: {told}.\n"
+    yield READING
+
+
+def _source(records: list[dict[str, Any]]) -> str:
+    columns = ["order", "step", "loss", "entropy", "gap", "source's entropy", "rho, truth", "permuted", "rho, own"]
+    columns += ["surplus by probes, 1 and 2 ahead", "exact"]
+    rows = []
+    for record in records:
+        key, known = record["key"], record["known"]
+        surplus, exact = "", ""
+        if "surplus" in record:
+            pairs = zip(record["surplus"], record["surplus error"], strict=True)
+            surplus = ", ".join(f"{value:.3f} ± {error:.3f}" for value, error in pairs)
+            exact = f"{known['surplus 2']:.3f}, {known['surplus 3'] - known['surplus 2']:.3f}"
+        numbers = [record["loss"], record["entropy"], record["gap"], known["H"]]
+        rhos = [record["rho with truth"], record["rho permuted"], record["rho with own"]]
+        rows.append([str(key["order"]), str(key["step"]), *(f"{v:.3f}" for v in (*numbers, *rhos)), surplus, exact])
+    return table(columns, rows)
+
+
+def _smollm2(record: dict[str, Any]) -> Iterator[str]:
+    def mean(one: dict[str, float]) -> str:
+        return f"{one['mean']:.3f} ± {one['error']:.3f}"
+
+    yield (
+        f"SmolLM2-135M-Instruct on {record['texts']} beginnings of WikiText-2 articles ({record['tokens']:,} tokens): loss "
+        f"{mean(record['loss'])}, entropy {mean(record['entropy']['kl'])}, loss minus entropy "
+        f"{mean(record['calibration_gap'])} nats (± over texts). A page: pictures/markov-smollm2.html.\n"
+    )
+    yield table(
+        ["layer", "tokens ahead", "A (by)", "B", "C", "A - B", "recovered", "top-1 agreement", "without the state"],
+        [
+            [
+                str(row["layer"]),
+                str(row["offset"]),
+                f"{mean(row['without'])} ({row['baseline']})",
+                mean(row["with_state"]),
+                mean(row["model"]),
+                mean(row["surplus"]),
+                f"{row['recovered']:.2f}",
+                mean(row["top1_agreement"]),
+                mean(row["top1_without"]),
+            ]
+            for row in record["surplus"]
+        ],
+    )
+    yield table(
+        ["layer", "rho (own predictions)", "permuted", "untrained weights", "CKA"],
+        [
+            [
+                str(row["layer"]),
+                f"{row['rho']:.3f}",
+                f"{row['null'][0]:.3f}",
+                f"{row['untrained']:.3f}",
+                f"{row['cka']:.3f}",
+            ]
+            for row in record["alignment"]
+        ],
+    )
+    geometry = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in record["geometry"].items())
+    energy = ", ".join(f"{name} {value:.3f}" for name, value in record["dirichlet"].items())
+    yield f"Mean pullback metric: {geometry}. Dirichlet energy of projections on its directions: {energy}.\n"

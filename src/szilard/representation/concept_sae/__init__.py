@@ -1,0 +1,1 @@
+"""Concepts in hidden states: posteriors, probes, and sparse autoencoders that are to find them."""

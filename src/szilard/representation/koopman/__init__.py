@@ -1,0 +1,1 @@
+"""Koopman models: a latent space in which a nonlinear system moves linearly."""

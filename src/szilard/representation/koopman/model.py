@@ -1,0 +1,229 @@
+"""A Koopman model: states are encoded, move by a matrix, and are decoded; a rollout never encodes again.
+
+Cheng, Yuan, Yang, Zhang, Cheng, He, Sun, "Information Shapes Koopman Representation", ICLR 2026, arXiv:2510.13025.
+
+    z_n = encoder(x_n) in R^d        z_{n+1} = K z_n (+ B a_n)        x^_n = decoder(z_n)
+
+K is either learned by gradient, or, as in the published code, the ridge regression of the encodings of a batch, which
+takes no gradient; the operator of the trained encoder is then fitted once and kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from szilard.options import check_bool, check_choice, check_number
+from szilard.representation.koopman.networks import ConvDecoder, ConvEncoder, mlp
+
+OPERATORS = ("ridge", "learned")
+RIDGE = 0.1  # lambda of the published trainer
+
+
+class InformationKoopman(nn.Module, PyTorchModelHubMixin):
+    """A Koopman autoencoder, or a variational one.
+
+    Args:
+        state: shape of a state: [n], or [channels, size, size] for pictures.
+        latent_dim: d.
+        hidden: width of the networks; of the first convolution for pictures.
+        layers: hidden layers of the networks for vectors.
+        operator: "ridge" or "learned".
+        variational: the encoder gives a mean and a variance.
+        controls: width of a_n; 0: no control. Needs a learned operator.
+        encoder, decoder: networks of one's own, [N, *state] -> [N, d (2 d where variational)] and back. They are not
+            written to the config: give them to `from_pretrained`, too.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        state: Sequence[int],
+        latent_dim: int = 32,
+        *,
+        hidden: int = 128,
+        layers: int = 2,
+        operator: str = "ridge",
+        variational: bool = False,
+        controls: int = 0,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("latent_dim", latent_dim), ("hidden", hidden), ("layers", layers)):
+            check_number(name, value, low=1, integer=True)
+        check_number("controls", controls, low=0, integer=True)
+        check_choice("operator", operator, OPERATORS)
+        check_bool("variational", variational)
+        if controls and operator == "ridge":
+            raise ValueError("a model with controls needs operator='learned': the regression knows no controls.")
+        self.state = tuple(int(size) for size in state)
+        if len(self.state) not in (1, 3) or min(self.state) < 1:
+            raise ValueError(f"state must be [n] or [channels, size, size], not {list(self.state)}.")
+        if len(self.state) == 3 and (self.state[1] != self.state[2] or self.state[1] % 16):
+            raise ValueError(f"pictures must be square, with a side that is a multiple of 16, not {list(self.state)}.")
+        self.latent_dim, self.operator_kind, self.variational = latent_dim, operator, variational
+        self.controls = controls
+        out = latent_dim * (2 if variational else 1)
+        if len(self.state) == 1:
+            size = self.state[0]
+            encoder = encoder or mlp([size, *[hidden] * layers, out])
+            decoder = decoder or mlp([latent_dim, *[hidden] * layers, size])
+        else:
+            encoder = encoder or ConvEncoder(self.state[0], self.state[1], out, hidden)
+            decoder = decoder or ConvDecoder(self.state[0], self.state[1], latent_dim, hidden)
+        self.encoder, self.decoder = encoder, decoder
+        # The row convention of the code: z' = z C with C = K^T.
+        self.forward_matrix = nn.Parameter(torch.eye(latent_dim), requires_grad=operator == "learned")
+        self.control_matrix = nn.Parameter(torch.zeros(controls, latent_dim)) if controls else None
+        self.log_noise = nn.Parameter(torch.zeros(latent_dim)) if variational else None  # log diag Sigma
+        channels = (self.state[0],) if len(self.state) == 1 else (self.state[0], 1, 1)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+
+    @property
+    def operator(self) -> Tensor:
+        """K [d, d], columns: z_{n+1} = K z_n."""
+        return self.forward_matrix.T
+
+    def standardise(self, trajectories: Tensor) -> None:
+        """Take mean and standard deviation of each channel of [S, T, *state], as states are scaled by from now on.
+
+        Raises:
+            ValueError: a channel that does not move.
+        """
+        dims = [place for place in range(trajectories.dim()) if place != 2]
+        spread = trajectories.float().std(dims)
+        if bool((spread <= 1e-7 * trajectories.float().abs().amax(dims).clamp(min=1e-30)).any()):
+            flat = int((spread <= 1e-7).int().argmax())
+            raise ValueError(f"channel {flat} of the trajectories is constant: leave it out.")
+        self.mean.copy_(trajectories.float().mean(dims).view_as(self.mean))
+        self.spread.copy_(spread.view_as(self.spread))
+
+    def encode(self, states: Tensor) -> Tensor:
+        """[..., *state] -> [..., d], the mean where variational."""
+        return self.encode_distribution(states)[0]
+
+    def encode_distribution(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean [..., d] and log variance [..., d] (None where the encoder is deterministic)."""
+        lead = states.shape[: states.dim() - len(self.state)]
+        scaled = (states - self.mean) / self.spread
+        found = self.encoder(scaled.reshape(-1, *self.state)).view(*lead, -1)
+        if not self.variational:
+            return found, None
+        mean, log_variance = found.chunk(2, dim=-1)
+        return mean, log_variance.clamp(-12.0, 6.0)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[..., d] -> [..., *state]."""
+        return self.decode_scaled(latents) * self.spread + self.mean
+
+    def decode_scaled(self, latents: Tensor) -> Tensor:
+        """[..., d] -> [..., *state], standardised: what is trained on."""
+        return self.decoder(latents.reshape(-1, self.latent_dim)).view(*latents.shape[:-1], *self.state)
+
+    def step(self, latents: Tensor, controls: Tensor | None = None) -> Tensor:
+        """z_{n+1} of z_n [..., d] and a_n [..., controls]."""
+        moved = latents @ self.forward_matrix
+        if self.control_matrix is None:
+            return moved
+        if controls is None:
+            raise ValueError(f"this model has {self.controls} controls: give them for every step.")
+        return moved + controls @ self.control_matrix
+
+    @torch.no_grad()
+    def rollout(self, start: Tensor, steps: int, controls: Tensor | None = None) -> Tensor:
+        """The next states, from the encoding of the first alone.
+
+        Args:
+            start: [B, *state].
+            steps: how many.
+            controls: [B, steps, controls] for a model with controls.
+
+        Returns:
+            [B, steps, *state].
+
+        Raises:
+            ValueError: another shape, or states that are no numbers.
+        """
+        check_number("steps", steps, low=1, integer=True)
+        if tuple(start.shape[1:]) != self.state:
+            raise ValueError(f"states must be [batch, {', '.join(map(str, self.state))}], not {list(start.shape)}.")
+        if not bool(torch.isfinite(start).all()):
+            raise ValueError("the first states must be finite.")
+        if controls is not None and tuple(controls.shape) != (len(start), steps, self.controls):
+            raise ValueError(
+                f"controls must be [{len(start)}, {steps}, {self.controls}] for this model and start, not "
+                f"{list(controls.shape)}."
+            )
+        latent, path = self.encode(start.float()), []
+        for at in range(steps):
+            latent = self.step(latent, None if controls is None else controls[:, at])
+            path.append(latent)
+        return self.decode(torch.stack(path, 1))
+
+    @torch.no_grad()
+    def fit_operator(self, trajectories: Tensor, window: int, ridge: float = RIDGE) -> None:
+        """Set the operator to the mean of the ridge regressions of all windows, with the encoder as it is.
+
+        # Paper's code: averages the operators of an epoch's batches while the weights move; here: those of the final
+        # weights, so that the operator belongs to its encoder.
+
+        Args:
+            trajectories: [S, T, *state].
+            window: steps of a window.
+            ridge: lambda.
+        """
+        latents = torch.stack([self.encode(one) for one in trajectories.float()])
+        pairs = latents.unfold(1, window + 1, max(1, window // 2)).permute(0, 1, 3, 2).flatten(0, 1)
+        self.forward_matrix.copy_(ridge_operator(pairs[:, :-1], pairs[:, 1:], ridge))
+
+    def eigenvalues(self) -> Tensor:
+        """[d] complex, of K, by falling modulus; growth per step |lambda|, turns arg(lambda)."""
+        values = torch.linalg.eigvals(self.forward_matrix.detach().double())
+        return values[values.abs().argsort(descending=True)]
+
+    def modes(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues [d] and eigenvectors of K as columns [d, d], both complex, by falling modulus."""
+        values, vectors = torch.linalg.eig(self.operator.detach().double())
+        order = values.abs().argsort(descending=True)
+        return values[order], vectors[:, order]
+
+    def fit(self, trajectories: Any, folder: Any = None, **settings: Any) -> Any:
+        """Train on [S, T, *state]; see `training.train_koopman`. Without a folder, checkpoints are thrown away."""
+        from szilard.representation.koopman.training import fit_model
+
+        return fit_model(self, trajectories, folder, **settings)
+
+
+def ridge_operator(before: Tensor, after: Tensor, ridge: float = RIDGE) -> Tensor:
+    """mean_b (Z_b^T Z_b + lambda I)^{-1} Z_b^T Z'_b, [d, d], rows: z' = z C. No gradient runs through it.
+
+    Where a sequence is shorter than d, the dual form (Z_b Z_b^T + lambda I)^{-1} gives the same in less time.
+
+    Args:
+        before, after: Z and Z', [B, T, d].
+        ridge: lambda, above 0 where T < d.
+    """
+    check_number("ridge", ridge, low=0)
+    z, following = before.detach().double(), after.detach().double()
+    length, width = z.shape[1:]
+    if length >= width:
+        gram = z.transpose(1, 2) @ z + ridge * torch.eye(width, dtype=z.dtype, device=z.device)
+        found = torch.linalg.solve(gram, z.transpose(1, 2) @ following)
+    else:
+        gram = z @ z.transpose(1, 2) + ridge * torch.eye(length, dtype=z.dtype, device=z.device)
+        found = z.transpose(1, 2) @ torch.linalg.solve(gram, following)
+    return found.mean(0).to(before.dtype)
+
+
+def turns_per_second(eigenvalues: Tensor, seconds: float) -> Tensor:
+    """Frequencies of modes, 1 / s, for steps of so many seconds."""
+    return eigenvalues.angle() / (2 * math.pi * seconds)
