@@ -43,8 +43,9 @@ from szilard.representation.vl_jepa.evaluation import (
     text_triplets,
     vqa_accuracy,
 )
-from szilard.representation.vl_jepa.model import VLJEPA, triplet_accuracy
+from szilard.representation.vl_jepa.model import VLJEPA
 from szilard.representation.vl_jepa.objective import Collator, VLJEPAObjective
+from szilard.representation.vl_jepa.ranking import triplet_accuracy
 from szilard.representation.vl_jepa.scenes import (
     Example,
     SceneExamples,

@@ -27,6 +27,7 @@ from szilard.options import check_choice
 Vectors = Tensor | NDArray[np.floating]
 DUPLICATES = ("ignored", "positives", "negatives")
 REGRESSIONS = ("cosine", "l1", "l2")
+LOSSES = ("info_nce", *REGRESSIONS)
 
 
 def info_nce(
@@ -66,7 +67,8 @@ def info_nce(
     if gather:
         p, t = gathered(p), gathered(t)
         groups = None if groups is None else gathered(groups)
-    logits = scale * (p @ t.T)  # [B, B]
+    with torch.autocast(p.device.type, enabled=False):  # 1 / 0.01 times the error of bfloat16 would be a whole nat
+        logits = scale * (p @ t.T)  # [B, B]
     own = torch.arange(len(p), device=p.device)
     if groups is None or duplicates == "negatives":
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -160,4 +162,6 @@ def _checked(predicted: Vectors, target: Vectors) -> tuple[Tensor, Tensor]:
             f"predicted and target must both be [rows, D] with a row at least, not {tuple(one.shape)} and "
             f"{tuple(other.shape)}."
         )
-    return one, other
+    # Halves have too few digits for logits, and two precisions do not multiply.
+    kind = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    return one.to(kind), other.to(kind)

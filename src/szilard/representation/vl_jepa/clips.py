@@ -127,7 +127,7 @@ def clip_caption(state: tuple[int, int, int], wording: int) -> str:
 
 
 def _film(states: Sequence[tuple[int, int, int]], frames: int, size: int, chance: random.Random) -> Tensor:
-    """uint8 [T, frames, 3, size, size]: the shape walks on from window to window and comes back in at the other side."""
+    """uint8 [T, frames, 3, size, size]: the shape walks on from window to window and comes back in opposite."""
     steps = torch.tensor([_STEPS[MOVES[move]] for _, _, move in states], dtype=torch.float32)
     walked = steps.repeat_interleave(frames, dim=0).mul(_SPEED).cumsum(0)  # [T frames, 2]
     start = torch.tensor([chance.random(), chance.random()])
@@ -174,8 +174,8 @@ class ClipExamples(Dataset[Example]):
         check_number("wordings", wordings, low=1, high=MOST_WORDINGS, integer=True)
         check_number("samples", samples, low=1, integer=True)
         # Short clips, two windows each: many different beginnings.
-        clips = [Clips(-(-count // 2), windows=2, frames=frames, seed=seed, size=size, mean_stretch=2.0)]
-        drawn = [clip for group in clips for clip in (group[index] for index in range(len(group)))]
+        clips = Clips(-(-count // 2), windows=2, frames=frames, seed=seed, size=size, mean_stretch=2.0)
+        drawn = [clips[index] for index in range(len(clips))]
         self.windows = torch.cat([clip.windows for clip in drawn])[:count]
         self.states = [state for clip in drawn for state in clip.states][:count]
         self.samples, self.wordings, self.seed = samples, wordings, seed

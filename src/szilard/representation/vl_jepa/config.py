@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from szilard.information.contrastive import DUPLICATES
+from szilard.information.contrastive import DUPLICATES, LOSSES
 from szilard.options import check_bool, check_choice, check_number
-from szilard.representation.vl_jepa.objective import LOSSES
 from szilard.representation.vl_jepa.scenes import MOST_WORDINGS
 from szilard.training.config import TrainingConfig, setting
 

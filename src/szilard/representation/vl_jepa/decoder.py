@@ -150,7 +150,7 @@ class YDecoderObjective(nn.Module):
         super().__init__()
         check_number("noise", noise, low=0)
         self.decoder, self.noise = decoder, noise
-        self._frozen = [model]  # in a list: no part of what is saved
+        self._frozen = [model.eval()]  # in a list: no part of what is saved
 
     def forward(self, answer_ids: Tensor, answer_mask: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The Y-Encoder's tokens of the answers, and the decoder's, all [B, m]."""

@@ -24,8 +24,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from szilard.options import check_number
+from szilard.information.contrastive import LOSSES, info_nce, regression_loss
+from szilard.options import check_choice, check_number
 from szilard.representation.vl_jepa.predictor import VLJEPAPredictor
+from szilard.representation.vl_jepa.ranking import Ranked, ranked
 from szilard.representation.vl_jepa.saving import read_folder, save_folder, write_parts
 from szilard.representation.vl_jepa.text_encoder import TextEncoder
 from szilard.representation.vl_jepa.vision_encoder import vision_from_settings
@@ -49,22 +51,24 @@ class LearnableTemperature(nn.Module):
 
     def forward(self) -> Tensor:
         """1 / tau."""
-        return self.log_scale.clamp(max=_HOTTEST).exp()
+        with torch.no_grad():  # the weight itself, so that it can come back: beyond a clamp there is no gradient
+            self.log_scale.clamp_(max=_HOTTEST)
+        return self.log_scale.exp()
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """What was chosen.
+class VLJEPAOutput:
+    """What a batch gives.
 
     Attributes:
-        indices: int64 [B, k], of candidates, the best first.
-        scores: cosines [B, k].
-        texts: of the chosen, k each; None where the candidates are no texts.
+        loss: a scalar.
+        predicted: s^ [B, D], of length 1.
+        target: s [B, D], of length 1.
     """
 
-    indices: Tensor
-    scores: Tensor
-    texts: list[list[str]] | None = None
+    loss: Tensor
+    predicted: Tensor
+    target: Tensor
 
 
 class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szilard", "vl-jepa"]):  # type: ignore[call-arg]
@@ -155,6 +159,37 @@ class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szi
         self.x_encoder.eval()
         return self
 
+    def forward(
+        self,
+        visual: Tensor,
+        answers: Any,
+        query_ids: Any = None,
+        query_mask: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        groups: Tensor | None = None,
+        *,
+        loss: str = "info_nce",
+        duplicates: str = "ignored",
+    ) -> VLJEPAOutput:
+        """The loss of a batch, and the embeddings it is between.
+
+        Args:
+            visual, query_ids, query_mask: see `predict`.
+            answers, answer_mask: B texts, or token ids [B, m] and their mask.
+            groups: int64 [B], equal for equal answers; None: found of texts, and not looked for of ids.
+            loss: "info_nce", or "cosine", "l1", "l2", which need a frozen Y-Encoder.
+            duplicates: of InfoNCE, see `info_nce`.
+        """
+        check_choice("loss", loss, LOSSES)
+        predicted, target = self.predict(visual, query_ids, query_mask), self.encode_text(answers, answer_mask)
+        if loss != "info_nce":
+            return VLJEPAOutput(regression_loss(predicted, target, loss), predicted, target)
+        if groups is None and not isinstance(answers, Tensor):
+            number = {text: place for place, text in enumerate(answers)}
+            groups = torch.tensor([number[text] for text in answers])
+        found = info_nce(predicted, target, self.temperature(), groups=groups, duplicates=duplicates)
+        return VLJEPAOutput(found, predicted, target)
+
     @torch.no_grad()
     def encode_visual(self, pixels: Tensor) -> Tensor:
         """S_V [B, n, d_v] of pixels; a video's is computed once for all its queries."""
@@ -206,10 +241,10 @@ class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szi
             top_k: how many labels are given back.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not labels or not prompts or not all("{}" in one for one in prompts):
-            raise ValueError("give one label at least, and prompts that hold {} in the label's place.")
+        if isinstance(labels, str) or not labels or not prompts or not all("{}" in one for one in prompts):
+            raise ValueError("give a list with one label at least, and prompts that hold {} in the label's place.")
         each = torch.stack([self.encode_text([one.replace("{}", label) for label in labels]) for one in prompts])
-        return _ranked(predicted, each.mean(0), top_k, list(labels))
+        return ranked(predicted, each.mean(0), top_k, list(labels))
 
     def vqa(self, predicted: Tensor, candidates: Sequence[str], *, top_k: int = 1) -> Ranked:
         """The candidate answers nearest to predicted embeddings [B, D]: discriminative question answering."""
@@ -224,7 +259,31 @@ class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szi
             visual_embeddings: [N, D], `predict` under one fixed caption prompt, or none.
             top_k: how many are given back each, [Q, k].
         """
-        return _ranked(self.encode_text(query_texts), visual_embeddings, top_k, None)
+        return ranked(self.encode_text(query_texts), visual_embeddings, top_k)
+
+    @torch.no_grad()
+    def choose_action(self, before: Tensor, after: Tensor, clips: Tensor, *, frames: int = 2) -> Ranked:
+        """The clips that lead from one state to another, the likeliest first.
+
+        Both states, `frames` times each, are read as one clip; the nearest candidate by cosine is what happened.
+
+        Args:
+            before, after: pictures [B, 3, H, W].
+            clips: C candidates each, [B, C, frames, 3, H, W].
+            frames: how often a picture is repeated.
+
+        Raises:
+            ValueError: shapes that do not belong together.
+        """
+        check_number("frames", frames, low=1, integer=True)
+        if before.dim() != 4 or before.shape != after.shape or clips.dim() != 6 or len(clips) != len(before):
+            raise ValueError(
+                "before and after must be [B, 3, H, W] and clips [B, C, frames, 3, H, W], not "
+                f"{tuple(before.shape)}, {tuple(after.shape)} and {tuple(clips.shape)}."
+            )
+        change = self.predict(torch.stack([before, after], dim=1).repeat_interleave(frames, dim=1))
+        each = self.predict(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return ranked(change, each, clips.shape[1])
 
     @torch.no_grad()
     def score(self, pixels: Tensor, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
@@ -258,35 +317,6 @@ class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szi
         return model.to(map_location).eval()
 
 
-def _ranked(queries: Tensor, candidates: Tensor, top_k: int, texts: list[str] | None) -> Ranked:
-    check_number("top_k", top_k, low=1, high=len(candidates), integer=True)
-    if queries.dim() != 2 or queries.shape[-1] != candidates.shape[-1]:
-        raise ValueError(f"embeddings must be [rows, {candidates.shape[-1]}], not {tuple(queries.shape)}.")
-    own = F.normalize(candidates, dim=-1)
-    best = (F.normalize(queries.to(own.device), dim=-1) @ own.T).topk(top_k, dim=-1)
-    chosen = None if texts is None else [[texts[place] for place in row] for row in best.indices.tolist()]
-    return Ranked(best.indices, best.values, chosen)
-
-
-def triplet_accuracy(first: Tensor, second: Tensor, negative: Tensor) -> float:
-    """The share of triplets whose two positives are nearer to each other than each is to the negative.
-
-    cos(p1, p2) > cos(p1, n) and cos(p1, p2) > cos(p2, n), as SugarCrepe++ and VISLA count text hard negatives.
-
-    Args:
-        first, second, negative: [N, D].
-
-    Raises:
-        ValueError: other shapes.
-    """
-    if first.dim() != 2 or not len(first) or not first.shape == second.shape == negative.shape:
-        shapes = ", ".join(str(tuple(one.shape)) for one in (first, second, negative))
-        raise ValueError(f"first, second and negative must all be [N, D], not {shapes}.")
-    p, q, n = (F.normalize(one, dim=-1) for one in (first, second, negative))
-    pair = (p * q).sum(-1)
-    return float(((pair > (p * n).sum(-1)) & (pair > (q * n).sum(-1))).double().mean())
-
-
 def tokenized(tokenizer: Any, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
     """Ids int64 [B, m] padded on the right, and bool [B, m].
 
@@ -299,5 +329,3 @@ def tokenized(tokenizer: Any, texts: Sequence[str], longest: int) -> tuple[Tenso
         list(texts), return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=longest
     )
     return found["input_ids"].long(), found["attention_mask"].bool()
-
-

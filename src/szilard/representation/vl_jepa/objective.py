@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from szilard.information.contrastive import DUPLICATES, REGRESSIONS, info_nce, regression_loss
+from szilard.information.contrastive import DUPLICATES, LOSSES
 from szilard.options import check_choice
 from szilard.representation.vl_jepa.model import VLJEPA, tokenized
 from szilard.representation.vl_jepa.scenes import Example
 from szilard.training.loop import Batch
-
-LOSSES = ("info_nce", *REGRESSIONS)
 
 
 class VLJEPAObjective(nn.Module):
@@ -52,12 +50,11 @@ class VLJEPAObjective(nn.Module):
 
     def learning_rate_of(self, name: str) -> float:
         """Of a parameter of this module."""
-        return self._rate * (self.model.y_lr_mult if name.startswith("model.y_encoder.body.") else 1.0)
+        return self._rate * _share(name.removeprefix("model."), self.model)
 
     def weight_decay_of(self, name: str) -> float:
         """Of a parameter of this module."""
-        kept = name.endswith(("bias", "log_scale", "places")) or "norm" in name.lower()
-        return 0.0 if kept else self._decay
+        return self._decay if _decays(name) else 0.0
 
     def forward(
         self,
@@ -69,15 +66,47 @@ class VLJEPAObjective(nn.Module):
         query_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """See `collator` for the batch."""
-        predicted = self.model.predict(pixels, query_ids, query_mask)
-        target = self.model.encode_text(answer_ids, answer_mask)
-        scale = self.model.temperature()
-        if self.kind == "info_nce":
-            loss = info_nce(predicted, target, scale, groups=groups, duplicates=self.duplicates)
-        else:
-            loss = regression_loss(predicted, target, self.kind)
-        aligned = (predicted.detach() - target.detach()).square().sum(-1).mean()
-        return {"loss": loss, "alignment": aligned, "temperature": 1 / scale.detach()}
+        found = self.model(
+            pixels,
+            answer_ids,
+            query_ids,
+            query_mask,
+            answer_mask,
+            groups,
+            loss=self.kind,
+            duplicates=self.duplicates,
+        )
+        aligned = (found.predicted.detach() - found.target.detach()).square().sum(-1).mean()
+        temperature = 1 / self.model.temperature().detach()
+        return {"loss": found.loss, "alignment": aligned, "temperature": temperature}
+
+
+def optimizer_param_groups(model: VLJEPA, learning_rate: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Groups for a PyTorch optimiser in a loop of one's own; `szilard train vl-jepa` sets the same rates.
+
+    Args:
+        model: whose learning parameters are grouped.
+        learning_rate: of all but the Y-Encoder's body, which has `model.y_lr_mult` of it.
+        weight_decay: of matrices.
+
+    Returns:
+        {"params", "lr", "weight_decay"} each.
+    """
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = learning_rate * _share(name, model), weight_decay if _decays(name) else 0.0
+            found.setdefault(place, []).append(parameter)
+    return [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in found.items()]
+
+
+def _share(name: str, model: VLJEPA) -> float:
+    """Of the learning rate, of a parameter of the model."""
+    return model.y_lr_mult if name.startswith("y_encoder.body.") else 1.0
+
+
+def _decays(name: str) -> bool:
+    return not (name.endswith(("bias", "log_scale", "places")) or "norm" in name.lower())
 
 
 class Collator:

@@ -94,7 +94,9 @@ class ReadFolder:
             missing, unexpected = model.load_state_dict(weights, strict=False)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"the weights in {str(self.path)!r} are damaged or of another model ({reason}).") from error
+            raise ValueError(
+                f"the weights in {str(self.path)!r} are damaged or of another model ({reason})."
+            ) from error
         tied = {name for name in missing if name.endswith("lm_head.weight")}
         if wrong := sorted({*missing, *unexpected} - tied):
             raise ValueError(f"the weights in {str(self.path)!r} do not fit its config.json: see {wrong[0]!r}.")

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
 
 from szilard.options import check_choice, check_number
 from szilard.representation.sprites import COLOURS, SHAPES, render
@@ -39,7 +37,10 @@ _PLACE_WORDS = {
     "bottom left": ("bottom left", "lower left", "left below", "lower left corner", "left at the bottom"),
     "bottom right": ("bottom right", "lower right", "right below", "lower right corner", "right at the bottom"),
 }
-_SIZE_WORDS = {"small": ("small", "little", "tiny", "small", "little"), "large": ("large", "big", "huge", "large", "big")}
+_SIZE_WORDS = {
+    "small": ("small", "little", "tiny", "small", "little"),
+    "large": ("large", "big", "huge", "large", "big"),
+}
 _QUESTIONS = {
     "colour": (
         "what colour is the {shape} ?",
@@ -149,9 +150,7 @@ class Scenes:
 
 def draw_scene(chance: random.Random, objects: int) -> Scene:
     """A scene of so many things, different in shape, colour and place."""
-    shapes, colours, places = (
-        chance.sample(range(len(names)), objects) for names in (NAMES, SHADES, PLACES)
-    )
+    shapes, colours, places = (chance.sample(range(len(names)), objects) for names in (NAMES, SHADES, PLACES))
     things = [Thing(*parts, chance.randrange(2), place) for *parts, place in zip(shapes, colours, places, strict=True)]
     return tuple(sorted(things, key=lambda thing: thing.place))
 
@@ -322,12 +321,15 @@ def scene_words() -> list[str]:
     return sorted({word for group in groups for text in group for word in text.split() if "{" not in word})
 
 
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: Sequence[str]) -> Any:
     """A tokenizer whose tokens are words, and <pad>, <bos>, <eos>, <unk>; capitals are read as small letters.
 
     Raises:
         ValueError: no word.
     """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     if not words:
         raise ValueError("a tokenizer needs words.")
     known = ["<pad>", "<bos>", "<eos>", "<unk>", *dict.fromkeys(word.lower() for word in words)]

@@ -47,7 +47,9 @@ class TokenTwin(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["
         super().__init__()
         check_number("max_new_tokens", max_new_tokens, low=1, integer=True)
         if None in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
-            raise ValueError("the twin's tokenizer needs pad, begin and end tokens: set pad_token, bos_token, eos_token.")
+            raise ValueError(
+                "the twin's tokenizer needs pad, begin and end tokens: set pad_token, bos_token, eos_token."
+            )
         self.x_encoder, self.language_model = x_encoder.requires_grad_(False).eval(), language_model
         self.tokenizer, self.visual_width, self.max_new_tokens = tokenizer, visual_width, max_new_tokens
         self.visual_map = nn.Linear(visual_width, int(language_model.config.hidden_size))

@@ -1,8 +1,8 @@
 """Training VL-JEPA: pictures alone, captions without a question, questions, and last the decoder.
 
 Chen et al., "VL-JEPA", arXiv:2512.10942, section 4: stage 1 on captions without a query at a constant learning rate,
-stage 2 on questions and answers, captions among them, at a falling one. Before them, where there is no vision model, our
-patch encoder learns from the pictures alone; behind them the Y-Decoder learns to read the Y-Encoder's embeddings.
+stage 2 on questions and answers, captions among them, at a falling one. Before them, where there is no vision model,
+our patch encoder learns from the pictures alone; behind them the Y-Decoder learns to read the Y-Encoder's embeddings.
 """
 
 from __future__ import annotations
@@ -17,25 +17,16 @@ import torch
 import yaml
 from accelerate import PartialState
 from torch import nn
-from torch.utils.data import Dataset
 
 from szilard.engines.loading import check_device
 from szilard.representation.vl_jepa.config import VLJEPAConfig
 from szilard.representation.vl_jepa.decoder import DecoderCollator, YDecoder, YDecoderObjective
-from szilard.representation.vl_jepa.evaluation import classification_accuracy, retrieval_recall, vqa_accuracy
 from szilard.representation.vl_jepa.model import VLJEPA, LearnableTemperature
 from szilard.representation.vl_jepa.objective import Collator, VLJEPAObjective
-from szilard.representation.vl_jepa.pairs import Pairs, read_pairs
 from szilard.representation.vl_jepa.predictor import VLJEPAPredictor
-from szilard.representation.vl_jepa.scenes import (
-    Example,
-    SceneExamples,
-    Scenes,
-    SceneTexts,
-    scene_words,
-    word_tokenizer,
-)
+from szilard.representation.vl_jepa.scenes import Example, word_tokenizer
 from szilard.representation.vl_jepa.text_encoder import TextEncoder
+from szilard.representation.vl_jepa.training_data import Both, Measured, pair_data, scene_data
 from szilard.representation.vl_jepa.vision_encoder import PatchEncoder, TransformersVision
 from szilard.representation.vl_jepa.vision_pretraining import MaskedPatchObjective
 from szilard.training.loop import Batch, uses_fsdp
@@ -46,16 +37,7 @@ from szilard.whole_folder import check_folder, held, write_whole
 _MADE_FOR = "# szilard training of VL-JEPA"
 _STAGES = ("vision", "captions", "questions", "decoder")
 _FILES = ("training.yaml", "held-out.yaml", "config.json", "model.safetensors")
-GALLERY = 64
-
-
-class Measured:
-    """The data of a training: examples of each stage and what is measured on the way."""
-
-    def __init__(
-        self, captions: Dataset[Example] | None, questions: Dataset[Example] | None, measure: Any, words: list[str]
-    ) -> None:
-        self.captions, self.questions, self.measure, self.words = captions, questions, measure, words
+_DECODER = "y_decoder"
 
 
 def build(config: VLJEPAConfig, words: Sequence[str]) -> VLJEPA:
@@ -72,9 +54,7 @@ def build(config: VLJEPAConfig, words: Sequence[str]) -> VLJEPA:
         if config.vision:
             x_encoder = TransformersVision.from_pretrained(config.vision)
         else:
-            x_encoder = PatchEncoder(
-                config.size, config.patch, config.vision_width, config.vision_layers, config.heads
-            )
+            x_encoder = PatchEncoder(config.size, config.patch, config.vision_width, config.vision_layers, config.heads)
         if config.predictor:
             predictor = VLJEPAPredictor.from_causal_lm(
                 config.predictor,
@@ -139,9 +119,7 @@ def stages(
     def stage(name: str, objective: Callable[[], nn.Module], examples: Any, collate: Any, **changes: Any) -> Stage:
         measure = changes.pop("measure", None)
         settings = replace(config, **changes)
-        return Stage(
-            name, settings, objective, lambda: examples, collate, None, measure, settings.evaluate_every
-        )
+        return Stage(name, settings, objective, lambda: examples, collate, None, measure, settings.evaluate_every)
 
     def objective() -> nn.Module:
         return VLJEPAObjective(
@@ -158,20 +136,21 @@ def stages(
         encoder = model.x_encoder
 
         def pictures() -> nn.Module:
-            made = MaskedPatchObjective(encoder)
-            made.requires_grad_(True)
-            return made
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                return MaskedPatchObjective(encoder)
 
-        found.append(stage("vision", pictures, some, pixels_only, steps=config.vision_steps))
+        # It learns in this stage and is frozen again behind it.
+        found.append(
+            replace(stage("vision", pictures, some, pixels_only, steps=config.vision_steps), learns=lambda name: True)
+        )
     collate = Collator(model)
     if data.captions is not None:
-        found.append(
-            stage("captions", objective, data.captions, collate, schedule="constant", measure=data.measure)
-        )
+        found.append(stage("captions", objective, data.captions, collate, schedule="constant", measure=data.measure))
     if data.questions is not None:
         found.append(stage("questions", objective, data.questions, collate, measure=data.measure))
     if decoder is not None:
-        reads: Any = _Both([one for one in (data.captions, data.questions) if one is not None])
+        reads: Any = Both([one for one in (data.captions, data.questions) if one is not None])
         found.append(
             stage(
                 "decoder",
@@ -184,76 +163,9 @@ def stages(
     return found
 
 
-class _Both(Dataset[Example]):
-    """Captions and questions in turn."""
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = list(parts)
-
-    def __len__(self) -> int:
-        return min(map(len, self.parts)) * len(self.parts)
-
-    def __getitem__(self, index: int) -> Example:
-        row, part = divmod(index, len(self.parts))
-        return self.parts[part][row]
-
-
 def pixels_only(examples: Sequence[Example]) -> Batch:
     """{"pixels"} of examples: the text is not looked at."""
     return {"pixels": torch.stack([example.pixels for example in examples])}
-
-
-def scene_data(config: VLJEPAConfig) -> Measured:
-    """Generated scenes, and their measures: "classification", "retrieval", "vqa" and its kinds."""
-    held_scenes = Scenes(config.held_out, seed=config.seed + 1_000_003, size=config.size)
-    single = Scenes(min(config.held_out, 200), seed=config.seed + 2_000_003, objects=(1, 1), size=config.size)
-    learned = Scenes(config.scenes, seed=config.seed, size=config.size, avoid=held_scenes.scenes)
-    texts = SceneTexts(config.wordings)
-    captions = SceneExamples(learned, texts, 4 * config.scenes, stage="captions", seed=config.seed)
-    questions = SceneExamples(learned, texts, 4 * config.scenes, stage="questions", seed=config.seed)
-    gallery = min(GALLERY, config.held_out)
-
-    def measure(objective: nn.Module) -> dict[str, float]:
-        model: Any = objective.model
-        found = {"classification": classification_accuracy(model, single)}
-        found["retrieval"] = retrieval_recall(model, held_scenes, gallery=gallery)
-        return found | vqa_accuracy(model, held_scenes)
-
-    return Measured(captions, questions, measure, scene_words())
-
-
-def pair_data(file: Path, config: VLJEPAConfig) -> Measured:
-    """Pictures of one's own; what is measured is "retrieval" of the held-out answers, and their "loss".
-
-    Raises:
-        ValueError: unusable records, or too few.
-    """
-    records = read_pairs(file)
-    if len(records) <= config.held_out + 1:
-        raise ValueError(
-            f"{str(file)!r} holds {len(records)} records, of which {config.held_out} are held out: give more, or lower "
-            "held_out."
-        )
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    kept, learned = order[: config.held_out], order[config.held_out :]
-
-    def some(wanted: bool) -> Pairs | None:
-        own = [records[index] for index in learned if bool(records[index].query) == wanted]
-        return Pairs(own, config.size) if own else None
-
-    measured_on = Pairs([records[index] for index in kept], config.size)
-
-    def measure(objective: nn.Module) -> dict[str, float]:
-        model: Any = objective.model
-        batch = Collator(model)([measured_on[index] for index in range(len(measured_on))])
-        predicted = model.predict(batch["pixels"], batch.get("query_ids"), batch.get("query_mask"))
-        target = model.encode_text(batch["answer_ids"], batch["answer_mask"])
-        best = batch["groups"][(predicted @ target.T).argmax(1).cpu()]
-        found = {"retrieval": float((best == batch["groups"]).double().mean())}
-        return found | {"alignment": float((predicted - target).square().sum(-1).mean())}
-
-    words = sorted({word for record in records for word in f"{record.query} {record.answer}".lower().split()})
-    return Measured(some(False), some(True), measure, words)
 
 
 def train_vl_jepa(
@@ -268,7 +180,7 @@ def train_vl_jepa(
 
     Args:
         config: the settings.
-        folder: gets the model, its card, `decoder/`, `training.yaml`, `held-out.yaml`, and a folder per stage.
+        folder: gets the model, its card, `y_decoder/`, `training.yaml`, `held-out.yaml`, and a folder per stage.
         data: records with "image", "answer" and, for questions, "prompt"; None: generated scenes.
         restart: forget an earlier run in the folder.
         device: "cpu" keeps a GPU out of it; None: what there is.
@@ -284,7 +196,7 @@ def train_vl_jepa(
     if uses_fsdp():
         raise ValueError("evaluations run whole parts, which FSDP would take apart: train with DDP.")
     check_folder(folder)
-    check_ours(folder, _MADE_FOR, (*_STAGES, *_FILES))
+    check_ours(folder, _MADE_FOR, (*_STAGES, _DECODER, *_FILES))
     found = scene_data(config) if data is None else pair_data(data, config)
     processes = PartialState(**({"cpu": True} if device == "cpu" else {}))
     with contextlib.ExitStack() as opened:
@@ -292,7 +204,7 @@ def train_vl_jepa(
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
             text = f"{_MADE_FOR}\n# data: {'scenes' if data is None else data.name}\n{config.to_yaml()}"
-            claim(folder, text, folders=(*_STAGES, "decoder"), files=_FILES, restart=restart, other="settings or data")
+            claim(folder, text, folders=(*_STAGES, _DECODER), files=_FILES, restart=restart, other="settings or data")
         processes.wait_for_everyone()
         model = build(config, found.words)
         decoder = build_decoder(config, model, found.words) if config.decoder_steps else None
@@ -334,5 +246,5 @@ def _write(
     write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
     if decoder is not None:
         decoder.trained_on = {"data": source, "seed": config.seed}
-        decoder.save_pretrained(folder / "y_decoder")
+        decoder.save_pretrained(folder / _DECODER)
     model.save_pretrained(folder)

@@ -125,9 +125,13 @@ class TransformersVision(nn.Module):
         mean, std = (frames.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         frames = ((frames - mean) / std).to(self.model.dtype)
         if self.video:
-            repeats = -(-self.frames // frames.shape[1])
-            states = self.model(frames.repeat_interleave(repeats, dim=1)).last_hidden_state
-            return states.float()
+            frames = frames.repeat_interleave(-(-self.frames // frames.shape[1]), dim=1)
+            if odd := frames.shape[1] % getattr(self.model.config, "tubelet_size", 1):  # a rest would be dropped
+                missing = self.model.config.tubelet_size - odd
+                frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+            own = getattr(self.model, "get_vision_features", self.model)  # V-JEPA 2 without its own predictor
+            states = own(frames)
+            return (states if isinstance(states, Tensor) else states.last_hidden_state).float()
         states = self.model(pixel_values=frames.flatten(0, 1)).last_hidden_state
         return states.reshape(len(frames), -1, self.width).float()
 
