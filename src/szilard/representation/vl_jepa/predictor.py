@@ -49,11 +49,7 @@ class VLJEPAPredictor(nn.Module):
             check_number(name, value, low=1, integer=True)
         check_bool("bidirectional", bidirectional)
         check_bool("train_embeddings", train_embeddings)
-        if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
-            raise ValueError(
-                f"a {type(decoder).__name__} has no layers with rotary positions to predict with: take a Llama-like "
-                "model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."
-            )
+        check_kind(decoder)
         kernel = getattr(decoder.config, "_attn_implementation", None)
         if kernel not in (None, "sdpa", "eager"):
             raise ValueError(f"{kernel} takes no mask of one's own: load the model with attn_implementation='sdpa'.")
@@ -90,6 +86,7 @@ class VLJEPAPredictor(nn.Module):
             decoder: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).get_decoder()
         else:
             decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+        check_kind(decoder)
         check_layers(decoder, layers)
         decoder = _with_layers(decoder, layers, copied=not isinstance(model, str))
         return cls(
@@ -216,15 +213,28 @@ def small_llama_config(vocab_size: int, pad_id: int, *, width: int, layers: int,
     )
 
 
+def check_kind(decoder: Any) -> None:
+    """Refuse what has no layers to take.
+
+    Raises:
+        ValueError: it is not Llama-like.
+    """
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
+        raise ValueError(
+            f"a {type(decoder).__name__} has no layers with rotary positions to predict with: take a Llama-like "
+            "model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."
+        )
+
+
 def check_layers(decoder: Any, layers: slice) -> None:
     """Refuse a slice without layers.
 
     Raises:
         ValueError: the model has none of these.
     """
-    count = len(getattr(decoder, "layers", ()))
+    count = len(decoder.layers)
     wanted = slice(layers.start or 0, layers.stop, layers.step)
-    if not count or not range(count)[layers] or (wanted.stop is not None and wanted.stop > count):
+    if not range(count)[layers] or (wanted.stop is not None and wanted.stop > count):
         raise ValueError(
             f"layers {wanted.start}:{'' if wanted.stop is None else wanted.stop} are asked for, but the model has "
             f"{count}: take some of 0:{count}."

@@ -85,11 +85,7 @@ class TextEncoder(nn.Module):
     def from_settings(cls, settings: dict[str, Any]) -> TextEncoder:
         """As its `settings` say, with new weights."""
         rest = dict(settings)
-        config = rest.pop("config")
-        body = stock_model(config)
-        if config.get("model_type") == "bert":  # what it was made without is not there to load
-            body.pooler = None
-        return cls(body, **rest)
+        return cls(stock_model(rest.pop("config")), **rest)
 
     @property
     def settings(self) -> dict[str, Any]:
