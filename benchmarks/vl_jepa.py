@@ -5,6 +5,7 @@
     python benchmarks/vl_jepa.py --part paraphrases [--seed 1]     both with one and two wordings  4 runs, 20 minutes
     python benchmarks/vl_jepa.py --part losses [--seed 1]          losses, multipliers, masks     17 runs, 25 minutes
     python benchmarks/vl_jepa.py --part stream [--seed 1]          clips, selective decoding       1 run,   6 minutes
+    python benchmarks/vl_jepa.py --part simulation                 streams of known meanings       2 noises, 2 minutes
 
 Minutes are of one core that is free. 8,000 scenes of one to three shapes, 32 pixels; captions in five wordings, then
 questions (what colour, how many, where, how big) with answers in five wordings, or in one; 64 samples a step, AdamW 1e-3.
@@ -12,7 +13,7 @@ The vision encoder learns from the pictures alone (a part of each seed's first r
 Classification: of 128 captions "a <colour> <shape> in the <place>"; retrieval: R@1 of a caption among 64 scenes; VQA:
 the right answer among all of its kind. All on scenes that no training saw, and measured over the samples seen.
 
-A run is recorded when it ends, in results/vl-jepa.jsonl. `--work` keeps checkpoints, the vision encoder and the streams'
+A run is recorded when it ends, in results/vl-jepa.jsonl (the simulation: vl-jepa-simulation.jsonl). `--work` keeps checkpoints, the vision encoder and the streams'
 embeddings; a killed command goes on with the run it was in.
 """
 
@@ -31,10 +32,11 @@ from typing import Any
 import torch
 from results_store import Store
 from safetensors.torch import save_file
+from vl_jepa_simulation import REPETITIONS, SIGMAS, simulate
 
 from szilard.information.contrastive import mean_pairwise_cosine
 from szilard.representation.vl_jepa.cider import cider
-from szilard.representation.vl_jepa.clips import ClipExamples, Clips, clip_caption
+from szilard.representation.vl_jepa.clips import Clip, ClipExamples, Clips, clip_caption
 from szilard.representation.vl_jepa.config import VLJEPAConfig
 from szilard.representation.vl_jepa.decoder import DecoderCollator, YDecoder, YDecoderObjective
 from szilard.representation.vl_jepa.evaluation import (
@@ -54,6 +56,7 @@ from szilard.representation.vl_jepa.scenes import (
     scene_words,
     word_tokenizer,
 )
+from szilard.representation.vl_jepa.segments_picture import picture
 from szilard.representation.vl_jepa.selective import SelectiveDecoder, matched
 from szilard.representation.vl_jepa.text_encoder import TextEncoder
 from szilard.representation.vl_jepa.token_twin import TokenTwin, TwinObjective
@@ -70,6 +73,7 @@ BASE = VLJEPAConfig(
 )
 TWIN_LAYERS = BASE.layers + BASE.text_layers  # as many weights learn as in predictor and Y-Encoder
 HELD, SINGLE, GALLERY = 128, 128, 64
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "vl-jepa-segments.svg"
 STREAMS, WINDOWS, FRAMES = 6, 120, 4
 NOT_SEEN = 1_000_003  # added to the seed of what is measured on
 
@@ -123,12 +127,15 @@ PARTS: dict[str, list[Run]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--part", choices=(*PARTS, "simulation"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="runs whose key holds this text")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "szilard-vl-jepa")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.part == "simulation":
+        simulation(arguments.seed)
+        return
     store = Store("vl-jepa")
     for run in PARTS[arguments.part]:
         key = run.key(arguments.part, arguments.seed)
@@ -140,6 +147,16 @@ def main() -> None:
         found = measure(run, arguments.seed, folder, arguments.work)
         store.add(key, found | {"cpu_seconds": round(time.process_time() - start)})
         print(key, {name: value for name, value in found.items() if not isinstance(value, list)}, flush=True)
+
+
+def simulation(seed: int) -> None:
+    """Record both noises."""
+    store = Store("vl-jepa-simulation")
+    for sigma in SIGMAS:
+        key = {"part": "simulation", "sigma": sigma, "repetitions": REPETITIONS, "seed": seed}
+        if key not in store:
+            store.add(key, {"rows": simulate(sigma, range(seed * REPETITIONS, (seed + 1) * REPETITIONS))})
+            print(key, flush=True)
 
 
 def scenes(run: Run, seed: int, folder: Path, work: Path) -> dict[str, Any]:
@@ -332,9 +349,19 @@ def streams(run: Run, seed: int, folder: Path, work: Path) -> dict[str, Any]:
         embedded = [model.predict(clip.windows) for clip in drawn]
     save_file({f"stream_{place}": one for place, one in enumerate(embedded)}, folder / "streams.safetensors")
     found: dict[str, Any] = {"segments": sum(len(clip.changes) for clip in drawn), "windows": STREAMS * WINDOWS}
+    if not seed and not run.changes:
+        picture_of(drawn[0], embedded[0], decoder)
     found["every_window_right"] = round(_every_window(decoder, embedded, drawn), 4)
     found["rows"] = [row for method in SELECTIVE for row in _selective(method, decoder, embedded, drawn)]
     return found
+
+
+def picture_of(clip: Clip, stream: torch.Tensor, decoder: YDecoder) -> None:
+    """A clip in as many segments as it has, for docs/pictures."""
+    decoded = SelectiveDecoder(decoder).run(stream, n_segments=len(clip.changes))
+    segments, texts = [one.segment for one in decoded], [one.text for one in decoded]
+    drawn = picture(stream, segments, texts=texts, changes=clip.changes[1:], title="A clip, window by window")
+    PICTURE.write_text(drawn, encoding="utf-8")
 
 
 SELECTIVE: dict[str, list[dict[str, Any]]] = {
