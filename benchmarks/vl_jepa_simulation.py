@@ -37,19 +37,18 @@ class Stream:
 
 
 def stream(sigma: float, seed: int) -> Stream:
-    """Segments of exponential lengths, one window at least; neighbours have different directions."""
+    """Segments of exponential lengths; one much shorter than a window shows in none, and nobody can find it."""
     chance = torch.Generator().manual_seed(seed)
     directions = F.normalize(torch.randn(DIRECTIONS, WIDTH, generator=chance), dim=1)
     shares = torch.empty(SEGMENTS).exponential_(generator=chance)
-    inner = WINDOWS - SEGMENTS  # what is spread beyond one window each
-    ends = (shares.cumsum(0) / shares.sum() * inner).round().long() + torch.arange(1, SEGMENTS + 1)
-    lengths = ends.diff(prepend=torch.zeros(1, dtype=torch.long))
-    steps = torch.randint(1, DIRECTIONS, (SEGMENTS,), generator=chance)
-    which = steps.cumsum(0) % DIRECTIONS
+    ends = shares.cumsum(0) / shares.sum() * WINDOWS
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    which = torch.randint(DIRECTIONS, (SEGMENTS,), generator=chance)
+    seen = which[torch.searchsorted(ends, torch.arange(WINDOWS) + 0.5).clamp(max=SEGMENTS - 1)]  # in a window's middle
     noise = torch.randn(WINDOWS, WIDTH, generator=chance) * sigma / WIDTH**0.5
-    middles = (ends - lengths + ends - 1) / 2
+    middles = (starts + ends) / 2 - 0.5  # a window's time is its number, in its middle
     said = [(float(time), str(int(one))) for time, one in zip(middles, which, strict=True)]
-    return Stream(directions[which.repeat_interleave(lengths)] + noise, directions, said)
+    return Stream(directions[seen] + noise, directions, said)
 
 
 class Nearest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_a_stock_vision_model_is_given_its_size_and_colours() -> None:
     assert vision(pictures(2, size=24)).shape == known.shape
     frames = torch.stack([pixels, pixels.flip(0)], dim=1)
     torch.testing.assert_close(vision(frames), torch.cat([known, known.flip(0)], dim=1))
+
+
+@torch.no_grad()
+def test_the_colours_that_a_processor_notes_are_taken(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    ViTModel(ViTConfig(**shape, image_size=16, patch_size=8)).save_pretrained(tmp_path)
+    assert TransformersVision.from_pretrained(str(tmp_path)).mean == (0.485, 0.456, 0.406)
+    noted = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(noted), encoding="utf-8")
+    read = TransformersVision.from_pretrained(str(tmp_path))
+    assert (read.mean, read.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)) and read(pictures(1)).shape == (1, 5, 8)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ Any other module will do that has `width` (d_v) and turns pixels into tokens. Pi
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,16 +105,19 @@ class TransformersVision(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, **options: Any) -> TransformersVision:
-        """A model by its hub id or folder, with the mean and spread of its image processor."""
-        from transformers import AutoImageProcessor, AutoModel
+        """A model by its hub id or folder, with the mean and spread that its image or video processor notes."""
+        from transformers import AutoModel
+        from transformers.utils import cached_file
 
-        processor: Any = AutoImageProcessor.from_pretrained(name, use_fast=True)
-        found: dict[str, Any] = {
-            key: tuple(getattr(processor, entry))
-            for key, entry in (("mean", "image_mean"), ("std", "image_std"))
-            if getattr(processor, entry, None) is not None
-        }
-        return cls(AutoModel.from_pretrained(name), **(found | options))
+        # The notes themselves: the processors' classes want torchvision.
+        options_of_file = {"_raise_exceptions_for_missing_entries": False}
+        found: dict[str, Any] = {}
+        for file in ("preprocessor_config.json", "video_preprocessor_config.json"):
+            if (path := cached_file(name, file, **options_of_file)) is not None:
+                noted = json.loads(Path(path).read_text(encoding="utf-8"))
+                entries = (("mean", "image_mean"), ("std", "image_std"))
+                found |= {key: tuple(noted[entry]) for key, entry in entries if noted.get(entry) is not None}
+        return cls(AutoModel.from_pretrained(name, dtype=torch.float32), **(found | options))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] or [B, frames, 3, H, W] -> [B, n, d_v]; frames of a picture model stand in a row."""
