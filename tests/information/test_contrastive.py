@@ -140,7 +140,7 @@ def test_other_bad_input_is_said() -> None:
         info_nce(p, t, 1.0, groups=torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="duplicates"):
         info_nce(p, t, 1.0, duplicates="dropped")
-    with pytest.raises(TypeError, match="not torch.int64"):
+    with pytest.raises(TypeError, match=r"not torch\.int64"):
         info_nce(p.long(), t, 1.0)
     with pytest.raises(TypeError, match="not a list"):
         info_nce([[1.0]], [[1.0]], 1.0)  # type: ignore[arg-type]

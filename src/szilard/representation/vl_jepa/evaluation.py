@@ -83,7 +83,9 @@ def text_triplets(scenes: Scenes, *, seed: int = 0) -> tuple[list[str], list[str
         p1, p2, n for `triplet_accuracy`: p1 and p2 mean the same in other words, p1 and n differ in one word.
     """
     texts = SceneTexts()
-    first, second, negative = [], [], []
+    first: list[str] = []
+    second: list[str] = []
+    negative: list[str] = []
     for number, scene in enumerate(scenes.scenes):
         chance = random.Random(f"triplets {seed} {number}")
         one, other = chance.sample(range(texts.wordings), 2)

@@ -101,7 +101,8 @@ class ReadFolder:
         # A config does not tell that a model was made without its pooling layer; its weights do.
         pooled = {name for name in missing if ".pooler." in name}
         for place in {name.partition(".pooler.")[0] for name in pooled}:
-            model.get_submodule(place).pooler = None
+            part: Any = model.get_submodule(place)
+            part.pooler = None
         if wrong := sorted({*missing, *unexpected} - tied - pooled):
             raise ValueError(f"the weights in {str(self.path)!r} do not fit its config.json: see {wrong[0]!r}.")
 

@@ -151,7 +151,10 @@ class Scenes:
 def draw_scene(chance: random.Random, objects: int) -> Scene:
     """A scene of so many things, different in shape, colour and place."""
     shapes, colours, places = (chance.sample(range(len(names)), objects) for names in (NAMES, SHADES, PLACES))
-    things = [Thing(*parts, chance.randrange(2), place) for *parts, place in zip(shapes, colours, places, strict=True)]
+    things = [
+        Thing(shape, colour, chance.randrange(2), place)
+        for shape, colour, place in zip(shapes, colours, places, strict=True)
+    ]
     return tuple(sorted(things, key=lambda thing: thing.place))
 
 
