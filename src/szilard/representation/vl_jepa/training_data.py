@@ -63,9 +63,9 @@ def pair_data(file: Path, config: VLJEPAConfig) -> Measured:
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(config.seed)).tolist()
     kept, learned = order[: config.held_out], order[config.held_out :]
 
-    def some(wanted: bool) -> Pairs | None:
-        own = [records[index] for index in learned if bool(records[index].query) == wanted]
-        return Pairs(own, config.size) if own else None
+    captioned = [records[index] for index in learned if not records[index].query]
+    asked = [records[index] for index in learned if records[index].query]
+    mixed = asked + captioned[: len(asked) // 9]  # a tenth stays captions, so that they are not forgotten
 
     measured_on = Pairs([records[index] for index in kept], config.size)
 
@@ -79,7 +79,8 @@ def pair_data(file: Path, config: VLJEPAConfig) -> Measured:
         return found | {"alignment": float((predicted - target).square().sum(-1).mean())}
 
     words = sorted({word for record in records for word in f"{record.query} {record.answer}".lower().split()})
-    return Measured(some(False), some(True), measure, words)
+    captions, questions = (Pairs(own, config.size) if own else None for own in (captioned, mixed))
+    return Measured(captions, questions, measure, words)
 
 
 class Both(Dataset[Example]):

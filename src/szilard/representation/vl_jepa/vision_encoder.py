@@ -77,7 +77,8 @@ class TransformersVision(nn.Module):
         model: gives `last_hidden_state` for `pixel_values` [N, 3, H, W], or for `pixel_values_videos`
             [B, frames, 3, H, W] (V-JEPA 2). A CLIP-like pair gives its vision part.
         mean, std: of each colour, as the model's image processor has them.
-        frames: a video model is given at least so many; a picture is repeated to fill them.
+        frames: a video model is given at least so many; a picture is repeated to fill them. Paper: the whole clip; here
+            two, one step of V-JEPA 2 in time, because more copies cost time and show nothing new.
     """
 
     def __init__(
