@@ -83,6 +83,7 @@ bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics (
 	for seed in 0 1 2; do $(BIN)/python benchmarks/koopman.py --part compare --seed $$seed; done
 	$(BIN)/python benchmarks/markov_lm.py --part source
 	for part in sensitivity heads smollm2; do $(BIN)/python benchmarks/markov_lm.py --part $$part --data $(DATA); done
+	for part in main twin paraphrases losses stream simulation; do $(BIN)/python benchmarks/vl_jepa.py --part $$part; done
 
 zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
 
