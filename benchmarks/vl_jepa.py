@@ -2,6 +2,7 @@
 
     python benchmarks/vl_jepa.py --part main [--seed 1]            VL-JEPA, five wordings          1 run,   5 minutes
     python benchmarks/vl_jepa.py --part twin [--seed 1]            the twin, five wordings         1 run,   6 minutes
+    python benchmarks/vl_jepa.py --part captions [--seed 1]        both, half captions in stage 2  2 runs, 11 minutes
     python benchmarks/vl_jepa.py --part paraphrases [--seed 1]     both with one and two wordings  4 runs, 20 minutes
     python benchmarks/vl_jepa.py --part losses [--seed 1]          losses, multipliers, masks     17 runs, 25 minutes
     python benchmarks/vl_jepa.py --part stream [--seed 1]          clips, selective decoding       1 run,   6 minutes
@@ -88,6 +89,7 @@ class Run:
         changes: of the config.
         head: the Y-Encoder has its linear head.
         stages: "two", captions and then questions, or "mixed", questions with captions among them alone.
+        share: of captions among the questions.
     """
 
     model: str = "vl-jepa"
@@ -95,22 +97,25 @@ class Run:
     changes: dict[str, Any] = field(default_factory=dict)
     head: bool = True
     stages: str = "two"
+    share: float = 0.1
 
     def key(self, part: str, seed: int) -> dict[str, Any]:
         """Of its record."""
         entries: dict[str, Any] = {"part": part, "model": self.model, "wordings": self.wordings, "seed": seed}
-        return entries | self.changes | ({} if self.head else {"head": "none"})
+        entries |= self.changes | ({} if self.head else {"head": "none"})
+        return entries | ({"captions": self.share} if part == "captions" else {})
 
 
 def ablation(**changes: Any) -> Run:
     """A run of one stage with changed settings."""
     head = changes.pop("head", True)
-    return Run(changes=changes, head=head, stages="mixed")
+    return Run(changes=changes, head=head, stages="mixed", share=0.3)
 
 
 PARTS: dict[str, list[Run]] = {
     "main": [Run()],
     "twin": [Run("twin")],
+    "captions": [Run(name, share=0.5) for name in ("vl-jepa", "twin")],
     "paraphrases": [Run(name, wordings) for wordings in (1, 2) for name in ("vl-jepa", "twin")],
     "losses": [
         *(ablation(y_lr_mult=share) for share in (0.05, 0.0, 0.01, 0.1, 1.0)),
@@ -169,8 +174,7 @@ def scenes(run: Run, seed: int, folder: Path, work: Path) -> dict[str, Any]:
     steps = STEPS if run.stages == "two" else ABLATION_STEPS
     samples = steps * config.batch_size
     captions = SceneExamples(learned, texts, samples, stage="captions", seed=seed)
-    share = 0.1 if run.stages == "two" else 0.3
-    questions = SceneExamples(learned, texts, samples, stage="questions", seed=seed, captions=share)
+    questions = SceneExamples(learned, texts, samples, stage="questions", seed=seed, captions=run.share)
     encoder = vision(config, learned, seed, work)
     model: VLJEPA | TokenTwin
     if run.model == "twin":
