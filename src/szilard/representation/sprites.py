@@ -181,7 +181,7 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         return self.pictures(place)[0], self.factors(place)[0]
 
     def factors(self, indices: Tensor) -> Tensor:
-        """[N] indices -> [N, 6] whole numbers from 0, in the order of `FACTORS`; ValueError for indices out of range."""
+        """[N] indices -> [N, 6] whole numbers from 0, in the order of `FACTORS`; ValueError for others."""
         if indices.is_floating_point() or bool(((indices < 0) | (indices >= len(self))).any()):
             raise ValueError(f"indices must be whole numbers from 0 to {len(self) - 1}.")
         columns = []
@@ -195,7 +195,7 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         return self.draw(self.factors(indices))
 
     def draw(self, factors: Tensor) -> Tensor:
-        """[N, 6] factors, as `factors` gives them -> [N, 3, size, size]; ValueError for others than the grid's."""
+        """[N, 6] factors, as `factors` gives them -> [N, 3, size, size]; ValueError for others."""
         grid = self.grid
         if factors.dim() != 2 or factors.shape[1] != len(FACTORS):
             raise ValueError(f"factors must be [N, {len(FACTORS)}] ({', '.join(FACTORS)}), not {list(factors.shape)}.")

@@ -82,7 +82,7 @@ class InfoGanObjective(nn.Module):
         of_fake, of_real = self.value(features).mean(1).chunk(2)
         found, error = self._recovered(encoder.head(features[: len(fake)]), z)
         loss = of_fake.mean() - of_real.mean() + self.settings.gradient_penalty * penalty
-        # Paper: L_q stands here, too; here: not, because it only moves codebooks, and those are the generator's.
+        # Paper: with L_q; here: without, because it only moves codebooks, and those are the generator's.
         return (
             loss + self.settings.latent_weight * error + self.settings.commitment_weight * found.commitment_loss,
             error.detach(),
