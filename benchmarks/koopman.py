@@ -24,9 +24,10 @@ import torch
 from results_store import Store
 
 from szilard.representation.koopman.baselines import DmdForecast, EdmdForecast
+from szilard.representation.koopman.config import KoopmanConfig
 from szilard.representation.koopman.model import InformationKoopman
 from szilard.representation.koopman.systems import trajectories
-from szilard.representation.koopman.training import KoopmanConfig, rollout_errors, train_koopman
+from szilard.representation.koopman.training import rollout_errors, train_koopman
 
 LENGTH, HELD, STEPS = 120, 32, 2000
 HORIZONS = (5, 20, 50, 100)

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from szilard.representation.koopman.baselines import DmdForecast, EdmdForecast
+from szilard.representation.koopman.config import KoopmanConfig
 from szilard.representation.koopman.model import InformationKoopman, ridge_operator, turns_per_second
 from szilard.representation.koopman.objective import KoopmanObjective
 from szilard.representation.koopman.systems import STEPS, trajectories
-from szilard.representation.koopman.training import KoopmanConfig, Windows, rollout_errors, train_koopman
+from szilard.representation.koopman.training import rollout_errors, train_koopman
+from szilard.representation.koopman.windows import Windows
 
 TINY = KoopmanConfig(steps=12, batch_size=8, window=8, save_every=2, log_every=2, evaluations=3, horizon=5)
 
@@ -187,8 +189,8 @@ def test_controls_move_the_latent() -> None:
     states = torch.stack(path, 1)
     model = InformationKoopman([2], 4, hidden=16, layers=1, operator="learned", controls=1)
     with pytest.raises(ValueError, match="controls"):
-        model.fit(states, steps=2, window=4)
-    model.fit(states, steps=4, window=4, save_every=2, log_every=2, controls=acted)
+        model.fit(states, steps=2, window=4, neighbors=1)
+    model.fit(states, steps=4, window=4, neighbors=1, save_every=2, log_every=2, controls=acted)
     assert model.control_matrix is not None and bool((model.control_matrix != 0).any())
     assert model.rollout(states[:, 0], 5, acted[:, :5]).shape == (8, 5, 2)
     with pytest.raises(ValueError, match="controls must be"):

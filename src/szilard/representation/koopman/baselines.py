@@ -21,7 +21,7 @@ class DmdForecast:
     """DMD over all sequences at once.
 
     Args:
-        rank: of the decomposition; 0: chosen by PyDMD's threshold.
+        rank: of the decomposition; 0: all of it.
     """
 
     def __init__(self, rank: int = 0) -> None:
@@ -29,7 +29,16 @@ class DmdForecast:
         self.rank = rank
 
     def fit(self, trajectories: Tensor) -> DmdForecast:
-        """[S, L, n]. Raises ImportError where PyDMD is not installed."""
+        """To [S, L, n].
+
+        Raises:
+            ValueError: another shape, fewer than two states, or numbers that are none.
+            ImportError: PyDMD is not installed.
+        """
+        if trajectories.dim() != 3 or trajectories.shape[1] < 2 or not bool(torch.isfinite(trajectories).all()):
+            raise ValueError(
+                f"trajectories must be finite numbers [sequences, at least 2, n], not {list(trajectories.shape)}."
+            )
         lifted = self._lift_first(trajectories)
         pairs = lifted.reshape(len(lifted), lifted.shape[1], -1)
         before = np.concatenate([one[:-1] for one in pairs]).T
