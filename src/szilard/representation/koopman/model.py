@@ -104,9 +104,8 @@ class InformationKoopman(nn.Module, PyTorchModelHubMixin):
         """
         dims = [place for place in range(trajectories.dim()) if place != 2]
         spread = trajectories.float().std(dims)
-        flat = ~(
-            spread > 1e-7 * trajectories.float().abs().amax(dims).clamp(min=1e-30)
-        )  # a single number has no spread
+        least = 1e-7 * trajectories.float().abs().amax(dims).clamp(min=1e-30)
+        flat = ~(spread > least)  # of a single number it is NaN
         if bool(flat.any()):
             raise ValueError(f"channel {int(flat.int().argmax())} of the trajectories is constant: leave it out.")
         self.mean.copy_(trajectories.float().mean(dims).view_as(self.mean))
