@@ -35,7 +35,8 @@ from szilard.speculative.medusa.heads import MedusaHeads
 from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
 
-SYMBOLS, LENGTH, STEPS, MEASURED = 8, 64, 1500, 200
+SYMBOLS, LENGTH, STEPS, MEASURED = 8, 64, 1500, 800
+POSITIONS = 48_000  # that the probes of a chain learn from
 CHECKPOINTS = (0, 50, 150, 500, 1500)
 ARTICLES, TOKENS = 60, 400
 
@@ -100,21 +101,38 @@ def source(store: Store, order: int, seed: int) -> None:
             return
         model.eval()
         last = step == CHECKPOINTS[-1]
-        settings = ProbeConfig(steps=600, learning_rate=3e-3, save_every=100, log_every=100, hidden=128)
+        settings = ProbeConfig(steps=1200, learning_rate=3e-3, save_every=100, log_every=100, hidden=128)
         report = markov_report(
-            engine, texts, horizon=3, contexts=1000, permutations=5, probes=last, probe_config=settings, seed=seed
+            engine,
+            texts if last else texts[:200],
+            horizon=3,
+            positions=POSITIONS,
+            contexts=1000,
+            permutations=5,
+            probes=last,
+            probe_config=settings,
+            seed=seed,
         )
         values: dict[str, Any] = {
             "loss": round(report.loss.mean, 4),
             "entropy": round(report.entropy["kl"].mean, 4),
             "gap": round(report.calibration_gap.mean, 4),
             "rho with own": round(report.alignment[0].rho, 4),
-            **aligned_with_truth(model, chain, held + first, first),
+            **aligned_with_truth(model, chain, held[:200] + first, first),
             "known": {name: round(value, 4) for name, value in known.items()},
         }
         if last:
             values["surplus"] = [round(row.surplus.mean, 4) for row in report.surplus]
             values["surplus error"] = [round(row.surplus.error, 4) for row in report.surplus]
+            values["probes"] = [
+                {
+                    "A": round(row.without.mean, 4),
+                    "by": row.baseline,
+                    "B": round(row.with_state.mean, 4),
+                    "C": round(row.model.mean, 4),
+                }
+                for row in report.surplus
+            ]
         store.add(key, values)
         print(key, values, flush=True)
         model.train()
