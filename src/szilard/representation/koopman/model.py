@@ -62,10 +62,13 @@ class InformationKoopman(nn.Module, PyTorchModelHubMixin):
         check_number("controls", controls, low=0, integer=True)
         check_choice("operator", operator, OPERATORS)
         check_bool("variational", variational)
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if network is not None and not isinstance(network, nn.Module):
+                raise TypeError(f"{name} must be a torch module or None, not a {type(network).__name__}.")
         if controls and operator == "ridge":
             raise ValueError("a model with controls needs operator='learned': the regression knows no controls.")
-        sizes = list(state) if isinstance(state, (list, tuple)) else [state]
-        if len(sizes) not in (1, 3) or not isinstance(state, (list, tuple)):
+        sizes: list[int] = list(state) if isinstance(state, (list, tuple)) else []
+        if len(sizes) not in (1, 3):
             raise ValueError(f"state must be [n] or [channels, size, size], not {state!r}.")
         for size in sizes:
             check_number("state", size, low=1, integer=True)
@@ -181,6 +184,8 @@ class InformationKoopman(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"states must be [batch, {', '.join(map(str, self.state))}], not {list(start.shape)}.")
         if not bool(torch.isfinite(start).all()):
             raise ValueError("the first states must be finite.")
+        if controls is not None and not self.controls:
+            raise ValueError("this model takes no controls: give none.")
         if controls is not None and tuple(controls.shape) != (len(start), steps, self.controls):
             raise ValueError(
                 f"controls must be [{len(start)}, {steps}, {self.controls}] for this model and start, not "

@@ -25,10 +25,13 @@ def eigenvalue_picture(spectra: Mapping[str, Tensor]) -> str:
         spectra: by name, complex [d].
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: nothing to draw, or numbers that are none.
     """
     if not spectra:
         raise ValueError("there are no eigenvalues to draw.")
+    for name, values in spectra.items():
+        if values.dim() != 1 or not values.numel() or not bool(torch.isfinite(values.abs()).all()):
+            raise ValueError(f"the eigenvalues of {name!r} must be a row of finite numbers.")
     reach = max(1.15, *(min(2.0, 1.1 * float(values.abs().max())) for values in spectra.values()))
     panels = []
     for number, (name, values) in enumerate(spectra.items()):

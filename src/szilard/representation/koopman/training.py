@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from szilard.engines.loading import check_device
 from szilard.information.gaussian_latents import effective_dimension
 from szilard.options import nearest
 from szilard.representation.koopman.config import KoopmanConfig
@@ -67,12 +68,14 @@ def train_koopman(
     """
     if not isinstance(model, InformationKoopman):
         raise TypeError(f"the model must be an InformationKoopman, not a {type(model).__name__}.")
+    if device is not None:
+        check_device(str(device))
     config, folder = KoopmanConfig() if config is None else config, Path(folder)
     if not isinstance(config, KoopmanConfig):
         raise TypeError(f"config must be a KoopmanConfig, not a {type(config).__name__}.")
     states = checked_trajectories(trajectories, model.state, config.window)
     acted = checked_controls(controls, states, model.controls)
-    kept = max(1, round(config.held_out * len(states))) if config.held_out and len(states) > 1 else 0
+    kept = min(len(states) - 1, max(1, round(config.held_out * len(states)))) if config.held_out else 0
     learned, unseen = states[: len(states) - kept], states[len(states) - kept :] if kept else states
     unseen_controls = None if acted is None else acted[len(states) - kept :] if kept else acted
     check_folder(folder)
@@ -111,7 +114,7 @@ def train_koopman(
                 folder,
                 f"{_MADE_FOR}\n{_identity(model, states, acted)}\n",
                 folders=(_STAGE,),
-                files=(),
+                files=_FILES,
                 restart=not resume,
                 other="trajectories, or of another model",
                 note=_NOTE,

@@ -65,6 +65,8 @@ def checked_trajectories(given: Any, state: tuple[int, ...], window: int) -> Ten
             if isinstance(given, Tensor)
             else torch.from_numpy(np.asarray(given, np.float32))
         )
+        if isinstance(given, Tensor) and given.is_complex():
+            raise TypeError("complex")
     except (TypeError, ValueError) as error:
         raise TypeError(f"trajectories must be an array of numbers, not {type(given).__name__}.") from error
     if found.dim() != 2 + len(state) or tuple(found.shape[2:]) != state or not found.numel():
@@ -83,8 +85,13 @@ def checked_trajectories(given: Any, state: tuple[int, ...], window: int) -> Ten
 def checked_controls(given: Any, states: Tensor, width: int) -> Tensor | None:
     if given is None and not width:
         return None
+    if not width:
+        raise ValueError("this model takes no controls: make it with controls=.., their width, or give none.")
     shape = (len(states), states.shape[1] - 1, width)
-    found = None if given is None else torch.as_tensor(np.asarray(given), dtype=torch.float32)
+    try:
+        found = None if given is None else torch.from_numpy(np.asarray(given, np.float32))
+    except (TypeError, ValueError):
+        raise TypeError(f"controls must be an array of numbers, not {type(given).__name__}.") from None
     if found is None or tuple(found.shape) != shape or not bool(torch.isfinite(found).all()):
         told = "nothing" if found is None else list(found.shape)
         raise ValueError(f"this model and these trajectories need finite controls {list(shape)}, not {told}.")
