@@ -43,7 +43,9 @@ small weight. The weights that the paper uses (alpha 2, gamma 0.1) are far too s
 (limit cycle over 50 steps: 0.27 without, 0.22 at 0.1 and 0.01, 0.79 at 2 and 0.1), while the effective dimension rises as claimed (1.9, 3.2, 5.8).
 On pendulum, duffing and burgers no pair of weights of the grid helped by more than noise (the first table), and the ridge operator itself, fitted to
 windows of 16 noisy steps, forecasts little more than the mean there. Polynomials (EDMD) forecast all of this better than any of the autoencoders; these
-systems are small enough for them. Not measured: the learned operator on three of the systems, the variational form, controls.
+systems are small enough for them. *Where latents lie* (limit cycle, one seed): without the terms they are flat, 99.6 % of their variance in one plane; with the chosen
+weights 87 % (effective dimension 3.0) and forecasts are better (0.25 to 0.22); with the paper's the plane holds 46 %, six directions are in use, and forecasts are
+three times worse. So the terms spread latents as claimed, and a little of it is good. Not measured: the learned operator on three of the systems, the variational form, controls.
 """
 
 
