@@ -36,7 +36,7 @@ python benchmarks/vl_jepa.py --part simulation
 READING = """**Reading.** The simulation agrees with the claim where noise is low and says where it ends: what decides under heavy noise is the
 mean over a segment, not where the segments are.
 """
-RUNS = ("main", "twin", "paraphrases")
+RUNS = ("main", "twin", "captions", "paraphrases")
 SHARES = ("classification", "retrieval", "vqa", "colour", "count", "place", "size")
 
 
@@ -67,12 +67,13 @@ def page() -> Iterator[str]:
 def _runs(records: list[Record]) -> str:
     names = {name: f"{name} %" for name in SHARES} | {"cider": "CIDEr"}
     rows = []
-    for (model, wordings), own in _grouped(records, "model", "wordings").items():
+    for (model, wordings, captions), own in _grouped(records, "model", "wordings", "captions").items():
         cells = [_spread([record[name] * (1 if name == "cider" else 100) for record in own]) for name in names]
         weights = f"{own[0]['learning_weights'] / 1e3:.0f}k"
         seconds = f"{statistics.mean(record['cpu_seconds'] for record in own):.0f}"
-        rows.append([_NAMES[model], str(wordings), str(len(own)), *cells, weights, seconds])
-    return table(["model", "wordings", "seeds", *names.values(), "weights that learn", "CPU seconds"], rows)
+        share = f"{captions or 0.1:.0%}"
+        rows.append([_NAMES[model], str(wordings), share, str(len(own)), *cells, weights, seconds])
+    return table(["model", "wordings", "captions in stage 2", "seeds", *names.values(), "weights that learn", "CPU seconds"], rows)
 
 
 _NAMES = {"vl-jepa": "VL-JEPA", "twin": "token twin"}
@@ -81,15 +82,16 @@ _NAMES = {"vl-jepa": "VL-JEPA", "twin": "token twin"}
 def _curves(records: list[Record]) -> str:
     """Classification, retrieval and VQA over the samples seen, mean over seeds."""
     panels = []
-    groups = _grouped(records, "model", "wordings")
+    groups = _grouped(records, "model", "wordings", "captions")
     for place, name in enumerate(("classification", "retrieval", "vqa"), start=1):
         curves = {}
-        for (model, wordings), own in groups.items():
+        for (model, wordings, captions), own in groups.items():
             points: dict[int, list[float]] = defaultdict(list)
             for record in own:
                 for row in record["curve"]:
                     points[row[0]].append(100 * row[place])
             words = f"{wordings} wording{'s' * (wordings > 1)}"
+            words += f", {captions:.0%} captions" if captions else ""
             curves[f"{_NAMES[model]}, {words}"] = [(at, statistics.mean(some)) for at, some in points.items() if at]
         panels.append(Panel(name.upper() if name == "vqa" else name, curves, "samples seen"))
     last = max(row[0] for record in records for row in record["curve"])
@@ -175,7 +177,7 @@ def _averaged(records: list[Record], names: Iterable[str]) -> list[Record]:
 def _grouped(records: list[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        found[tuple(record["key"][name] for name in names)].append(record)
+        found[tuple(record["key"].get(name) for name in names)].append(record)
     return found
 
 
