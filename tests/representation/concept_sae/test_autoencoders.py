@@ -197,7 +197,7 @@ def test_bad_settings_are_refused() -> None:
         TopKSae(D, M, k=41)
     with pytest.raises(ValueError, match="rank_head must be one of"):
         StructuredSparseAutoencoder(D, M, rank_head="dense")
-    with pytest.raises(ValueError, match="sparsity_weight must be at least 0"):
+    with pytest.raises(ValueError, match="sparsity_weight must be between 0"):
         SparseAutoencoder(D, M, sparsity_weight=-1.0)
     with pytest.raises(ValueError, match="kind must be one of"):
         make_sae("dense", D, M)

@@ -37,7 +37,7 @@ class SparseAutoencoder(SparseCoder):
 
     def __init__(self, input_dim: int, dictionary_size: int, *, sparsity_weight: float = 1.0) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         self.sparsity_weight = sparsity_weight
 
     def activate(self, before: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class JumpReluSae(SparseCoder):
         bandwidth: float = 0.05,
     ) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         check_number("threshold", threshold, low=1e-6)
         check_number("bandwidth", bandwidth, low=1e-6)
         self.sparsity_weight, self.bandwidth = sparsity_weight, bandwidth
@@ -230,7 +230,7 @@ class PAnnealSae(SparseCoder):
         epsilon: float = 1e-4,
     ) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         check_number("final_p", final_p, low=0, high=1)
         check_number("updates", updates, low=0, integer=True)
         check_number("epsilon", epsilon, low=1e-12)
@@ -276,7 +276,7 @@ class PAnnealSae(SparseCoder):
         if not self.updates or share < anneal_start:
             return
         due = min(self.updates, 1 + int((share - anneal_start) / max(1e-9, 1 - anneal_start) * self.updates))
-        if due > int(self.updated):
+        if due > int(self.updated) and bool(self.recent.any()):  # before a step there is nothing to adapt lambda by
             self.update_p()
 
     @torch.no_grad()
