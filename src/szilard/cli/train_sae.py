@@ -71,7 +71,7 @@ def sae(
         raise ValueError("give --data with texts, or --activations with a folder of them.")
     own = {"k": k, "sparsity_weight": sparsity_weight, "rank_weight": rank_weight, "rank_head": rank_head}
     own = {name: value for name, value in own.items() if value is not None}
-    make_sae(kind, 1, dictionary_size or 2**20, **own)  # bad settings are told before a model runs
+    make_sae(kind, 1, 2**20 if dictionary_size is None else dictionary_size, **own)  # told before a model runs
     if importlib.util.find_spec("accelerate") is None:
         raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     check_folder(output)
@@ -81,6 +81,8 @@ def sae(
     else:
         read_texts(data)
         engine = load_engine(model, "transformers", device, dtype)
+        width = int(getattr(engine.model.config.get_text_config(), "hidden_size", 1))  # type: ignore[attr-defined]
+        make_sae(kind, 1, 8 * width if dictionary_size is None else dictionary_size, **own)  # k above m
         place = output / "activations" if activations is None else activations
         with errors.status("activations") as shown:
             store = harvest_activations(

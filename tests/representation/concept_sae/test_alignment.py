@@ -90,6 +90,14 @@ def test_bad_files_of_pairs_are_told(tmp_path, text, message):
         ConceptPairs.from_files(tmp_path / "empty")
 
 
+def test_concepts_are_added_to_others():
+    first = ConceptPairs({"x": [(f"a{at}", f"b{at}") for at in range(8)]})
+    both = first | {"y": [(f"c{at}", f"d{at}") for at in range(9)]}
+    assert list(both) == ["x", "y"] and isinstance(both, ConceptPairs)
+    with pytest.raises(TypeError, match="pairs of two strings"):
+        ConceptPairs({"x": [None]})
+
+
 def test_bad_pairs_are_told():
     with pytest.raises(TypeError, match="must be a mapping"):
         ConceptPairs([("a", "b")])

@@ -153,3 +153,22 @@ def test_activations_beyond_float16_are_told(tmp_path: Path, llama: Any) -> None
             harvest_activations(llama, texts(), tmp_path, layer=0)
     finally:
         table.data.copy_(kept)
+
+
+def test_a_model_of_pictures_and_indices_that_are_none_are_told(tmp_path: Path, llama: Any) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    vision = ViTModel(ViTConfig(**small, image_size=8, patch_size=8))
+    with pytest.raises(ValueError, match="does not read token ids"):
+        harvest_activations(vision, texts(), tmp_path / "a")
+    with pytest.raises(TypeError, match="token ids"):
+        harvest_activations(llama, [[1.5]], tmp_path / "b")
+    store = harvest_activations(llama, texts(), tmp_path / "c")
+    with pytest.raises(TypeError, match="whole number"):
+        store[[1.5]]
+    with pytest.raises(IndexError, match="truth values"):
+        store[[True, False]]
+    (tmp_path / "c" / "shards.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no activations"):
+        ActivationStore(tmp_path / "c")

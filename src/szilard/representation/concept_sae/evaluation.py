@@ -156,6 +156,11 @@ def evaluate_sae(
     check_bool("either_side", either_side)
     given = checked_states(states)
     encode, size = _encoder(sae, code)
+    least = min(given, key=lambda name: len(given[name][0]))
+    if selection == "split" and probes is None and len(given[least][0]) < 8:
+        raise ValueError(
+            f"concept {least!r} has {len(given[least][0])} pairs; a probe for each half needs 8: give more, or probes."
+        )
     if probes is not None and (missing := [name for name in given if name not in probes]):
         raise ValueError(f"there is no probe for concept {missing[0]!r}: fit one, or give probes=None.")
     scores = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from szilard.options import check_choice, check_number
 from szilard.representation.concept_sae.store import NUMBERS, ActivationStore, ActivationWriter
-from szilard.whole_folder import check_folder, held
+from szilard.whole_folder import as_folder, check_folder, held
 
 _GROUP = 4  # batches whose texts are sorted by length
 
@@ -60,7 +61,7 @@ def harvest_activations(
         TypeError: no model of transformers, or texts that are neither strings nor token ids.
         ValueError: no such layer, no text, a folder of other activations, or activations beyond the format.
     """
-    folder = Path(folder)
+    folder = as_folder(folder)
     model, tokenizer = _model(engine_or_model, tokenizer)
     for name, value in (("max_length", max_length), ("batch_size", batch_size), ("shard_rows", shard_rows)):
         check_number(name, value, low=1, integer=True)
@@ -69,6 +70,9 @@ def harvest_activations(
     check_number("layer", layer, integer=True)
     check_choice("numbers", numbers, tuple(NUMBERS))
     config = model.config.get_text_config()
+    sizes = ("num_hidden_layers", "hidden_size", "vocab_size")
+    if not all(isinstance(getattr(config, name, None), int) for name in sizes):
+        raise ValueError(f"{type(model).__name__} does not read token ids: activations need a model of texts.")
     layers = int(config.num_hidden_layers)
     if not -layers - 1 <= layer <= layers:
         raise ValueError(f"layer must be between {-layers - 1} and {layers} for this model, not {layer}.")
@@ -153,7 +157,7 @@ def _ids(text: Any, tokenizer: Any, max_length: int, vocabulary: int) -> list[in
             raise ValueError("strings need a tokenizer: give tokenizer=..., or token ids.")
         return list(tokenizer(text)["input_ids"])[:max_length]
     try:
-        ids = [int(token) for token in text][:max_length]
+        ids = [operator.index(token) for token in text][:max_length]
     except (TypeError, ValueError) as error:
         raise TypeError(f"a text must be a string or token ids, not {text!r:.60}.") from error
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary:

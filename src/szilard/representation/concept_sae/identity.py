@@ -97,8 +97,8 @@ def posterior_identity(p_x_given_c: Any, p_y_given_c: Any, p_c: Any) -> Posterio
     joint_y = (prior[:, None] * token).T
     of_token = joint_y / joint_y.sum(1, keepdim=True)  # [Y, l]
     following = posterior @ token  # p(y|x) [X, Y]
-    if bool((following == 0).any()):
-        raise ValueError("a token's probability is too small for float64: make the tables less extreme.")
+    if bool((following == 0).any()) or bool((posterior == 0).any()):
+        raise ValueError("a context's or token's probability is too small for float64: make the tables less extreme.")
     both = posterior[:, None] * token.T / following[..., None]  # p(c|x,y) [X, Y, l]
     return PosteriorIdentity(
         log_next=following.log(),

@@ -50,7 +50,10 @@ def concept_states(
         raise ValueError(f"layer must be between {-layers - 1} and {layers} for this model, not {layer}.")
     words = list(dict.fromkeys(word for both in concepts.values() for pair in both for word in pair))
     ids = [list(tokenizer(word)["input_ids"]) for word in words]
+    most = int(getattr(config, "max_position_embeddings", None) or 2**31)
     for word, tokens in zip(words, ids, strict=True):
+        if len(tokens) > most:
+            raise ValueError(f"{word[:40]!r}... has {len(tokens)} tokens, and the model takes {most}: shorten it.")
         if not tokens:
             raise ValueError(f"the tokenizer makes nothing of the word {word!r}: leave its pair out.")
     was = model.training
