@@ -132,11 +132,12 @@ def train_sae(
 
     Raises:
         TypeError: activations that are neither a store nor a tensor of floats.
-        ValueError: activations of another width, too few, without a spread or no numbers; a folder of another run.
+        ValueError: a device that is none, activations of another width, too few, without a spread or no numbers; a folder of another run.
     """
     config, folder = SaeConfig() if config is None else config, as_folder(folder)
     if not isinstance(config, SaeConfig):
         raise TypeError(f"config must be a SaeConfig, not {type(config).__name__}.")
+    check_device(device)
     mean, scale = _checked(sae, activations)
     if isinstance(activations, Tensor):
         activations = activations.detach()
@@ -183,6 +184,26 @@ def train_sae(
             sae.save_pretrained(folder, config={**given, **source})
             write_whole(folder / "README.md", _card(sae, config, activations, found))
     return found
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that a training cannot have.
+
+    Raises:
+        TypeError: no name.
+        ValueError: no such device, or one that is not here.
+    """
+    if device is None:
+        return
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a name, a torch.device or None, not {device!r:.60}.")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {str(device)!r}: name cpu, cuda or mps, or leave it out.") from error
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(kind, True) or kind == "meta":
+        raise ValueError(f"there is no device {str(device)!r} here: name another, or leave it out.")
 
 
 def _source(activations: ActivationStore | Tensor) -> dict[str, Any]:
