@@ -144,7 +144,8 @@ def simulate(
 
     Raises:
         TypeError: no world, no such config, or no path.
-        ValueError: a device that is none, a world with one observation, or a concept with one value only among the contexts.
+        ValueError: a device that is none, a world with one observation, or a concept with one value only among the
+            contexts.
         ImportError: scikit-learn is not installed.
     """
     config = SimulationConfig() if config is None else config

@@ -132,7 +132,8 @@ def train_sae(
 
     Raises:
         TypeError: activations that are neither a store nor a tensor of floats.
-        ValueError: a device that is none, activations of another width, too few, without a spread or no numbers; a folder of another run.
+        ValueError: a device that is none; activations of another width, too few, without a spread or no numbers; a
+            folder of another run.
     """
     config, folder = SaeConfig() if config is None else config, as_folder(folder)
     if not isinstance(config, SaeConfig):
