@@ -224,7 +224,7 @@ def test_a_probe_reads_arrays_and_lists_and_tells_what_it_cannot_read():
             read(3.0)
         with pytest.raises(TypeError, match="states must be numbers"):
             read("king")
-    with pytest.raises(TypeError, match="must be floats, not torch.int64"):
+    with pytest.raises(TypeError, match=r"must be floats, not torch\.int64"):
         probe.steer(h.long(), 1.0)
     with pytest.raises(ValueError, match="strength must be"):
         probe.steer(h, math.inf)

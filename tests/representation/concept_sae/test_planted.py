@@ -185,7 +185,7 @@ def test_settings_out_of_range_are_told():
         with pytest.raises(TypeError, match=next(iter(bad))):
             plant_features(**({"world": ConceptWorld.random(), "count": 10, "input_dim": 4} | bad))
     for bad in ({"count": 1.5}, {"count": 3, "seed": None}):
-        with pytest.raises(TypeError, match="seed|count"):
+        with pytest.raises(TypeError, match=r"seed|count"):
             ConceptWorld.random().sample(**bad)
     with pytest.raises(TypeError, match="world must be a ConceptWorld"):
         simulate(3)
