@@ -36,13 +36,13 @@ CONTESTANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("batch-top-k", {"k": 32}),
     ("l1", {"sparsity_weight": 2.0}),
     ("l1", {"sparsity_weight": 4.0}),
-    ("jump-relu", {"sparsity_weight": 1.0}),
-    ("jump-relu", {"sparsity_weight": 2.0}),
+    ("jump-relu", {"sparsity_weight": 0.3, "threshold": 0.5, "bandwidth": 0.5}),
+    ("jump-relu", {"sparsity_weight": 1.0, "threshold": 0.5, "bandwidth": 0.5}),
     ("p-annealing", {"sparsity_weight": 2.0}),
     ("p-annealing", {"sparsity_weight": 4.0}),
     ("structured", {"sparsity_weight": 2.0, "rank_weight": 2.0}),
-    ("structured", {"sparsity_weight": 2.0, "rank_weight": 3.0}),
-    ("structured", {"sparsity_weight": 4.0, "rank_weight": 3.0}),
+    ("structured", {"sparsity_weight": 2.0, "rank_weight": 2.8}),
+    ("structured", {"sparsity_weight": 4.0, "rank_weight": 5.6}),
 )
 
 
@@ -170,7 +170,6 @@ def saes(store: Store, model: str | None, data: Path, folder: Path, out: Path, k
     activations = ActivationStore(folder)
     engine: Any = szilard.load(model, engine="transformers")
     texts, states = held_out(data, engine), concept_states(engine, pairs_in_context(), LAYER)
-    # A linear readout of states, whole: what no dictionary can lose.
     for kind, settings in CONTESTANTS:
         key = {"part": "saes", "model": model, "layer": LAYER, "rows": len(activations), "kind": kind, **settings}
         if key in store or (kinds and kind not in kinds):

@@ -37,7 +37,7 @@ CONCEPTS, TOPICS, SHOWN, LOOKS, FLIP = 40, 6, 0.1, 3, 0.1
 WIDTHS = {"graph": 24, "topics": 48}  # d; a dictionary has 4 d columns
 WEIGHTS = {"graph": (0.25, 0.5, 1.0), "topics": (0.5, 1.0, 2.0)}  # lambda
 ACTIVE = {"graph": (2, 4, 8), "topics": (4, 8, 16)}  # k
-GAMMAS = (0.5, 0.7, 1.0, 1.4, 2.0)
+GAMMAS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 STEPS = 800
 TRAINED, TESTED = 20_000, 1_000
 
@@ -132,7 +132,9 @@ def contestants(world: str) -> list[tuple[str, str, dict[str, Any]]]:
         weight = {"sparsity_weight": weights[at]}
         found.append(("L1", "l1", weight))
         found.append(("TopK", "top-k", {"k": ACTIVE[world][at]}))
-        found.append(("JumpReLU", "jump-relu", weight))
+        # Its default threshold, 0.05, hardly moves in so few steps: nothing becomes sparse.
+        jump = {"sparsity_weight": (0.05, 0.15, 0.5)[at], "threshold": 0.5, "bandwidth": 0.5}
+        found.append(("JumpReLU", "jump-relu", jump))
         found.append(("p-annealing", "p-annealing", weight))
         found += [(f"structured, gamma {gamma:g}", "structured", {**weight, "rank_weight": gamma}) for gamma in GAMMAS]
         bounded = {"rank_head": "factorised", "rank": TOPICS - 1, "rank_weight": 0.1}
