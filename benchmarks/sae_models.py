@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from results_store import Store
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from szilard.representation.concept_sae.training import SaeConfig, train_sae
 LAYER, LENGTH, ROWS, EVERY = 10, 128, 1_000_000, 25_000
 LAYERS = (0, 5, 10, 15, 20, 25, 30)
 BEFORE = "They wrote about the word"  # so that no word is at the first position, where states are like no others
-DICTIONARY, STEPS, BATCH = 2304, 600, 1024
+DICTIONARY, STEPS, BATCH = 2304, 400, 1024
 CONTESTANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("top-k", {"k": 16}),
     ("top-k", {"k": 32}),

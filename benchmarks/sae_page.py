@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -18,7 +19,7 @@ Record = dict[str, Any]
 Curves = dict[str, dict[int, list[Record]]]  # records by contestant and seed
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "sae-planted.svg"
 BALANCED = {"topics": 1.4, "graph": 2.0}  # gamma / lambda at which neither part takes all
-COMPARED = {"topics": (4.0, 8.0), "graph": (3.0, 6.0)}  # L0
+COMPARED = {"topics": (5.0, 8.0), "graph": (3.0, 6.0)}  # L0
 COLUMNS = {
     "exp": "corr. of exp z and p",
     "log": "corr. of z and log p",
@@ -83,7 +84,9 @@ def _planted(records: list[Record]) -> Iterator[str]:
             points = {
                 contestant: [
                     (max(1.0, statistics.mean(run["l0"] for run in group)), statistics.mean(run[name] for run in group))
-                    for group in zip(*(sorted(runs, key=lambda run: run["l0"]) for runs in seeds.values()), strict=False)
+                    for group in zip(
+                        *(sorted(runs, key=lambda run: run["l0"]) for runs in seeds.values()), strict=False
+                    )
                 ]
                 for contestant, seeds in curves.items()
             }
@@ -124,7 +127,7 @@ def _at(runs: Sequence[Record], column: str, target: float) -> float | None:
     """A contestant's value at an L0, between its runs of one seed, linear in log L0; None outside of them."""
     points = sorted((math.log(max(run["l0"], 1e-3)), run[column]) for run in runs if column in run)
     x = math.log(target)
-    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(points):
         if left - 0.03 <= x <= right + 0.03:
             return low + (high - low) * (x - left) / max(right - left, 1e-9)
     return None
@@ -203,7 +206,7 @@ def _saes(records: list[Record]) -> Iterator[str]:
     first = records[0]
     probes = first["all, exp_pearson"]
     yield (
-        f"Autoencoders of layer {first['key']['layer']} ({first['key']['rows']:,} activations, one seed; d = 576, m = 2,304, 600 steps "
+        f"Autoencoders of layer {first['key']['layer']} ({first['key']['rows']:,} activations, one seed; d = 576, m = 2,304, 400 steps "
         f"of 1,024). Loss of the model on WikiText-2: {first['loss']:.3f} nats, {first['loss without']:.3f} with the "
         f"layer's mean. AUROC of supervised probes, the ceiling: {probes['ceiling']:.3f}:\n"
     )
