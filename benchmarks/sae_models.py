@@ -33,15 +33,17 @@ CONTESTANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("top-k", {"k": 32}),
     ("top-k", {"k": 64}),
     ("batch-top-k", {"k": 32}),
+    ("l1", {"sparsity_weight": 0.5}),
+    ("l1", {"sparsity_weight": 1.0}),
     ("l1", {"sparsity_weight": 2.0}),
-    ("l1", {"sparsity_weight": 4.0}),
+    ("jump-relu", {"sparsity_weight": 0.1, "threshold": 0.5, "bandwidth": 0.5}),
     ("jump-relu", {"sparsity_weight": 0.3, "threshold": 0.5, "bandwidth": 0.5}),
-    ("jump-relu", {"sparsity_weight": 1.0, "threshold": 0.5, "bandwidth": 0.5}),
-    ("p-annealing", {"sparsity_weight": 2.0}),
-    ("p-annealing", {"sparsity_weight": 4.0}),
-    ("structured", {"sparsity_weight": 2.0, "rank_weight": 2.0}),
+    ("p-annealing", {"sparsity_weight": 0.5}),
+    ("p-annealing", {"sparsity_weight": 1.0}),
+    # 0.7 lambda sqrt(m / d): between what lets R take all and what lets it take nothing.
+    ("structured", {"sparsity_weight": 0.5, "rank_weight": 0.7}),
+    ("structured", {"sparsity_weight": 1.0, "rank_weight": 1.4}),
     ("structured", {"sparsity_weight": 2.0, "rank_weight": 2.8}),
-    ("structured", {"sparsity_weight": 4.0, "rank_weight": 5.6}),
 )
 
 
@@ -177,7 +179,9 @@ def saes(store: Store, model: str | None, data: Path, folder: Path, out: Path, k
         place = out / "-".join([kind, *(f"{name}-{value:g}" for name, value in settings.items())])
         torch.manual_seed(0)
         sae = make_sae(kind, activations.input_dim, DICTIONARY, **settings)
-        config = SaeConfig(steps=STEPS, batch_size=BATCH, evaluations=2, save_every=100, log_every=100)
+        config = SaeConfig(
+            steps=STEPS, batch_size=BATCH, learning_rate=2e-3, evaluations=2, save_every=100, log_every=100
+        )
         train_sae(sae, activations, place, config, device="cpu")
         trained = time.process_time() - start
         sae = load_sae(place)
