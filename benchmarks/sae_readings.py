@@ -29,8 +29,8 @@ assumes, and only at the right gamma; as a dictionary, no.* On topics at equal L
 L1, TopK, JumpReLU and p-annealing (exp about 0.63 to 0.45, log 0.41 to 0.18, AUROC 0.64 to 0.57), and rebuilds more; a head of bounded rank
 (factorised, 5) does the same and needs no tuning. What does it is R, which carries the topic's part to all concepts: S alone is as good as
 p-annealing's code and no better, and the columns of D lie as near to the true directions or less near (0.94 to 0.97; 0.90 with the factorised head).
-The control takes half of the gain away: dense codes D^T x of the *plain* dictionaries follow log p as well as z = S + R does. By AUROC and
-exp the structured code stays ahead of them.
+The control explains most of the gain: dense codes D^T x of the *plain* dictionaries follow log p as well as z = S + R does (0.41, AUROC 0.64);
+only by the paper's score, the correlation of exp(z), which depends on the scale of z, is the structured code ahead of them (0.63 to 0.44).
 On graph, where nothing is sparse, any gain is one of density: the structured codes are at most as good as D^T x of plain dictionaries, and as
 R grows, S dies. A random dense dictionary already has 0.60 (log) there, so the paper's score must be compared at equal density, not at equal L0.
 
@@ -44,4 +44,9 @@ with threshold and bandwidth at 0.5 it recovers directions like the others.
 
 SIMULATION = ""
 
-MODELS = ""
+MODELS = """**Reading.** *Alignment.* Behind a beginning of a sentence every concept's direction lies by its own probe at every layer measured, far above
+permuted words (diagonal 0.69 at the embeddings, 0.83 to 0.86 at layers 5 to 15, where chance reaches 0.06, off-diagonals are 0.1, and probes are right on 99 %
+of unseen pairs). It is no identity: with a tuned C and other pairs for the probe 0.85 is what is left of the 1.00 of the paper's form, and related concepts share directions.
+Bare words, as the paper gives them, show much less (0.2 to 0.5; in layers 15 to 25 four of 17 concepts are not above chance): SmolLM2 has no
+token for the beginning, so that a word of one token is at the first position, whose state is giant and nearly the same for all words.
+"""
