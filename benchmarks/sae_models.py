@@ -119,7 +119,7 @@ def harvest(store: Store, model: str | None, data: Path, folder: Path, rows: int
             store.add(key, values)
             print(key, values, flush=True)
 
-    # The first token of a text has a giant state that no other has.
+    # The first token of a text has a state like no other.
     harvest_activations(
         engine, texts, folder, layer=LAYER, max_length=LENGTH, max_rows=rows, skip_first=1, batch_size=8, progress=note
     )
