@@ -4,7 +4,7 @@
     python benchmarks/sae.py --part simulation                 # about 5 minutes
     python benchmarks/sae.py --part smollm2                    # about 6 minutes
     python benchmarks/sae.py --part harvest --data FOLDER      # about 20 minutes, 1.2 GB of disk
-    python benchmarks/sae.py --part saes --data FOLDER         # about 45 minutes, after harvest
+    python benchmarks/sae.py --part saes --data FOLDER         # about 30 minutes, after harvest
 
 FOLDER holds wikitext2_valid.txt, wikitext2_test.txt, tinyshakespeare.txt and gsm8k_train.jsonl. Every run is recorded
 when it ends, in results/sae.jsonl; a harvest and a training that were stopped go on. Minutes are of one core.

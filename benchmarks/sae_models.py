@@ -29,20 +29,14 @@ LAYERS = (0, 5, 10, 15, 20, 25, 30)
 BEFORE = "They wrote about the word"  # so that no word is at the first position, where states are like no others
 DICTIONARY, STEPS, BATCH = 2304, 400, 1024
 CONTESTANTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("top-k", {"k": 16}),
     ("top-k", {"k": 32}),
-    ("top-k", {"k": 64}),
-    ("batch-top-k", {"k": 32}),
-    ("l1", {"sparsity_weight": 0.5}),
-    ("l1", {"sparsity_weight": 1.0}),
-    ("l1", {"sparsity_weight": 2.0}),
-    ("jump-relu", {"sparsity_weight": 0.1, "threshold": 0.5, "bandwidth": 0.5}),
-    ("jump-relu", {"sparsity_weight": 0.3, "threshold": 0.5, "bandwidth": 0.5}),
-    ("p-annealing", {"sparsity_weight": 0.5}),
-    ("p-annealing", {"sparsity_weight": 1.0}),
     # 0.7 lambda sqrt(m / d): between what lets R take all and what lets it take nothing.
-    ("structured", {"sparsity_weight": 0.5, "rank_weight": 0.7}),
     ("structured", {"sparsity_weight": 1.0, "rank_weight": 1.4}),
+    ("l1", {"sparsity_weight": 1.0}),
+    ("jump-relu", {"sparsity_weight": 0.3, "threshold": 0.5, "bandwidth": 0.5}),
+    ("batch-top-k", {"k": 32}),
+    ("p-annealing", {"sparsity_weight": 1.0}),
+    ("top-k", {"k": 64}),
     ("structured", {"sparsity_weight": 2.0, "rank_weight": 2.8}),
 )
 
