@@ -43,7 +43,7 @@ only; beta of the beta-VAE has two values here. With the paper's 0.01 the same r
 
 *Why the weight matters.* The paper trains for 200,000 steps. In the first table (small objects, 3,000 steps, 0.01) QLAE stays at 20.7 to 21.4 dB until step 1,600, where the AE leaves that plateau at step 500, and what it has
 lost at the end is shape and scale: modular (0.47), less explicit than the AE (0.76 and 0.82). A heavier commitment brings the encoder's outputs near to their values sooner. More decay does not help within 6,000
-steps: decays of 1 and 3 cost 10 dB (InfoE 0.82 and 0.51), at InfoM 0.50 and 0.56.
+steps: decays of 1 and 3 cost 10 dB (trials with 0.01: InfoE 0.82 and 0.51, InfoM 0.50 and 0.56; `--decay 1 --trial`).
 """
 
 
