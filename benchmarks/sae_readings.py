@@ -45,7 +45,7 @@ with threshold and bandwidth at 0.5 it recovers directions like the others.
 
 SIMULATION = """**Reading.** *Identifiability.* With four concepts the claim shows: linear probes of the trained predictor reach 77, 84, 92, 98 % as 4, 8, 16, 32 variables
 are observed, two to five points under the exact posterior, whatever the graph. With eight concepts it does not at this size: 63 to 69 %, where the posterior allows 69 to 98 %, and the predictor's
-log-odds explain a quarter of the posterior's: a network trained for some seconds has not found the posterior (its loss is still high), so what is linear in its features is not the posterior's logarithm.
+log-odds explain a quarter of the posterior's: presumably a network that trains for seconds has not found the posterior there; longer trainings were not tried.
 *The approximation.* log p(y|x) is linear in log p(c|x) up to epsilon only; as observations determine the concepts (epsilon -> 0) one would expect R² -> 1,
 but with random tables it falls, from 0.99 to 0.77: where posteriors are sharp log p(c|x) runs to large negative numbers, whose differences say nothing about y.
 """
@@ -56,7 +56,7 @@ of unseen pairs). It is no identity: with a tuned C and other pairs for the prob
 Bare words, as the paper gives them, show much less (0.2 to 0.5; in layers 15 to 25 four of 17 concepts are not above chance): SmolLM2 has no
 token for the beginning, so that a word of one token is at the first position, where states are giant in most layers (norms of 21,000 beside 190 at layer 15), and words of several tokens are not.
 
-*Memory.* A million activations of layer 10 (2.3 GB in 16 bit, written as they come) took 27 minutes of a shared core; the process held 1,160 MB at the start, 1,229 after 125,000 rows and 1,235 at the end.
+*Memory.* A million activations of layer 10 (1.15 GB in 16 bit, written as they come) took 27 minutes of a shared core; the process held 1,160 MB at the start, 1,229 after 125,000 rows and 1,235 at the end.
 
 *Autoencoders of layer 10* (400 steps of 1,024 rows out of 60,000). By the paper's score the order is its own: structured 0.67, top-k 0.60, L1 0.58 (a random dictionary of the same density 0.19, 0.10, 0.16), and the structured one has the best AUROC (0.94; S alone 0.87),
 with the sparsest S (8 active features). Three quarters of its code's energy are R, so the comparison at equal L0 is not one at equal information: it keeps 94.3 % of the model's loss, top-k 95.8, L1 96.5. By the correlation with the logarithm
