@@ -143,7 +143,7 @@ def _mean(x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) 
 
 
 def _softmax(x: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
-    powers = exponential(x - x.amax(dim, keepdim=True))
+    powers = _table("exp", x - x.amax(dim, keepdim=True))
     return powers / _sum(powers, dim, keepdim=True)
 
 
@@ -171,14 +171,18 @@ def _tanh(x: Tensor) -> Tensor:
     return 2 * _table("sigmoid", 2 * x) - 1
 
 
-def exponential(x: Tensor) -> Tensor:
-    """exp(x) of x <= 0; 0 below -40."""
+def _exp(x: Tensor) -> Tensor:
+    if x.numel() and x.amax() > 0:
+        raise TypeError("exp has a table for numbers up to 0 only.")
     return _table("exp", x)
 
 
-def cosine(angle: Tensor) -> Tensor:
-    """cos(angle), float64."""
+def _cos(angle: Tensor) -> Tensor:
     return _table("cos", torch.remainder(angle, 2 * math.pi))
+
+
+def _sin(angle: Tensor) -> Tensor:
+    return _cos(angle - math.pi / 2)
 
 
 _FUNCTIONS: dict[str, tuple[Callable[[float], float], int, int, int]] = {  # function, from, to, checksum of the table
@@ -239,6 +243,9 @@ _EXACT: dict[Any, Callable[..., Any]] = {
     Tensor.sigmoid: _sigmoid,
     torch.tanh: _tanh,
     Tensor.tanh: _tanh,
+    Tensor.exp: _exp,
+    Tensor.cos: _cos,
+    Tensor.sin: _sin,
 }
 _HARMLESS = frozenset(
     # single roundings, and what only moves numbers

@@ -1,0 +1,351 @@
+"""What every learned codec here is: CompressAI's contract, a folder, and an id of its weights.
+
+    forward(x) -> {"x_hat": [B, 3, H, W], "likelihoods": {"y": ..., "z": ...}}
+    compress(x) -> {"strings": [[y's bytes per image], [z's bytes per image]], "shape": (h_z, w_z)}
+    decompress(strings, shape) -> {"x_hat": [B, 3, H, W] in [0, 1]}
+    update() computes the frequency tables; aux_loss() trains the quantiles of z's density
+
+x is in [0, 1], its sides multiples of `stride`. A codec has the modules g_a, g_s (transforms), h_a, h_s (of the
+hyperprior) and an `entropy_bottleneck` and a `gaussian_conditional`; how y is predicted from the hyperprior is its own:
+one walk over y, written once, in which a `Quantizer` rounds, writes or reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from szilard.codecs.checkerboard import only
+from szilard.codecs.entropy_models import EntropyBottleneck, GaussianConditional
+from szilard.codecs.exact import ExactArithmetic, exact_copy
+from szilard.codecs.tables import CorruptStream, SymbolReader, SymbolWriter
+from szilard.options import check_choice
+
+ARITHMETICS = ("exact", "float32")
+
+
+class Quantizer(Protocol):
+    """What happens to the elements of one pass."""
+
+    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
+        """The decoded values [B, C, h, w] of y[:, channels] at `where` (bool [h, w]), 0 elsewhere.
+
+        coded: bool [B, C, h, w]; other elements are their means. None: all are coded.
+        """
+
+
+@dataclass
+class Predicted:
+    """What a walk over y found.
+
+    Attributes:
+        y_hat: decoded, [B, M, h, w].
+        scales, means: of each element.
+        coded: bool, None where all elements are.
+        selection: what a selection predictor learns from: pairs of channels and logits.
+    """
+
+    y_hat: Tensor
+    scales: Tensor
+    means: Tensor
+    coded: Tensor | None = None
+    selection: list[tuple[slice, Tensor]] = field(default_factory=list)
+
+
+class Rounding:
+    """y rounded about its means; gradients pass as if it had not been."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
+
+    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
+        difference = self.y[:, channels] - means
+        symbols = difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
+        if coded is not None:
+            symbols = symbols * coded
+        return only(symbols + means, where)
+
+
+class Writing:
+    """Rounds as `Rounding`, and writes the symbols of each image into a stream of its own."""
+
+    def __init__(self, y: Tensor, gaussian: GaussianConditional) -> None:
+        self.y, self.gaussian = y, gaussian
+        self.writers = [SymbolWriter() for _ in y]
+        self.checks = [0] * len(y)
+
+    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
+        symbols = (self.y[:, channels] - means).round()
+        places = where.expand(symbols.shape) if coded is None else where & coded
+        for row, writer in enumerate(self.writers):
+            chosen, indexes = symbols[row][places[row]], self.gaussian.indexes(scales[row][places[row]])
+            writer.write(chosen, indexes, self.gaussian.tables)
+            self.checks[row] = symbol_check(chosen, self.checks[row])
+        if coded is not None:
+            symbols = symbols * coded
+        return only(symbols + means, where)
+
+
+class Reading:
+    """Reads what `Writing` wrote."""
+
+    def __init__(self, streams: list[bytes], gaussian: GaussianConditional) -> None:
+        self.gaussian = gaussian
+        self.readers = [SymbolReader(stream) for stream in streams]
+        self.checks = [0] * len(streams)
+
+    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
+        symbols = torch.zeros_like(means)
+        places = where.expand(means.shape) if coded is None else where & coded
+        for row, reader in enumerate(self.readers):
+            found = reader.read(self.gaussian.indexes(scales[row][places[row]]), self.gaussian.tables)
+            symbols[row][places[row]] = found.to(means.dtype)
+            self.checks[row] = symbol_check(found, self.checks[row])
+        return only(symbols + means, where)
+
+
+def symbol_check(symbols: Tensor, before: int = 0) -> int:
+    """CRC-32 of symbols as little-endian int32, continued."""
+    return zlib.crc32(symbols.detach().cpu().numpy().astype("<i4").tobytes(), before)
+
+
+class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szilard", "image-compression"]):  # type: ignore[call-arg]
+    """Base of the codecs.
+
+    Attributes:
+        arithmetic: "exact": a decoder predicts what the encoder predicted on every machine, at three times the time of
+            the entropy model. "float32": only on the same machine. Used by compress, by decompress, and by forward in
+            eval mode where no gradients are wanted, so that their pictures are equal.
+    """
+
+    name: ClassVar[str]
+    stride: ClassVar[int] = 64
+    entropy_parts: ClassVar[tuple[str, ...]] = ("h_s",)
+
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
+    h_s: nn.Module
+
+    def __init__(self, latent: int, hyper: int) -> None:
+        super().__init__()
+        self.latent_channels, self.hyper_channels = latent, hyper
+        self.entropy_bottleneck = EntropyBottleneck(hyper)
+        self.gaussian_conditional = GaussianConditional()
+        self._arithmetic = "exact"
+        self._twin: tuple[object, LearnedCodec] | None = None
+        self.trained_on: dict[str, Any] = {}  # for the card
+
+    @property
+    def arithmetic(self) -> str:
+        """exact or float32."""
+        return self._arithmetic
+
+    @arithmetic.setter
+    def arithmetic(self, value: str) -> None:
+        check_choice("arithmetic", value, ARITHMETICS)
+        self._arithmetic = value
+
+    def walk(self, hyper: Tensor, quantizer: Quantizer) -> Predicted:
+        """Predict and decode y, pass by pass.
+
+        Args:
+            hyper: h_s(z^), [B, ., h, w].
+            quantizer: what happens to each pass.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how y is predicted.")
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """The reconstruction and the likelihoods of y and z.
+
+        In training rates are those of y and z with uniform noise, and what is passed on is rounded (gradients pass).
+
+        Args:
+            x: [B, 3, H, W] in [0, 1], sides multiples of `stride`.
+        """
+        self.check_pixels(x)
+        y = self.g_a(x)
+        z = self.h_a(y)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        if torch.is_grad_enabled() or self.training:
+            medians = self.entropy_bottleneck.medians
+            difference = z - medians
+            z_hat = difference + (difference.round() - difference).detach() + medians
+            found = self.walk(self.h_s(z_hat), Rounding(y))
+        else:
+            found = self._predicted(self.entropy_bottleneck.quantize(z), Rounding(y.to(self._entropy_type)))
+        # y is cut from the picture as it was, not from its rounded copy: the noise takes the place of the rounding
+        _, likelihoods = self.gaussian_conditional(y, found.scales.to(y.dtype), found.means.to(y.dtype))
+        if found.coded is not None:
+            likelihoods = torch.where(found.coded, likelihoods, likelihoods.new_ones(()))
+        return {
+            "x_hat": self.g_s(found.y_hat.to(y.dtype)),
+            "likelihoods": {"y": likelihoods, "z": z_likelihoods},
+            "selection": found.selection,
+            "means": found.means,
+            "y": y,
+        }
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        """The streams of each image.
+
+        Returns:
+            strings [[y of each image], [z of each image]], shape (h_z, w_z), checks [CRC-32 of each image's symbols].
+
+        Raises:
+            ValueError: before `update`, or sides that are not multiples of `stride`.
+        """
+        self.check_pixels(x)
+        y = self.g_a(x)
+        return self.compress_latents(y, self.h_a(y))
+
+    @torch.no_grad()
+    def compress_latents(self, y: Tensor, z: Tensor) -> dict[str, Any]:
+        """`compress` of latents that are known already (those that `annealing.refine` found)."""
+        z_hat = self.entropy_bottleneck.quantize(z)
+        indexes = self.entropy_bottleneck.indexes(*z.shape[-2:]).reshape(-1)
+        symbols = (z - self.entropy_bottleneck.medians).round().flatten(1)
+        z_strings = []
+        for row in symbols:
+            writer = SymbolWriter()
+            writer.write(row, indexes, self.entropy_bottleneck.tables)
+            z_strings.append(writer.getvalue())
+        writing = Writing(y.to(self._entropy_type), self.gaussian_conditional)
+        self._predicted(z_hat, writing)
+        y_strings = [writer.getvalue() for writer in writing.writers]
+        return {"strings": [y_strings, z_strings], "shape": tuple(z.shape[-2:]), "checks": writing.checks}
+
+    @torch.no_grad()
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int], checks: Any = None) -> dict[str, Tensor]:
+        """The pictures [B, 3, H, W] in [0, 1].
+
+        Args:
+            strings, shape: of `compress`.
+            checks: of `compress`; None: not verified.
+
+        Raises:
+            CorruptStream: bytes that no encoder of these weights wrote.
+        """
+        y_hat = self.decode_latents(strings, shape, checks)
+        return {"x_hat": self.g_s(y_hat.to(self.entropy_bottleneck.quantiles.dtype)).clamp_(0, 1)}
+
+    @torch.no_grad()
+    def decode_latents(self, strings: list[list[bytes]], shape: tuple[int, int], checks: Any = None) -> Tensor:
+        """y_hat [B, M, h, w] of `decompress`."""
+        if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
+            raise ValueError("strings must be the streams of y and those of z, one of each for an image.")
+        indexes = self.entropy_bottleneck.indexes(*shape).reshape(-1)
+        z = []
+        for stream in strings[1]:
+            reader = SymbolReader(stream)
+            z.append(reader.read(indexes, self.entropy_bottleneck.tables))
+            reader.check_empty()
+        symbols = torch.stack(z).reshape(len(z), -1, *shape).to(self.entropy_bottleneck.quantiles.dtype)
+        reading = Reading(list(strings[0]), self.gaussian_conditional)
+        found = self._predicted(symbols + self.entropy_bottleneck.medians, reading)
+        if checks is not None and list(checks) != reading.checks:
+            raise CorruptStream(
+                "the symbols that were read are not those that were written: other weights, or a file that was made in "
+                "float32 on a numerically different machine."
+            )
+        for reader in reading.readers:
+            reader.check_empty()
+        return found.y_hat
+
+    def _predicted(self, z_hat: Tensor, quantizer: Quantizer) -> Predicted:
+        """The walk without gradients, in the arithmetic of files."""
+        if self._arithmetic == "float32":
+            return self.walk(self.h_s(z_hat), quantizer)
+        twin = self._exact_twin()
+        with torch.no_grad(), _exact_outside(quantizer) as own:
+            return twin.walk(twin.h_s(z_hat.double()), own)
+
+    def _exact_twin(self) -> LearnedCodec:
+        """This codec with float64 copies of all that predicts y; made anew when a weight has changed."""
+        parts = [part for name in self.entropy_parts for part in getattr(self, name).parameters()]
+        version = tuple((id(part), part._version) for part in parts)
+        if self._twin is None or self._twin[0] != version:
+            twin = copy.copy(self)
+            twin.__dict__["_modules"] = dict(self._modules) | {
+                name: exact_copy(getattr(self, name)) for name in self.entropy_parts
+            }
+            self._twin = (version, twin)
+        return self._twin[1]
+
+    @property
+    def _entropy_type(self) -> torch.dtype:
+        return torch.float64 if self._arithmetic == "exact" else self.entropy_bottleneck.quantiles.dtype
+
+    def update(self, scale_table: Any = None, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Compute the frequency tables; to be called after training.
+
+        Args:
+            scale_table: standard deviations; None: 64 from 0.11 to 256.
+            force: also where there are tables.
+            update_quantiles: find the tails of z's densities by bisection first.
+
+        Returns:
+            Whether tables were computed.
+        """
+        found = self.gaussian_conditional.update(scale_table, force=force)
+        return self.entropy_bottleneck.update(force=force, find_quantiles=update_quantiles) | found
+
+    def aux_loss(self) -> Tensor:
+        """Of the quantiles, which have an optimiser of their own."""
+        return self.entropy_bottleneck.loss()
+
+    def check_pixels(self, x: Tensor) -> None:
+        """Refuse what is no picture of this codec."""
+        if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(f"x must be floating-point [B, 3, H, W] in [0, 1], not {x.dtype} {tuple(x.shape)}.")
+        if x.shape[-2] % self.stride or x.shape[-1] % self.stride or not x.numel():
+            raise ValueError(
+                f"sides must be multiples of {self.stride}, not {x.shape[-2]} x {x.shape[-1]}: pad the picture, or use "
+                "szilard.codecs.encode."
+            )
+
+    def weights_id(self) -> bytes:
+        """8 bytes that name these weights and tables."""
+        found = hashlib.sha256()
+        for key, value in sorted(self.state_dict().items()):
+            own = value.detach().cpu().contiguous()
+            found.update(f"{key} {own.dtype} {tuple(own.shape)}".encode())
+            found.update(own.numpy().tobytes())
+        return found.digest()[:8]
+
+    def rate_parameters(self) -> Iterator[nn.Parameter]:
+        """What the rate-distortion loss trains: all but the quantiles."""
+        return (parameter for name, parameter in self.named_parameters() if not name.endswith("quantiles"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_twin": None}
+
+
+class _exact_outside:
+    """Exact arithmetic for the walk, but not for what a quantizer does with the coder."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self._quantizer, self._mode = quantizer, ExactArithmetic()
+
+    def __enter__(self) -> Quantizer:
+        self._mode.__enter__()
+
+        def own(channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
+            with torch._C.DisableTorchFunction():
+                return self._quantizer(channels, where, scales, means, coded)
+
+        return own
+
+    def __exit__(self, *error: Any) -> None:
+        self._mode.__exit__(*error)
+
+
