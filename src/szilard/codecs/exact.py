@@ -254,7 +254,7 @@ _HARMLESS = frozenset(
     "__neg__ __gt__ __ge__ __lt__ __le__ __eq__ __ne__ __and__ __or__ __invert__ __getitem__ __setitem__ __len__ "
     "__bool__ __float__ __int__ gt ge lt le eq ne logical_not "
     "reshape view permute transpose flatten unflatten contiguous chunk split cat concat stack unbind squeeze unsqueeze "
-    "expand expand_as repeat roll flip clone detach to double float long bool type type_as size dim numel shape is_floating_point "
+    "expand expand_as repeat repeat_interleave roll flip clone detach to double float long bool type type_as size dim numel shape is_floating_point "
     "unfold pad pixel_shuffle pixel_unshuffle relu leaky_relu amax amin max min movedim swapaxes swapdims new_zeros "
     "new_ones new_empty new_full zeros_like ones_like empty_like full_like gather index_select scatter masked_select nonzero tolist item "
     "_set_grad_enabled arange zeros ones full empty tensor as_tensor nelement t any all remainder dtype device requires_grad".split()
