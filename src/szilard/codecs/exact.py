@@ -96,10 +96,37 @@ def _conv2d(
     norm = _norm_bits(weight)  # |sum| < 2^(norm + largest)
     size = _largest_bits(x)
     bits, weight_bits = _bits_for(_BITS, size, norm)
-    weight_bits = weight_bits.amin()
     with torch.backends.cudnn.flags(enabled=False):  # its algorithms are not all plain sums of products
         found = F.conv2d(
-            _rounded(x, bits.clamp(max=_MOST)), _rounded(weight, weight_bits), None, stride, padding, dilation, groups
+            _rounded(x, bits), _rounded(weight, weight_bits.amin()), None, stride, padding, dilation, groups
+        )
+    return found if bias is None else found + bias[None, :, None, None]
+
+
+def _conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    _check(x, weight)
+    if groups != 1:
+        raise TypeError("a transposed convolution in groups has no exact form here.")
+    bits, weight_bits = _bits_for(_BITS, _largest_bits(x), _norm_bits(weight.transpose(0, 1)))
+    with torch.backends.cudnn.flags(enabled=False):
+        found = F.conv_transpose2d(
+            _rounded(x, bits),
+            _rounded(weight, weight_bits.amin()),
+            None,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
         )
     return found if bias is None else found + bias[None, :, None, None]
 
@@ -226,6 +253,7 @@ def _check(*tensors: Tensor) -> None:
 
 _EXACT: dict[Any, Callable[..., Any]] = {
     torch.conv2d: _conv2d,
+    torch.conv_transpose2d: _conv_transpose2d,
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,

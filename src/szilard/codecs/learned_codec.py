@@ -14,13 +14,19 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import os
+import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from szilard.codecs.checkerboard import only
@@ -29,6 +35,7 @@ from szilard.codecs.exact import ExactArithmetic, exact_copy
 from szilard.codecs.tables import CorruptStream, SymbolReader, SymbolWriter
 from szilard.options import check_choice
 
+_FILES = ("config.json", "README.md", "model.safetensors")  # the weights last: with them the folder is whole
 ARITHMETICS = ("exact", "float32")
 
 
@@ -325,6 +332,58 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
     def rate_parameters(self) -> Iterator[nn.Parameter]:
         """What the rate-distortion loss trains: all but the quantiles."""
         return (parameter for name, parameter in self.named_parameters() if not name.endswith("quantiles"))
+
+    def plain_settings(self) -> dict[str, Any]:
+        """What `config.json` keeps, and what the class is built from: {"config": fields}."""
+        settings = getattr(self, "settings", None)
+        return {} if settings is None else asdict(settings)
+
+    def save_pretrained(self, save_directory: Any, *, config: Any = None, **options: Any) -> Any:
+        """Write a folder that `from_pretrained` reads: config.json, README.md, and model.safetensors last."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
+            kept = {"codec": self.name, "config": self.plain_settings(), "trained_on": self.trained_on}
+            (Path(scratch) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            (Path(scratch) / "README.md").write_text(self.card(), encoding="utf-8")
+            tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+            save_file(tensors, Path(scratch) / "model.safetensors")
+            for file in _FILES:
+                os.replace(Path(scratch) / file, folder / file)
+        return None
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: Any = "cpu", strict: bool = True, **options: Any) -> Any:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            kept = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            chosen = {name: options[name] for name in kept if options.get(name) is not None}
+            folder = Path(snapshot_download(model_id, allow_patterns=list(_FILES), **chosen))
+        try:
+            kept_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            name, settings = kept_config["codec"], kept_config["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(f"{model_id!r} holds no learned codec: its config.json names none.") from None
+        if name != cls.name:
+            raise ValueError(f"{model_id!r} holds a codec {name!r}, not {cls.name!r}: open it with codecs.open_codec.")
+        codec = cls(settings)  # type: ignore[call-arg, arg-type]
+        try:
+            codec.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"the weights in {model_id!r} cannot be read: {str(error).splitlines()[0]}") from None
+        codec.trained_on = kept_config.get("trained_on", {})
+        return codec.to(map_location or "cpu").eval()
+
+    def card(self) -> str:
+        """The README.md of a folder."""
+        count = sum(parameter.numel() for parameter in self.parameters())
+        lines = ["---", "library_name: szilard", "tags: [szilard, image-compression]", "---", f"# {self.name}", ""]
+        lines += [f"A learned image codec of {count:,} parameters.", ""]
+        if self.trained_on:
+            lines += ["| trained with | |", "|---|---|"]
+            lines += [f"| {name} | {value} |" for name, value in self.trained_on.items()] + [""]
+        lines += ["```bash", "szilard encode photo.png photo.szc --model FOLDER", "szilard decode photo.szc photo.png --model FOLDER"]
+        return "\n".join([*lines, "```", ""])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_twin": None}

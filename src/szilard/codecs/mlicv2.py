@@ -19,7 +19,7 @@ queries and keys by position instead of a bias, mixes tokens in the transforms, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -219,7 +219,6 @@ class MLICv2(LearnedCodec):
             return SelectionPredictor(width, 2 * channels + width * place, own.sized(64))
 
         self.selection = each(chooser if own.gsc == "learned" else none)
-        self._hub_mixin_config = {"config": asdict(own)}
 
     def walk(self, hyper: Tensor, quantizer: Quantizer) -> Predicted:
         """See `LearnedCodec.walk`; hyper [B, 2M, h, w]."""
@@ -343,5 +342,3 @@ class _Found:
         assert scales is not None and means is not None
         return Predicted(torch.cat(self.slices, dim=1), scales, means, coded, self.selection)
 
-
-FIELDS = tuple(one.name for one in fields(MLICv2Config))
