@@ -72,7 +72,11 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of every position of [B, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        # by its formula: moving the channels to the end and back copies twice
+        centred = x - x.mean(dim=1, keepdim=True)
+        spread = (centred * centred).mean(dim=1, keepdim=True)
+        scaled = centred / (spread + self.eps).sqrt()
+        return scaled * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class Gate(nn.Module):
