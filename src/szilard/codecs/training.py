@@ -84,7 +84,7 @@ class RateDistortion(nn.Module):
         self.optimizers = {"quantiles": lambda groups: torch.optim.Adam(groups, eps=1e-14)}
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """"loss", "bpp", "mse", "psnr"."""
+        """"loss", "rate_distortion" (the loss without other terms), "bpp", "psnr"."""
         found = self.codec(pixels)
         losses = self.losses(found, pixels)
         aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]
@@ -101,6 +101,7 @@ class RateDistortion(nn.Module):
         else:
             distortion = own.lmbda * (1 - ms_ssim(found["x_hat"], pixels))
         losses = {"loss": distortion + bpp, "bpp": bpp.detach(), "psnr": -10 * mse.detach().clamp(min=1e-10).log10()}
+        losses["rate_distortion"] = losses["loss"].detach()
         if found.get("selection"):
             selection = _selection_loss(found)
             losses["loss"] = losses["loss"] + own.selection_weight * selection

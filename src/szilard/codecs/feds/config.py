@@ -37,13 +37,17 @@ class FEDSConfig(CodecConfig):
     least_lmbda: ClassVar[float] = 0.0
 
     lmbda: float = setting(0.0, "lambda of the rate-distortion loss; 0: the teacher's.")
-    method: str = setting("feds", "feds; to compare: feature (no channels), kd (plain distillation), scratch (no teacher).")
+    method: str = setting(
+        "feds", "feds; to compare: feature (no channels), kd (plain distillation), scratch (no teacher)."
+    )
     feature_share: float = setting(0.4, "Share of the steps of phase 1, feature alignment.")
     channel_share: float = setting(0.4, "Share of the steps of phase 2, channel distillation; the rest is fine-tuning.")
     final_learning_rate: float = setting(1e-5, "Of Adam in phase 3, fine-tuning.")
     feature_weight: float = setting(1.0, "a: of the features in phase 1; falls to a tenth, which phase 2 keeps.")
     entropy_weight: float = setting(1.0, "b: of the informative channels in phase 2.")
-    output_weight: float = setting(0.0, "Of the distance to the teacher's picture in phases 1 and 2, times lambda 255^2.")
+    output_weight: float = setting(
+        0.0, "Of the distance to the teacher's picture in phases 1 and 2, times lambda 255^2."
+    )
     start_share: float | None = setting(
         None, "Scale the weights so that their terms are this share of the loss at a phase's first step (0.2, say)."
     )

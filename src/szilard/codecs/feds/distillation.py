@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from szilard.codecs.entropy_models import SCALE_BOUND
 from szilard.codecs.bounds import LowerBound
+from szilard.codecs.entropy_models import SCALE_BOUND
 from szilard.codecs.feds.signals import Signals, Tap
 from szilard.codecs.layers import conv1x1
 from szilard.options import check_choice
@@ -83,7 +83,14 @@ class ChannelMatch(nn.Module):
     weights: Tensor
 
     def __init__(
-        self, indices: Tensor, weights: Tensor, student: int, teacher: int, *, distance: str = "mse", match: str = "auto"
+        self,
+        indices: Tensor,
+        weights: Tensor,
+        student: int,
+        teacher: int,
+        *,
+        distance: str = "mse",
+        match: str = "auto",
     ) -> None:
         super().__init__()
         check_match(student, teacher, distance, match)

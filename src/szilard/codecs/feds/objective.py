@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from szilard.codecs.feds.config import FEDSConfig
 from szilard.codecs.feds.signals import Tapped, Teacher
 from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.training import AUX, RateDistortion
-from szilard.codecs.feds.config import FEDSConfig
 from szilard.training.recipe import own_chance
 
 
@@ -54,7 +54,7 @@ class DistillationObjective(RateDistortion):
         self.share, self.factor, self.progress = share, 1.0, 0.0
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """"loss", "rate_distortion", "bpp", "psnr", each term by its name, and "distillation": the terms' share of L_RD."""
+        """ "loss", "rate_distortion", "bpp", "psnr", each term by its name, and "distillation": the terms' share of L_RD."""
         student, teacher = self.tapped(pixels), self.teacher(pixels)
         losses = self.losses(student.found, pixels)
         rate_distortion = losses["loss"]
@@ -63,7 +63,6 @@ class DistillationObjective(RateDistortion):
             value = term.loss(student, teacher)
             losses[term.name] = value.detach()
             added = added + self.factor * (term.first + (term.last - term.first) * self.progress) * value
-        losses["rate_distortion"] = rate_distortion.detach()
         losses["distillation"] = added.detach() / rate_distortion.detach()
         aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]
         losses["loss"] = self.share * rate_distortion + added + AUX * aux

@@ -65,7 +65,9 @@ def find_taps(codec: LearnedCodec) -> list[Tap]:
 def _of(transform: nn.Module, where: str, start: Tensor, side: int) -> list[Tap]:
     parts = _sequence(transform, where)
     sizes: list[tuple[int, int]] = []  # of each part's output: width, channels
-    hooks = [part.register_forward_hook(lambda _, __, out: sizes.append((out.shape[-1], out.shape[1]))) for part in parts]
+    hooks = [
+        part.register_forward_hook(lambda _, __, out: sizes.append((out.shape[-1], out.shape[1]))) for part in parts
+    ]
     try:
         end = transform(start)
     finally:
@@ -83,7 +85,9 @@ def _sequence(transform: nn.Module, where: str) -> list[nn.Module]:
         return list(transform)
     inside = [part for part in transform.children() if isinstance(part, nn.Sequential)]
     if len(inside) != 1:
-        raise ValueError(f"{where} of {type(transform).__name__} is no sequence of parts whose outputs could be compared.")
+        raise ValueError(
+            f"{where} of {type(transform).__name__} is no sequence of parts whose outputs could be compared."
+        )
     return list(inside[0])
 
 

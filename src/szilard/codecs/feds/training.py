@@ -95,7 +95,9 @@ def train_feds(
     folder.mkdir(parents=True, exist_ok=True)
     check_ours(folder, _MADE_FOR, (*_PHASES, *_FILES))
     origin = "none" if teacher is None else teacher.weights_id().hex()
-    note = f"{_MADE_FOR} {student.name}\n# {json.dumps(student.plain_settings())}\n# teacher {origin}\n{config.to_yaml()}"
+    note = (
+        f"{_MADE_FOR} {student.name}\n# {json.dumps(student.plain_settings())}\n# teacher {origin}\n{config.to_yaml()}"
+    )
     claim(folder, note, folders=_PHASES, files=(CHANNELS, *_FILES[2:]), restart=not resume, other="codecs or settings")
     wanted = {} if teacher is None else {name: one.requires_grad for name, one in teacher.named_parameters()}
     trained = False if teacher is None else teacher.training
@@ -234,9 +236,7 @@ def informative_channels(
     pixels = calibration_pixels(pictures, config.calibration, teacher.stride)
     entropies = channel_entropy(teacher, pixels, config.entropy)
     count = None if projects(student, len(entropies), config.match) else min(student, len(entropies))
-    indices, weights = select_channels(
-        entropies, config.fraction, count=count, order=config.channels, seed=config.seed
-    )
+    indices, weights = select_channels(entropies, config.fraction, count=count, order=config.channels, seed=config.seed)
     kept = {"entropies": entropies.tolist(), "indices": indices.tolist(), "weights": weights.tolist()}
     write_whole(file, json.dumps(kept))
     return indices, weights
