@@ -72,8 +72,8 @@ class ChannelMatch(nn.Module):
         student, teacher: M_S and M_T.
         distance: "mse" or "kl".
         match: "project": a learned 1x1 convolution maps y_S to the channels of A. "identity": a student's channel is
-            the teacher's of the same number, or with fewer channels the j-th one is the j-th of A. "auto": identity where
-            M_S = M_T, else project.
+            the teacher's of the same number, or with fewer channels the j-th one is the j-th of A. "auto": identity
+            where M_S = M_T, else project.
 
     Raises:
         ValueError: kl with a projection, or more channels in A than the student has.
@@ -142,8 +142,8 @@ def check_match(student: int, teacher: int, distance: str, match: str) -> None:
     check_choice("match", match, MATCHES)
     if distance == "kl" and projects(student, teacher, match):
         raise ValueError(
-            f"distance='kl' compares channels one by one, but the student has {student} and the teacher {teacher}: give "
-            "match='identity', or distance='mse'."
+            f"distance='kl' compares channels one by one, but the student has {student} and the teacher {teacher}: "
+            "give match='identity', or distance='mse'."
         )
 
 

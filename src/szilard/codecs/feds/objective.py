@@ -54,7 +54,7 @@ class DistillationObjective(RateDistortion):
         self.share, self.factor, self.progress = share, 1.0, 0.0
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """ "loss", "rate_distortion", "bpp", "psnr", each term by its name, and "distillation": the terms' share of L_RD."""
+        """Of a batch: "loss", "rate_distortion", "bpp", "psnr", terms by name, "distillation": their share of L_RD."""
         student, teacher = self.tapped(pixels), self.teacher(pixels)
         losses = self.losses(student.found, pixels)
         rate_distortion = losses["loss"]

@@ -92,7 +92,7 @@ def _sequence(transform: nn.Module, where: str) -> list[nn.Module]:
 
 
 class Tapped:
-    """A codec whose taps are kept while it runs. No module, so that an objective that holds it does not own the codec."""
+    """A codec whose taps are kept while it runs; no module, so that what holds it does not own the codec."""
 
     def __init__(self, codec: LearnedCodec) -> None:
         self.codec = codec
@@ -130,8 +130,8 @@ def check_pair(teacher: LearnedCodec, student: LearnedCodec) -> None:
         raise ValueError("teacher and student are the same object: copy it (copy.deepcopy) to train a student of it.")
     if teacher.stride != student.stride:
         raise ValueError(
-            f"the teacher's sides are multiples of {teacher.stride}, the student's of {student.stride}: they need equal "
-            "strides."
+            f"the teacher's sides are multiples of {teacher.stride}, the student's of {student.stride}: they need "
+            "equal strides."
         )
     sizes = [[(tap.where, tap.scale) for tap in find_taps(codec)] for codec in (teacher, student)]
     if sizes[0] != sizes[1]:

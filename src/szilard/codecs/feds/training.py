@@ -7,9 +7,9 @@ arXiv:2503.06399. A reconstruction from the abstract (inferred): the paper's equ
     phase 2, channel distillation   L_RD + b L_ent + a/10 L_feat
     phase 3, fine-tuning            L_RD, at a smaller learning rate
 
-L_RD(S) = lambda 255^2 MSE(x, x^_S) + bpp_S. The informative channels and their weights are measured once, on the teacher,
-before phase 1, and stay as they are: it does not change. Every phase is a stage of the recipe, so a killed training
-goes on inside it. The student's folder is an ordinary codec.
+L_RD(S) = lambda 255^2 MSE(x, x^_S) + bpp_S. The informative channels and their weights are measured once, on the
+teacher, before phase 1, and stay as they are: it does not change. Every phase is a stage of the recipe, so a killed
+training goes on inside it. The student's folder is an ordinary codec.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ def _objective(
         objective.factor = config.start_share / found["distillation"]
     parts = ", ".join(f"{term.name} {found[term.name]:.4g}" for term in terms)
     tell(
-        f"{phase.name}, step 0: rate-distortion loss {found['rate_distortion']:.4g}, {parts}; with their weights they are "
-        f"{100 * found['distillation'] * objective.factor:.3g} % of it (10 to 30 % are usual)"
+        f"{phase.name}, step 0: rate-distortion loss {found['rate_distortion']:.4g}, {parts}; with their weights they "
+        f"are {100 * found['distillation'] * objective.factor:.3g} % of it (10 to 30 % are usual)"
     )
     return objective
 
@@ -204,7 +204,7 @@ def _terms(
     widths = student.latent_channels, teacher.latent_channels
     if config.method == "kd":
         latents, weight = LatentMatch(*widths), config.kd_weight
-        # Allemand et al. 2025's code: 0.2 MSE of latents, 0.2 MSE of pictures in [0, 1], 0.6 rate-distortion, throughout
+        # Allemand et al. 2025's code: 0.2 MSE of latents, 0.2 MSE of pictures in [0, 1], 0.6 L_RD, throughout
         kept = [Term("latents", latents, weight, weight), Term("pictures", OutputMatch(), weight, weight)]
         return dict.fromkeys(range(3), kept)
     features = FeatureMatch(find_taps(student), find_taps(teacher))
@@ -259,7 +259,7 @@ def _origin(teacher: LearnedCodec | None, config: FEDSConfig, origin: str) -> di
     """What a student's card says beside what a codec's does."""
     if teacher is None:
         return {"method": "scratch"}
-    names = ("method", "feature_share", "channel_share")
+    names: tuple[str, ...] = ("method", "feature_share", "channel_share")
     if config.method == "feds":
         names += ("channels", "fraction", "distance", "feature_weight", "entropy_weight")
     count = sum(one.numel() for one in teacher.parameters())
