@@ -79,7 +79,9 @@ def test_the_published_example_of_a_selection() -> None:
     assert weights.tolist() == pytest.approx([0.6, 0, 0, 0.4])
 
 
-@given(st.lists(st.floats(0, 8), min_size=1, max_size=30), st.floats(0.01, 1), st.sampled_from(["top", "random", "lowest"]))
+@given(
+    st.lists(st.floats(0, 8), min_size=1, max_size=30), st.floats(0.01, 1), st.sampled_from(["top", "random", "lowest"])
+)
 @settings(max_examples=60, deadline=None)
 def test_weights_add_up_to_one_and_empty_channels_are_never_chosen(
     entropies: list[float], fraction: float, order: str
@@ -415,7 +417,7 @@ def test_a_student_of_the_teachers_kind_is_smaller() -> None:
     check_pair(hyperprior(12, 20), smaller(hyperprior(12, 20)))
     with torch.device("meta"):
         full = MLICv2(MLICv2Config(attention=True, blocks=2))
-    assert {"N": 128, "M": 192} .items() <= smaller(full).plain_settings().items()
+    assert {"N": 128, "M": 192}.items() <= smaller(full).plain_settings().items()
 
 
 # ---- bad input
@@ -448,7 +450,9 @@ def test_codecs_that_do_not_fit_are_refused(student: Any, said: str, tmp_path: P
 def test_bad_input_is_told_before_any_work(tmp_path: Path) -> None:
     teacher, student = hyperprior(), hyperprior(4, 4)
 
-    def refused(said: str, teacher: LearnedCodec | None = teacher, student: LearnedCodec = student, **changes: Any) -> None:
+    def refused(
+        said: str, teacher: LearnedCodec | None = teacher, student: LearnedCodec = student, **changes: Any
+    ) -> None:
         with pytest.raises(ValueError, match=said):
             train_feds(teacher, student, PICTURES, replace(CONFIG, **changes), tmp_path / "run", **QUIET)
         assert not (tmp_path / "run").exists()
