@@ -120,14 +120,7 @@ class Bench:
         torch.manual_seed(0)
         codec = family.teacher()
         if not base:
-            codec.load_state_dict(
-                {
-                    k: v
-                    for k, v in self.teacher(BASE).state_dict().items()
-                    if "_cdf" not in k and "_offset" not in k and "scale_table" not in k
-                },
-                strict=False,
-            )
+            codec.load_state_dict(self.teacher(BASE).state_dict())
         rate = family.rate if base else family.rate / 3
         steps = family.steps if base else family.tuning
         config = CodecConfig(lmbda=lmbda, steps=steps, learning_rate=rate, schedule="cosine", **SHARED)

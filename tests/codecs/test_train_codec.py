@@ -83,14 +83,14 @@ def test_the_student_may_be_a_file(photographs: str, teacher: str, tmp_path: Pat
         (["codec", "--data", "PICTURES", "--codec", "jpeg"], "codec must be one of 'mlicv2', 'mean-scale'"),
         (["codec", "--data", "PICTURES", "--preset", "mlicv3"], "preset must be one of"),
         (["codec", "--data", "PICTURES", "--codec", "mean-scale", "--preset", "mlicv2"], "presets are mlicv2's"),
-        (["codec", "--data", "PICTURES", "--set", "width=3"], "has no setting 'width'; did you mean 'window'?"),
+        (["codec", "--data", "PICTURES", "--set", "slice=3"], "has no setting 'slice'; did you mean 'slices'?"),
         (["codec", "--data", "PICTURES", "--set", "N"], "a setting is written name=value"),
         (["codec", "--data", "PICTURES", "--set", "slices=7"], "must be slices=7 times a multiple of 4"),
         (["codec", "--data", "PICTURES", "--crop", "100"], "must be a multiple of 64"),
         (["codec", "--data", "PICTURES", "--lmbda", "0"], "lmbda must be at least"),
         (["feds", "--data", "PICTURES"], "give a trained codec as --teacher"),
         (["feds", "--data", "PICTURES", "--method", "scratch"], "say what the student is"),
-        (["feds", "--data", "PICTURES", "--teacher", "nowhere-at-all"], "holds no learned codec"),
+        (["feds", "--data", "PICTURES", "--teacher", "PICTURES"], "holds no learned codec"),
         (
             ["feds", "--data", "PICTURES", "--teacher", "T", "--student-config", "x.json", "--codec", "mlicv2"],
             "not in both",
@@ -134,5 +134,5 @@ def test_a_new_codecs_weights_are_its_seeds_and_chance_goes_on() -> None:
     first, same, other = (new_codec("mlicv2", "mlicv2-tiny", seed=seed) for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     assert first.settings == PRESETS["mlicv2-tiny"]
-    weights = [next(codec.parameters()) for codec in (first, same, other)]
+    weights = [next(codec.g_a.parameters()) for codec in (first, same, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

@@ -138,34 +138,29 @@ def _stages(
     tell: Callable[[str], None],
 ) -> list[Stage]:
     """A stage per phase; what they share, the student and the adapters, is made here."""
-    terms: dict[int, list[Term]] = {phase.number: [] for phase in config.plan}
+    terms: dict[int, list[Term]] = {}
     if teacher is not None:
         with own_chance(config.seed):
-            terms = {phase.number: [] for phase in config.plan} | _terms(teacher, student, pictures, config, folder)
+            terms = _terms(teacher, student, pictures, config, folder)
     tapped = None if teacher is None else Teacher(teacher)
     share = 1 - 2 * config.kd_weight if config.method == "kd" else 1.0
     stages, start = [], 0
     for phase in config.plan:
         own = config.of(phase)
-        count = phase.steps * per_step
-        part = Subset(crops, range(start, start + count))
-        start += count
-        found = [term for term in terms[phase.number] if term.first or term.last]
+        places = range(start, start + phase.steps * per_step)
+        start = places.stop
+        found = [term for term in terms.get(phase.number, ()) if term.first or term.last]
         stages.append(
             Stage(
                 phase.name,
                 own,
-                objective=partial(_objective, student, own, tapped, found, share, part, phase, tell),
-                data=partial(_same, part),
+                objective=partial(_objective, student, own, tapped, found, share, Subset(crops, places), phase, tell),
+                data=partial(Subset, crops, places),
                 collate=Crops.collate,
                 callbacks=[Progress()],
             )
         )
     return stages
-
-
-def _same(part: Subset[Tensor]) -> Subset[Tensor]:
-    return part
 
 
 def _objective(
