@@ -37,8 +37,10 @@ from szilard.cli import (
     train_aded,
     train_arc_encoder,
     train_caad,
+    train_codec,
     train_comprexit,
     train_entropy_guided_attention,
+    train_feds,
     train_heads,
     train_koopman,
     train_ladir,
@@ -73,8 +75,10 @@ train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
+train.command("codec")(train_codec.codec)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
+train.command("feds")(train_feds.feds)
 train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
 train.command("infogan")(train_qlae.infogan)

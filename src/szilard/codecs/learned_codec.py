@@ -197,8 +197,10 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             "x_hat": self.g_s(found.y_hat.to(y.dtype)),
             "likelihoods": {"y": likelihoods, "z": z_likelihoods},
             "selection": found.selection,
+            "scales": found.scales,
             "means": found.means,
             "y": y,
+            "y_hat": found.y_hat,
         }
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from szilard.training.loop import fit
 from szilard.training.run_folder import check_ours, claim
 
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
-_AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
+AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
 _MADE_FOR = "# codec:"
 _FOLDERS, _FILES = ("checkpoints", "tensorboard"), ("metrics.jsonl", "training.yaml", "model.safetensors", "config.json")
 
@@ -36,6 +36,8 @@ _FOLDERS, _FILES = ("checkpoints", "tensorboard"), ("metrics.jsonl", "training.y
 @dataclass(frozen=True)
 class CodecConfig(TrainingConfig):
     """Settings of training a codec."""
+
+    least_lmbda: ClassVar[float] = 1e-6
 
     steps: int | None = setting(2000, "Optimiser steps.")
     batch_size: int = setting(8, "Crops per step and process; 32 in the papers.")
@@ -50,7 +52,7 @@ class CodecConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("lmbda", self.lmbda, low=1e-6)
+        check_number("lmbda", self.lmbda, low=self.least_lmbda)
         check_choice("distortion", self.distortion, ("mse", "ms-ssim"))
         check_number("crop", self.crop, low=64, integer=True)
         check_number("halved", self.halved, low=0, high=1)
@@ -82,11 +84,11 @@ class RateDistortion(nn.Module):
         self.optimizers = {"quantiles": lambda groups: torch.optim.Adam(groups, eps=1e-14)}
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """"loss", "bpp", "mse", "psnr"."""
+        """"loss", "rate_distortion" (the loss without other terms), "bpp", "psnr"."""
         found = self.codec(pixels)
         losses = self.losses(found, pixels)
         aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]
-        losses["loss"] = losses["loss"] + _AUX * aux
+        losses["loss"] = losses["loss"] + AUX * aux
         return losses
 
     def losses(self, found: Mapping[str, Any], pixels: Tensor) -> dict[str, Tensor]:
@@ -99,6 +101,7 @@ class RateDistortion(nn.Module):
         else:
             distortion = own.lmbda * (1 - ms_ssim(found["x_hat"], pixels))
         losses = {"loss": distortion + bpp, "bpp": bpp.detach(), "psnr": -10 * mse.detach().clamp(min=1e-10).log10()}
+        losses["rate_distortion"] = losses["loss"].detach()
         if found.get("selection"):
             selection = _selection_loss(found)
             losses["loss"] = losses["loss"] + own.selection_weight * selection
