@@ -27,7 +27,6 @@ from codec_sets import CODECS, SMALL, count, peers, photographs, score
 from results_store import Store
 from torch import Tensor, nn
 
-from szilard.codecs.hyperprior import MeanScaleHyperprior
 from szilard.codecs.mlicv2 import MLICv2
 from szilard.codecs.photographs import Crops, packaged_photographs
 from szilard.codecs.training import CodecConfig, RateDistortion, bits_per_pixel
