@@ -1,32 +1,32 @@
-"""What the codec benchmarks have in common: pictures, codecs under test, and what one of them makes of the pictures.
+"""What the codec benchmarks have in common: codecs under test, those of CompressAI among them, and what one makes of pictures.
 
 CompressAI's models come in where the package can be imported; `peers` says so.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from szilard.codecs.coding import decode, encode, padded_pixels
-from szilard.codecs.container import Bitstream
+from szilard.codecs.coding import padded_pixels
+from szilard.codecs.evaluation import centre, measure
 from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
 from szilard.codecs.images import Picture, read_picture
 from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.mlicv2 import MLICv2, preset
 from szilard.codecs.photographs import files_of
-from szilard.codecs.training import bits_per_pixel
+from szilard.codecs.picture_codec import CodedPicture, LearnedPictureCodec, PictureCodec
 
 SMALL = preset("mlicv2-small", N=32, M=48, slices=4, hidden=0.15)  # 1.46 M parameters
+SHOWN = ("bpp", "payload_bpp", "estimated_bpp", "psnr", "ms_ssim", "encode_seconds", "decode_seconds")
+_LENGTHS = struct.Struct("<5H")  # height and width, of the latent, length of z's stream
 
 
 def peers() -> Any:
@@ -54,20 +54,50 @@ CODECS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-@dataclass(frozen=True)
-class Photograph:
-    """A picture to measure on."""
+class PeerCodec:
+    """A model of CompressAI as a codec of an evaluation: its streams behind ten bytes of lengths."""
 
-    name: str
-    samples: np.ndarray
+    def __init__(self, model: Any, name: str, point: str) -> None:
+        self.model, self.name, self.point = model.eval(), name, point
+        self.parameters = count(model)
 
-    @property
-    def pixels(self) -> int:
-        """How many."""
-        return self.samples.shape[0] * self.samples.shape[1]
+    def identity(self) -> str:
+        """Of its name."""
+        return f"{self.name} {self.point}"
+
+    @torch.no_grad()
+    def encode(self, picture: Picture) -> CodedPicture:
+        """Lengths and streams."""
+        pixels, _ = padded_pixels(picture.samples, 64)
+        found = self.model.compress(pixels)
+        y, z = (stream[0] for stream in found["strings"])
+        return CodedPicture(_LENGTHS.pack(*picture.size, *found["shape"], len(z)) + z + y, len(y) + len(z))
+
+    @torch.no_grad()
+    def decode(self, data: bytes) -> Picture:
+        """The picture."""
+        height, width, rows, columns, length = _LENGTHS.unpack(data[: _LENGTHS.size])
+        z, y = data[_LENGTHS.size :][:length], data[_LENGTHS.size + length :]
+        x_hat = self.model.decompress([[y], [z]], (rows, columns))["x_hat"][0, :, :height, :width].clamp(0, 1)
+        return Picture((x_hat * 255).round().permute(1, 2, 0).numpy().astype(np.uint8))
+
+    @torch.no_grad()
+    def estimated_bits(self, picture: Picture) -> float:
+        """Of the padded picture."""
+        pixels, _ = padded_pixels(picture.samples, 64)
+        return float(-sum(one.log2().sum() for one in self.model(pixels)["likelihoods"].values()))
 
 
-def photographs(folder: Path, crop: int = 0, limit: int = 0) -> list[Photograph]:
+def contestant(codec: nn.Module, name: str, point: str, arithmetic: str = "float32") -> PictureCodec:
+    """A trained codec with tables, of ours or of CompressAI, for `evaluation`."""
+    if not isinstance(codec, LearnedCodec):
+        return PeerCodec(codec, name, point)
+    codec.eval()
+    codec.arithmetic = arithmetic
+    return LearnedPictureCodec(codec, name, point)
+
+
+def photographs(folder: Path, crop: int = 0, limit: int = 0) -> list[Picture]:
     """Of a folder.
 
     Args:
@@ -75,68 +105,14 @@ def photographs(folder: Path, crop: int = 0, limit: int = 0) -> list[Photograph]
         crop: side of the centre that is taken; 0: all of it.
         limit: how many; 0: all.
     """
-    found = []
-    for file in files_of(folder)[: limit or None]:
-        samples = read_picture(file, alpha="drop").samples
-        if crop:
-            top, left = (samples.shape[0] - crop) // 2, (samples.shape[1] - crop) // 2
-            samples = np.ascontiguousarray(samples[top : top + crop, left : left + crop])
-        found.append(Photograph(file.stem, samples))
-    return found
+    return [centre(read_picture(file, alpha="drop"), crop, file.name) for file in files_of(folder)[: limit or None]]
 
 
-@dataclass
-class Score:
-    """Means over pictures, and every picture's own numbers."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def means(self) -> dict[str, float]:
-        """Rounded means of what the rows hold."""
-        return {name: round(statistics.fmean(row[name] for row in self.rows), 5) for name in self.rows[0]}
-
-
-def psnr(samples: np.ndarray, found: np.ndarray) -> float:
-    """Of 8-bit samples."""
-    error = np.mean((samples.astype(np.float64) - found) ** 2)
-    return 10 * math.log10(255**2 / max(error, 1e-10))
-
-
-@torch.no_grad()
-def score(codec: nn.Module, pictures: list[Photograph]) -> Score:
-    """Estimated and real bits per pixel, PSNR of what is decoded, seconds; of trained codecs with tables.
-
-    Codecs of ours write files in float32 arithmetic, as CompressAI's do, and payloads are compared; `file_bpp` is the
-    whole file of ours.
-    """
-    codec.eval()
-    found = Score()
-    for picture in pictures:
-        pixels, _ = padded_pixels(picture.samples, 64)
-        if isinstance(codec, LearnedCodec):
-            codec.arithmetic = "float32"
-        estimated = bits_per_pixel(codec(pixels)["likelihoods"], pixels) * pixels[0, 0].numel() / picture.pixels
-        row = {"estimated_bpp": float(estimated)}
-        start = time.process_time()
-        if isinstance(codec, LearnedCodec):
-            file = encode(codec, Picture(picture.samples))
-            middle = time.process_time()
-            decoded = decode(codec, Bitstream.from_bytes(file.to_bytes())).samples
-            row |= {"bpp": file.payload_bpp, "file_bpp": file.bpp}
-        else:
-            coded: Any = codec.compress(pixels)  # type: ignore[operator]
-            middle = time.process_time()
-            decoded = _samples(codec.decompress(coded["strings"], coded["shape"])["x_hat"], picture)  # type: ignore[operator]
-            row["bpp"] = 8 * sum(len(stream[0]) for stream in coded["strings"]) / picture.pixels
-        row |= {"encode_seconds": middle - start, "decode_seconds": time.process_time() - middle}
-        row["psnr"] = psnr(picture.samples, decoded)
-        found.rows.append(row)
-    return found
-
-
-def _samples(x_hat: Tensor, picture: Photograph) -> np.ndarray:
-    height, width = picture.samples.shape[:2]
-    return (x_hat[0, :, :height, :width].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+def score(codec: PictureCodec, pictures: Sequence[Picture]) -> dict[str, float]:
+    """Means over pictures, rounded. Rates are of whole files, and of the streams alone, which compare across containers."""
+    rows = [measure(codec, picture) for picture in pictures]
+    known = [name for name in SHOWN if rows[0][name] is not None]
+    return {name: round(statistics.fmean(row[name] for row in rows), 5) for name in known}
 
 
 def count(module: nn.Module) -> int:

@@ -6,13 +6,22 @@
 FOLDER of --images holds pictures to measure on (Kodak); training is on the photographs that scikit-image and scikit-learn
 ship. Checkpoints go to --work: a killed command goes on with the run it was in, and what is recorded in
 results/codecs.jsonl is not run again. CompressAI's models are trained where that package can be imported, by the same loop.
+Minutes are those of a free core.
 
 train       the same data, crops (128, batch 4), Adam 1e-3 and steps for all, about 1.4 M parameters each. Every codec is
-            trained for 1,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 500. Minutes
-            on a free core, all of a codec: mlicv2 25, compressai-cheng2020-anchor 25, the mean-scale ones 10 each.
+            trained for 1,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 500.
+            Minutes, all of a codec: mlicv2 25, compressai-cheng2020-anchor 25, the mean-scale ones 10 each.
 ablations   one transform, trained by `train` (mean-scale, 0.013), is frozen, and entropy models alone are trained on it,
             so that all have the same pictures and bits compare directly (latent residual prediction changes the
-            pictures, too, and is measured by its cost): 1,000 steps on 2 crops of 256. Minutes: 4 to 8 a variant, 14 variants.
+            pictures, too): 1,000 steps on 2 crops of 256. Minutes: 4 to 8 a variant, 14 variants.
+transforms  1,000 steps at 0.013 with residual blocks instead of token mixing, and as MLIC++ (no guide, reweighting and
+            rotation either). Minutes: 8 each.
+selection   guided selective compression on the trained mlicv2 of 0.0067: off, by scale, and by a predictor that is
+            trained for 300 steps with the codec frozen. Minutes: 6.
+standard    JPEG, WebP, AVIF, and HEIC and VVC where their packages are there. Minutes: 5, with VVC 25.
+sga         refined latents of mlicv2 and mean-scale (0.0067), 256 x 256, 200 steps. Minutes: mean-scale 4, mlicv2 12.
+timing      CPU seconds of encoding and decoding by resolution, exact and float32, of the trained codecs, and of the
+            full-size MLICv2 and MLIC++ with random weights. Minutes: 10.
 """
 
 from __future__ import annotations
@@ -23,50 +32,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from codec_sets import CODECS, SMALL, count, peers, photographs, score
+from codec_costs import selection, sga, standard, timing
+from codec_sets import CODECS, SMALL, contestant, count, peers, photographs, score
+from codec_trainings import CONFIG, FIRST, LAMBDAS, OTHER_TRANSFORMS, base, codec_of, trained
 from results_store import Store
 from torch import Tensor, nn
 
 from szilard.codecs.mlicv2 import MLICv2
-from szilard.codecs.photographs import Crops, packaged_photographs
 from szilard.codecs.training import CodecConfig, RateDistortion, bits_per_pixel
-from szilard.training.loop import fit
 
-FIRST = 0.013
-LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
-BASE_STEPS, STEPS, ENTROPY_STEPS = 1000, 500, 1000
-CONFIG = CodecConfig(
-    crop=128, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup=0.02, log_every=50, save_every=250
-)
+ENTROPY_STEPS = 1000
 CROP = 256  # of the ablations' measurement, centres of pictures
-
-
-def trained(codec: nn.Module, config: CodecConfig, folder: Path, objective: nn.Module | None = None) -> list[Any]:
-    """Train on the packaged photographs, or go on with it, or read what was trained; the metrics."""
-    data = Crops(
-        packaged_photographs(), config.crop, (config.steps or 1) * config.batch_size, config.seed, config.halved
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    own = RateDistortion(codec, config) if objective is None else objective
-    return fit(own.train(), data, config, folder, collate=Crops.collate, device="cpu")
-
-
-def base(name: str, seed: int, work: Path) -> nn.Module:
-    """A codec after its first stage."""
-    torch.manual_seed(seed)
-    codec = CODECS[name]()
-    trained(codec, replace(CONFIG, steps=BASE_STEPS, lmbda=FIRST, seed=seed), work / f"{name}-base-{seed}")
-    return codec
-
-
-def codec_of(name: str, lmbda: float, seed: int, work: Path) -> nn.Module:
-    """A codec of one lambda, with tables."""
-    codec = base(name, seed, work)
-    config = replace(CONFIG, steps=STEPS, lmbda=lmbda, seed=seed + 1000)
-    trained(codec, config, work / f"{name}-{lmbda}-{seed}")
-    codec.eval()
-    codec.update(force=True, update_quantiles=True)  # type: ignore[operator]
-    return codec
 
 
 def train(arguments: argparse.Namespace, store: Store) -> None:
@@ -79,7 +55,7 @@ def train(arguments: argparse.Namespace, store: Store) -> None:
             if key in store:
                 continue
             codec = codec_of(name, lmbda, arguments.seed, arguments.work)
-            found = {"parameters": count(codec), **score(codec, pictures).means()}
+            found = {"parameters": count(codec), **score(contestant(codec, name, str(lmbda)), pictures)}
             store.add(key, found)
             print(key, found, flush=True)
 
@@ -129,8 +105,10 @@ def ablations(arguments: argparse.Namespace, store: Store) -> None:
         if key in store or arguments.only not in name:
             continue
         found = on_frozen(name, changes, config, arguments)
-        store.add(key, {**found, **score(found.pop("codec"), pictures).means()})
-        print(key, list(store)[-1], flush=True)
+        codec = found.pop("codec")
+        found |= score(contestant(codec, name, ""), pictures)
+        store.add(key, found)
+        print(key, {one: value for one, value in found.items() if one != "curve"}, flush=True)
 
 
 def on_frozen(
@@ -152,7 +130,30 @@ def on_frozen(
     return {"codec": codec, "entropy_parameters": learned, "curve": curve}
 
 
-PARTS = {"train": train, "ablations": ablations}
+def transforms(arguments: argparse.Namespace, store: Store) -> None:
+    """What the transform is worth, trained with its entropy model; and MLICv2 without all that it adds."""
+    pictures = photographs(arguments.images)
+    for name in ("mlicv2", *OTHER_TRANSFORMS):
+        key = {"part": "transforms", "codec": name, "seed": arguments.seed, "pictures": len(pictures)}
+        if key in store or arguments.only not in name:
+            continue
+        codec: Any = base(name, arguments.seed, arguments.work)
+        codec.update(force=True, update_quantiles=True)
+        found = {"parameters": count(codec), **score(contestant(codec, name, ""), pictures)}
+        found["cost"] = round(found["payload_bpp"] + FIRST * 255**2 * 10 ** (-found["psnr"] / 10), 4)
+        store.add(key, found)
+        print(key, found, flush=True)
+
+
+PARTS = {
+    "train": train,
+    "ablations": ablations,
+    "transforms": transforms,
+    "selection": selection,
+    "standard": standard,
+    "sga": sga,
+    "timing": timing,
+}
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Codecs measured on pictures: real files, what their decoders make of them, and what it takes.
 
-A row per picture and codec. Rates are of whole files, over the pixels of the picture as it was: `bpp`; of the streams alone:
-`payload_bpp`; of the model's likelihoods: `estimated_bpp`. PSNR is of samples rounded to 8 bits, mean over RGB, per picture;
-curves average it over pictures (which is not the PSNR of the mean error).
+A row per picture and codec. Rates are of whole files, over the pixels of the picture as it was: `bpp`; of the streams
+alone: `payload_bpp`; of the model's likelihoods: `estimated_bpp`. PSNR is of samples rounded to 8 bits, mean over RGB,
+per picture; curves average it over pictures (which is not the PSNR of the mean error).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def evaluate_codecs(
     Args:
         codecs: under test; of equal names are points of one curve.
         images: files; transparency is dropped.
-        out: folder of `rows.jsonl`; rows that it holds already, of the same pictures and codecs, are not measured again.
+        out: folder of `rows.jsonl`; what it holds already of the same pictures and codecs is not measured again.
         crop: side of the centre that is taken of each picture; 0: all of it.
         progress: called with the number of rows that are there, and of all.
 
@@ -109,7 +109,9 @@ def measure(codec: PictureCodec, picture: Picture) -> Row:
         decoded = codec.decode(coded.data)
         seconds = time.perf_counter() - start
     if decoded.size != picture.size:
-        raise ValueError(f"{codec.name} {codec.point} gave back {decoded.size[1]} x {decoded.size[0]} for {width} x {height}.")
+        raise ValueError(
+            f"{codec.name} {codec.point} gave back {decoded.size[1]} x {decoded.size[0]} for {width} x {height}."
+        )
     one, other = eight_bits(picture.samples), eight_bits(decoded.samples)
     peaks = [peak.megabytes for peak in (encoding, decoding) if peak.megabytes is not None]
     return {
@@ -210,8 +212,10 @@ class Evaluation:
         found = []
         for own in self._grouped("codec", "point", "width", "height"):
             means = self._means(own)
+            peaks = means["peak_megabytes"]
             megapixels = own[0]["width"] * own[0]["height"] / 1e6
             row = {name: own[0][name] for name in ("codec", "point", "width", "height")} | {"pictures": len(own)}
+            row |= {"peak_megabytes": peaks, "parameters": own[0]["parameters"]}
             for what in ("encode", "decode"):
                 row[f"{what}_seconds"] = means[f"{what}_seconds"]
                 row[f"{what}_megapixels_per_second"] = megapixels / max(means[f"{what}_seconds"], 1e-9)

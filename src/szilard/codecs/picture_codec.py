@@ -37,11 +37,11 @@ class PictureCodec(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: E704
+    def name(self) -> str: ...
     @property
-    def point(self) -> str: ...  # noqa: E704
+    def point(self) -> str: ...
     @property
-    def parameters(self) -> int: ...  # noqa: E704
+    def parameters(self) -> int: ...
 
     def identity(self) -> str:
         """Another for whatever may write other files or pictures."""

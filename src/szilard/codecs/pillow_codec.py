@@ -62,7 +62,9 @@ class PillowCodec:
         from PIL import Image
 
         if picture.depth != 8:
-            raise ValueError(f"{self.kind} is written with 8 bits a sample here, not {picture.depth}: convert the picture.")
+            raise ValueError(
+                f"{self.kind} is written with 8 bits a sample here, not {picture.depth}: convert the picture."
+            )
         if picture.alpha is not None:
             raise ValueError("transparency is not compared: read the picture with alpha='drop'.")
         grey = picture.channels == 1 and self.kind in _GREY

@@ -1,13 +1,13 @@
 """Rate-distortion curves, and how far one lies from another: BD-rate and BD-PSNR.
 
-Bjøntegaard, "Calculation of Average PSNR Differences between RD-Curves", VCEG-M33, 2001. Two curves of rates R (bits per
-pixel) and qualities Q (dB), four points or more each; log R is interpolated as a function of Q, and
+Bjøntegaard, "Calculation of Average PSNR Differences between RD-Curves", VCEG-M33, 2001. Two curves of rates R (bits
+per pixel) and qualities Q (dB), four points or more each; log R is interpolated as a function of Q, and
 
     BD-rate = (exp(mean of log R_test(Q) - log R_anchor(Q) over the common range of Q) - 1) 100 %
 
 Negative: the test needs fewer bits. BD-PSNR swaps the roles: Q as a function of log10 R, in dB, positive: better. The
-integrals are those of the package bjontegaard. Papers interpolate by "pchip" or by the classic "cubic" polynomial, which
-differ by tenths: name the method; and never compare BD-rates of different anchors.
+integrals are those of the package bjontegaard. Papers interpolate by "pchip" or by the classic "cubic" polynomial,
+which differ by tenths: name the method; and never compare BD-rates of different anchors.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RDCurve:
             raise ValueError(f"{str(path)!r} is no JSON file: {error}.") from None
         results = read.get("results", read) if isinstance(read, dict) else {}
         if not isinstance(results, dict) or not _numbers(results.get("bpp")):
-            raise ValueError(f"{str(path)!r} holds no curve: it needs a list \"bpp\" beside \"psnr-rgb\" or \"psnr\".")
+            raise ValueError(f'{str(path)!r} holds no curve: it needs a list "bpp" beside "psnr-rgb" or "psnr".')
         psnr = next((results[name] for name in ("psnr-rgb", "psnr") if _numbers(results.get(name))), [])
         similar = next((results[name] for name in ("ms-ssim-rgb", "ms-ssim") if _numbers(results.get(name))), [])
         if any(not 0 <= value < 1 for value in similar):
@@ -125,8 +125,8 @@ def bd_rate(anchor: RDCurve, test: RDCurve, method: str = "pchip", metric: str =
         metric: "psnr" or "ms-ssim".
 
     Raises:
-        ValueError: fewer than four points, a point whose quality does not rise with its rate, or curves without a common
-            range of quality.
+        ValueError: fewer than four points, a point whose quality does not rise with its rate, or curves without a
+            common range of quality.
     """
     check_choice("method", method, METHODS)
     qualities = [_checked(curve, metric) for curve in (anchor, test)]
@@ -157,7 +157,8 @@ def _checked(curve: RDCurve, metric: str) -> tuple[float, ...]:
         if found[place] <= found[place - 1] or curve.rates[place] <= curve.rates[place - 1]:
             raise ValueError(
                 f"the curve {curve.name!r} does not rise at point {place + 1}: {found[place - 1]:g} dB at "
-                f"{curve.rates[place - 1]:g} bits per pixel, {found[place]:g} dB at {curve.rates[place]:g}; leave one out."
+                f"{curve.rates[place - 1]:g} bits per pixel, {found[place]:g} dB at {curve.rates[place]:g}; "
+                "leave one out."
             )
     return found
 
@@ -175,7 +176,8 @@ def _check_overlap(
         share = (high - low) / (values[-1] - values[0])
         if share < OVERLAP:
             warnings.warn(
-                f"only {share:.0%} of the range of {what} of {curve.name!r} is common to {anchor.name!r} and {test.name!r}.",
+                f"only {share:.0%} of the range of {what} of {curve.name!r} is common to {anchor.name!r} and "
+                f"{test.name!r}.",
                 stacklevel=3,
             )
 

@@ -1,7 +1,7 @@
 """VVC (H.266) intra through ffmpeg's libvvenc, as a codec of an evaluation.
 
-VVenC is Fraunhofer's encoder of the standard, some percent behind the reference software VTM that papers compare with; and
-it writes 4:2:0, where published curves of VTM are often 4:4:4. An ffmpeg that can do it comes with the package
+VVenC is Fraunhofer's encoder of the standard, some percent behind the reference software VTM that papers compare with;
+and it writes 4:2:0, where published curves of VTM are often 4:4:4. An ffmpeg that can do it comes with the package
 imageio-ffmpeg.
 """
 
