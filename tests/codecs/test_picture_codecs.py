@@ -31,6 +31,7 @@ def scene(height: int = 72, width: int = 100) -> np.ndarray:
 
 
 def learned() -> MLICv2:
+    """An untrained codec with tables."""
     torch.manual_seed(0)
     codec = MLICv2("mlicv2-tiny")
     codec.update(force=True)

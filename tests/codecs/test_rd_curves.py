@@ -58,9 +58,7 @@ def test_mlicpp_against_mlic_on_their_published_points(method: str, wanted: floa
     factor=st.floats(0.4, 2.5),
     method=st.sampled_from(METHODS),
 )
-def test_a_curve_of_scaled_rates_has_that_bd_rate(
-    steps: list[tuple[float, float]], factor: float, method: str
-) -> None:
+def test_a_curve_of_scaled_rates_has_that_bd_rate(steps: list[tuple[float, float]], factor: float, method: str) -> None:
     rates = tuple(math.exp(sum(step for step, _ in steps[: place + 1]) - 4) for place in range(len(steps)))
     quality = tuple(25 + sum(gain for _, gain in steps[: place + 1]) for place in range(len(steps)))
     anchor, test = RDCurve("a", rates, quality), RDCurve("b", tuple(factor * rate for rate in rates), quality)

@@ -132,10 +132,11 @@ def _compared(curves: Sequence[RDCurve], anchor: str | None, method: str) -> Com
         row: dict[str, Any] = {"codec": curve.name, "anchor": anchor, "method": method}
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            try:
-                row |= {"bd_rate": bd_rate(own, curve, method), "bd_psnr": bd_psnr(own, curve, method)}
-            except ValueError as error:
-                row["why not"] = str(error)
+            for name, compare in (("bd_rate", bd_rate), ("bd_psnr", bd_psnr)):
+                try:
+                    row[name] = compare(own, curve, method)
+                except ValueError as error:
+                    row |= {name: None, "why not": str(error)}
         row["warnings"] = list(dict.fromkeys(str(one.message) for one in told))
         found.append(row)
     return found
@@ -184,12 +185,9 @@ def _bd_table(compared: Compared, anchor: str, method: str) -> Table:
     for name in ("codec", "BD-rate", "BD-PSNR", ""):
         table.add_column(name, justify="right" if name.startswith("BD") else "left")
     for row in compared:
-        if "why not" in row:
-            table.add_row(row["codec"], "", "", row["why not"])
-        else:
-            table.add_row(
-                row["codec"], f"{row['bd_rate']:+.2f} %", f"{row['bd_psnr']:+.3f} dB", " ".join(row["warnings"])
-            )
+        rate = "" if row["bd_rate"] is None else f"{row['bd_rate']:+.2f} %"
+        gain = "" if row["bd_psnr"] is None else f"{row['bd_psnr']:+.3f} dB"
+        table.add_row(row["codec"], rate, gain, " ".join([*row["warnings"], row.get("why not", "")]).strip())
     return table
 
 
