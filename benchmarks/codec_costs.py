@@ -25,7 +25,6 @@ from szilard.codecs.images import Picture
 from szilard.codecs.learned_codec import Rounding
 from szilard.codecs.mlicv2 import MLICv2
 from szilard.codecs.photographs import files_of
-from szilard.codecs.training import RateDistortion
 
 LAMBDA = 0.0067  # of the codecs that are measured here
 POINTS = {
@@ -61,14 +60,6 @@ def standard(arguments: argparse.Namespace, store: Store) -> None:
                 print(key, row["bpp"], row["psnr"], flush=True)
 
 
-class Selection(RateDistortion):
-    """The loss of the selection predictor, which alone learns."""
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        losses = super().forward(pixels)
-        return {"loss": losses["selection"], "bpp": losses["bpp"]}
-
-
 def selection(arguments: argparse.Namespace, store: Store) -> None:
     """Guided selective compression: bits, PSNR, and the share of elements that are coded."""
     pictures = photographs(arguments.images)
@@ -84,7 +75,7 @@ def selection(arguments: argparse.Namespace, store: Store) -> None:
             for name, parameter in codec.named_parameters():
                 parameter.requires_grad_(name.startswith("selection."))
             config = replace(CONFIG, steps=300, lmbda=LAMBDA, seed=arguments.seed + 3000)
-            trained(codec, config, arguments.work / f"selection-{arguments.seed}", Selection(codec, config))
+            trained(codec, config, arguments.work / f"selection-{arguments.seed}")
         codec.eval()
         shares = [coded_share(codec, picture) for picture in pictures]
         found = {"share_coded": round(float(np.mean(shares)), 4), **score(contestant(codec, kind, ""), pictures)}
