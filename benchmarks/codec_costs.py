@@ -35,6 +35,7 @@ POINTS = {
     "vvc": "42,37,32,27,22",
 }
 REFINED, REFINEMENT_STEPS, CROP = 8, 200, 256
+SELECTION_STEPS = 300
 SIZES = {"256 x 256": (256, 256), "768 x 512": (512, 768), "1536 x 1024": (1024, 1536)}
 
 
@@ -74,7 +75,7 @@ def selection(arguments: argparse.Namespace, store: Store) -> None:
         if kind == "learned":
             for name, parameter in codec.named_parameters():
                 parameter.requires_grad_(name.startswith("selection."))
-            config = replace(CONFIG, steps=300, lmbda=LAMBDA, seed=arguments.seed + 3000)
+            config = replace(CONFIG, steps=SELECTION_STEPS, lmbda=LAMBDA, seed=arguments.seed + 3000)
             trained(codec, config, arguments.work / f"selection-{arguments.seed}")
         codec.eval()
         shares = [coded_share(codec, picture) for picture in pictures]
