@@ -27,6 +27,7 @@ from szilard.cli import (
     compress,
     doctor,
     evaluate,
+    evaluate_codecs,
     generate,
     info,
     lm_eval,
@@ -67,6 +68,7 @@ app.command("compare")(compare.compare_command)
 app.command("compress")(compress.compress_command)
 app.command("trace")(trace.trace_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("evaluate-codecs")(evaluate_codecs.evaluate_codecs_command)
 app.command("report")(report.report_command)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval_command)
 app.command("doctor")(doctor.doctor_command)
