@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -75,7 +75,9 @@ class Rounding:
 
     def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
         difference = self.y[:, channels] - means
-        symbols = difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
+        symbols = (
+            difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
+        )
         if coded is not None:
             symbols = symbols * coded
         return only(symbols + means, where)
@@ -122,6 +124,16 @@ class Reading:
 def symbol_check(symbols: Tensor, before: int = 0) -> int:
     """CRC-32 of symbols as little-endian int32, continued."""
     return zlib.crc32(symbols.detach().cpu().numpy().astype("<i4").tobytes(), before)
+
+
+def id_of(state_dict: Mapping[str, Tensor]) -> bytes:
+    """8 bytes that name weights and tables: the begin of their SHA-256."""
+    found = hashlib.sha256()
+    for key, value in sorted(state_dict.items()):
+        own = value.detach().cpu().contiguous()
+        found.update(f"{key} {own.dtype} {tuple(own.shape)}".encode())
+        found.update(own.numpy().tobytes())
+    return found.digest()[:8]
 
 
 class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szilard", "image-compression"]):  # type: ignore[call-arg]
@@ -322,12 +334,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
 
     def weights_id(self) -> bytes:
         """8 bytes that name these weights and tables."""
-        found = hashlib.sha256()
-        for key, value in sorted(self.state_dict().items()):
-            own = value.detach().cpu().contiguous()
-            found.update(f"{key} {own.dtype} {tuple(own.shape)}".encode())
-            found.update(own.numpy().tobytes())
-        return found.digest()[:8]
+        return id_of(self.state_dict())
 
     def rate_parameters(self) -> Iterator[nn.Parameter]:
         """What the rate-distortion loss trains: all but the quantiles."""
@@ -382,7 +389,11 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         if self.trained_on:
             lines += ["| trained with | |", "|---|---|"]
             lines += [f"| {name} | {value} |" for name, value in self.trained_on.items()] + [""]
-        lines += ["```bash", "szilard encode photo.png photo.szc --model FOLDER", "szilard decode photo.szc photo.png --model FOLDER"]
+        lines += [
+            "```bash",
+            "szilard encode photo.png photo.szc --model FOLDER",
+            "szilard decode photo.szc photo.png --model FOLDER",
+        ]
         return "\n".join([*lines, "```", ""])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -406,5 +417,3 @@ class _exact_outside:
 
     def __exit__(self, *error: Any) -> None:
         self._mode.__exit__(*error)
-
-

@@ -341,4 +341,3 @@ class _Found:
         scales, means, coded = (torch.cat(kept, dim=1) if kept else None for kept in self.parameters)
         assert scales is not None and means is not None
         return Predicted(torch.cat(self.slices, dim=1), scales, means, coded, self.selection)
-

@@ -38,7 +38,11 @@ def configuration_of(state_dict: Mapping[str, Tensor]) -> MLICv2Config:
         raise ValueError(f"these are not weights of MLIC++ or MLICv2: there is no {missing}.") from None
     fusion = state_dict.get("local_context.0.fusion.weight")
     guided = some("guide.")
-    stages = [int(key.split(".")[2]) for key in state_dict if re.fullmatch(r"g_a\.analysis_transform\.\d+\.conv1\.weight", key)]
+    stages = [
+        int(key.split(".")[2])
+        for key in state_dict
+        if re.fullmatch(r"g_a\.analysis_transform\.\d+\.conv1\.weight", key)
+    ]
     mixing = some("g_a.analysis_transform.1.mix.")
     return MLICv2Config(
         N=hyper,

@@ -74,7 +74,9 @@ class Tables:
             ValueError: constriction is not installed.
         """
         stream = _constriction()
-        used = [row[:length].astype(np.float64) for row, length in zip(_whole(cumulative), _whole(lengths), strict=True)]
+        used = [
+            row[:length].astype(np.float64) for row, length in zip(_whole(cumulative), _whole(lengths), strict=True)
+        ]
         models = [stream.model.Categorical(np.diff(row) / TOTAL, perfect=False) for row in used]
         return cls(models, _whole(offsets), _whole(lengths) - 2)
 
@@ -224,5 +226,7 @@ def _constriction() -> Any:
     try:
         import constriction
     except ModuleNotFoundError:
-        raise ValueError("files of learned codecs need the package constriction: pip install 'szilard[codecs]'") from None
+        raise ValueError(
+            "files of learned codecs need the package constriction: pip install 'szilard[codecs]'"
+        ) from None
     return constriction.stream
