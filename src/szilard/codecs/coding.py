@@ -198,8 +198,8 @@ def check_codec(codec: LearnedCodec, header: Header) -> None:
     own = codec.weights_id()
     if header.codec != codec.name or header.weights != own:
         raise ValueError(
-            f"the file was written by {header.codec} with weights {header.weights.hex()}, but this is {codec.name} with "
-            f"weights {own.hex()}: give the model that wrote it."
+            f"the file was written by {header.codec} with weights {header.weights.hex()}, but this is {codec.name} "
+            f"with weights {own.hex()}: give the model that wrote it."
         )
 
 

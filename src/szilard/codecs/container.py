@@ -11,7 +11,8 @@
 | tile, overlap | u16, u16: side of a tile (0: one tile holds all) and how much tiles overlap |
 | bit depth, channels | u8, u8: 8 or 16; 1 (grey) or 3 (RGB) |
 | extra blocks | u8 count, then u8 kind and LEB128 length each |
-| tiles | LEB128 count; for each: pad of left, right, top, bottom (u8), latent height and width (u16), u8 streams, LEB128 length each |
+| tiles | LEB128 count; for each: pad of left, right, top, bottom (u8), latent height and width (u16), |
+| | u8 count of streams, LEB128 length each |
 | symbol checks | u32 for each tile (flag 2) |
 | header check | u32, CRC-32 of everything before |
 | payload | extra blocks, then streams |

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from szilard.codecs.bounds import GDN
-from szilard.codecs.learned_codec import LearnedCodec, Predicted, Quantizer
+from szilard.codecs.learned_codec import LearnedCodec
+from szilard.codecs.quantizers import Predicted, Quantizer
 from szilard.options import check_number
 
 

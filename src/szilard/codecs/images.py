@@ -1,8 +1,8 @@
 """Pictures in and out: PNG, JPEG, WebP or TIFF, as samples that a codec can take.
 
-A codec takes RGB in [0, 1]. Grey pictures are coded as three equal channels and come back grey; pictures of 16 bits come
-back with 16 bits (the codec itself is as exact as its reconstruction); rotations that a camera noted are applied; alpha
-is refused, or carried without loss beside the picture.
+A codec takes RGB in [0, 1]. Grey pictures are coded as three equal channels and come back grey; pictures of 16 bits
+come back with 16 bits (the codec itself is as exact as its reconstruction); rotations that a camera noted are
+applied; alpha is refused, or carried without loss beside the picture.
 """
 
 from __future__ import annotations
