@@ -25,7 +25,9 @@ from szilard.cli import (
     chat,
     compare,
     compress,
+    decode,
     doctor,
+    encode,
     evaluate,
     evaluate_codecs,
     generate,
@@ -66,6 +68,8 @@ app.command("generate")(generate.generate_command)
 app.command("chat")(chat.chat_command)
 app.command("compare")(compare.compare_command)
 app.command("compress")(compress.compress_command)
+app.command("encode")(encode.encode_command)
+app.command("decode")(decode.decode_command)
 app.command("trace")(trace.trace_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("evaluate-codecs")(evaluate_codecs.evaluate_codecs_command)

@@ -1,7 +1,7 @@
 """Stochastic Gumbel annealing: better latents of one picture, found by gradient descent; the decoder stays the same.
 
-Yang, Bamler, Mandt, "Improving Inference for Neural Image Compression", NeurIPS 2020, arXiv:2006.04240. MLICv2+ is MLICv2
-with this.
+Yang, Bamler, Mandt, "Improving Inference for Neural Image Compression", NeurIPS 2020, arXiv:2006.04240. MLICv2+ is
+MLICv2 with this.
 
 For a number v between f = floor(v) and c = f + 1, with temperature T:
 
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from szilard.codecs.checkerboard import only
-from szilard.codecs.learned_codec import LearnedCodec, Rounding
+from szilard.codecs.learned_codec import LearnedCodec
+from szilard.codecs.quantizers import Rounding
 from szilard.options import check_number
 
 _EDGE = 1 - 1e-5
@@ -148,7 +149,7 @@ def refine(
         if steps:
             _descend(codec, x, lmbda, steps, lr, hold, 2 / steps if rate is None else rate, seed, callback, found)
             found.after = true_cost(codec, x, found.y, found.z, lmbda)
-            if found.after >= found.before:  # never worse than the codec's own
+            if not found.after < found.before:  # never worse than the codec's own, nor without a number
                 found.y, found.z, found.after = y, z, found.before
     finally:
         for parameter, learns in wanted:

@@ -20,6 +20,8 @@ from szilard.codecs.container import (
     CHECKED,
     EXTRA,
     FLOAT32,
+    MAX_LATENT,
+    MAX_PIXELS,
     MAX_SIDE,
     REFINED,
     Bitstream,
@@ -77,6 +79,29 @@ def tiling_of(height: int, width: int, tile: int | None = None) -> Tiling:
     return Tiling(tile, OVERLAP) if 0 < tile < max(height, width) else Tiling()
 
 
+def tile_count(height: int, width: int, tile: int | None = None) -> int:
+    """How many tiles `encode` makes of a picture.
+
+    Raises:
+        ValueError: a picture that is too large, a wrong `tile`, or one that leaves too much in one tile.
+    """
+    return len(_places(height, width, tile)[1])
+
+
+def _places(height: int, width: int, tile: int | None, stride: int = 64) -> tuple[Tiling, list[tuple[int, int]]]:
+    """Top and left of every tile."""
+    if not 1 <= height <= MAX_SIDE or not 1 <= width <= MAX_SIDE or height * width > MAX_PIXELS:
+        raise ValueError(f"sides must be 1 to {MAX_SIDE:,} pixels, {MAX_PIXELS:,} in all, not {width} x {height}.")
+    tiling = tiling_of(height, width, tile)
+    largest = -(-tiling.length(0, height) // stride) * -(-tiling.length(0, width) // stride)
+    if largest > MAX_LATENT:
+        allowed = MAX_LATENT * stride**2
+        raise ValueError(
+            f"a tile may have {allowed:,} pixels, and this picture has {width} x {height}: choose tile=1024."
+        )
+    return tiling, [(top, left) for top in tiling.starts(height) for left in tiling.starts(width)]
+
+
 def encode(
     codec: LearnedCodec,
     picture: Picture,
@@ -95,13 +120,10 @@ def encode(
         progress: called with the number of tiles that are done, and of all.
 
     Raises:
-        ValueError: a codec without tables, or a picture that is too large.
+        ValueError: a codec without tables, or a picture or a tile that is too large.
     """
     height, width = picture.size
-    if not 1 <= height <= MAX_SIDE or not 1 <= width <= MAX_SIDE:
-        raise ValueError(f"sides must be 1 to {MAX_SIDE:,} pixels, not {width} x {height}.")
-    tiling = tiling_of(height, width, tile)
-    places = [(top, left) for top in tiling.starts(height) for left in tiling.starts(width)]
+    tiling, places = _places(height, width, tile, codec.stride)
     tiles = []
     for number, (top, left) in enumerate(places):
         part = picture.samples[top : top + tiling.length(top, height), left : left + tiling.length(left, width)]
@@ -168,7 +190,7 @@ def decode(codec: LearnedCodec, coded: Bitstream, *, progress: Callable[[int, in
         codec.arithmetic = before
     alpha = coded.extra.get(ALPHA)
     size = header.height, header.width
-    return Picture(samples, header.channels, None if alpha is None else decoded_alpha(alpha, size))
+    return Picture(samples, header.channels, None if alpha is None else decoded_alpha(alpha, size, header.depth))
 
 
 def check_codec(codec: LearnedCodec, header: Header) -> None:
@@ -176,8 +198,8 @@ def check_codec(codec: LearnedCodec, header: Header) -> None:
     own = codec.weights_id()
     if header.codec != codec.name or header.weights != own:
         raise ValueError(
-            f"the file was written by {header.codec} with weights {header.weights.hex()}, but this is {codec.name} with "
-            f"weights {own.hex()}: give the model that wrote it."
+            f"the file was written by {header.codec} with weights {header.weights.hex()}, but this is {codec.name} "
+            f"with weights {own.hex()}: give the model that wrote it."
         )
 
 
@@ -202,7 +224,7 @@ def check_tiles(coded: Bitstream, stride: int) -> None:
 def _joined(
     codec: LearnedCodec, coded: Bitstream, tiling: Tiling, progress: Callable[[int, int], None] | None
 ) -> np.ndarray:
-    """Samples [H, W, 3], band by band."""
+    """Samples [H, W, 3], band by band; all three are the mean of the decoded channels where the picture was grey."""
     header = coded.header
     kind = np.uint16 if header.depth == 16 else np.uint8
     found = np.empty((header.height, header.width, 3), dtype=kind)
@@ -211,14 +233,12 @@ def _joined(
     done = 0
     for row, top in enumerate(rows):
         height = tiling.length(top, header.height)
-        total, weights = torch.zeros(3, height, header.width), torch.zeros(height, header.width)
-        if carried is not None:
-            total[:, : carried[1].shape[0]] += carried[0]
-            weights[: carried[1].shape[0]] += carried[1]
         for column, left in enumerate(columns):
             tile = coded.tiles[row * len(columns) + column]
             width = tiling.length(left, header.width)
-            pixels = _decoded(codec, tile)[:, :height, :width]
+            pixels = _decoded(codec, tile, bool(header.flags & CHECKED))
+            if not column:  # after the first tile: a file that cannot be decoded gets no room for its picture
+                total, weights = _band(height, header.width, carried)
             fade = _fade(height, tiling.overlap, row > 0, row + 1 < len(rows))[:, None]
             fade = fade * _fade(width, tiling.overlap, column > 0, column + 1 < len(columns))
             total[:, :, left : left + width] += pixels * fade
@@ -227,15 +247,26 @@ def _joined(
             if progress is not None:
                 progress(done, len(coded.tiles))
         ready = height if row + 1 == len(rows) else rows[row + 1] - top
-        found[top : top + ready] = _samples(total[:, :ready] / weights[:ready], kind)
+        pixels = total[:, :ready] / weights[:ready]
+        found[top : top + ready] = _samples(pixels if header.channels == 3 else pixels.mean(0, keepdim=True), kind)
         carried = total[:, ready:], weights[ready:]
     return found
 
 
-def _decoded(codec: LearnedCodec, tile: Tile) -> Tensor:
+def _band(height: int, width: int, carried: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Sums [3, height, width] and weights of a band, which begins with what the one above it has added already."""
+    total, weights = torch.zeros(3, height, width), torch.zeros(height, width)
+    if carried is not None:
+        total[:, : carried[1].shape[0]] += carried[0]
+        weights[: carried[1].shape[0]] += carried[1]
+    return total, weights
+
+
+def _decoded(codec: LearnedCodec, tile: Tile, checked: bool) -> Tensor:
+    """Pixels [3, height, width] of a tile."""
     left, right, top, bottom = tile.pad
     strings = [[stream] for stream in tile.streams]
-    pixels = codec.decompress(strings, tile.shape, [tile.check])["x_hat"][0].float().cpu()
+    pixels = codec.decompress(strings, tile.shape, [tile.check] if checked else None)["x_hat"][0].float().cpu()
     return pixels[:, top : pixels.shape[1] - bottom, left : pixels.shape[2] - right]
 
 
@@ -253,4 +284,3 @@ def _fade(size: int, overlap: int, before: bool, after: bool) -> Tensor:
 def _samples(pixels: Tensor, kind: Any) -> np.ndarray:
     largest = np.iinfo(kind).max
     return (pixels.clamp(0, 1) * largest).round().permute(1, 2, 0).numpy().astype(kind)
-

@@ -11,7 +11,8 @@
 | tile, overlap | u16, u16: side of a tile (0: one tile holds all) and how much tiles overlap |
 | bit depth, channels | u8, u8: 8 or 16; 1 (grey) or 3 (RGB) |
 | extra blocks | u8 count, then u8 kind and LEB128 length each |
-| tiles | LEB128 count; for each: pad of left, right, top, bottom (u8), latent height and width (u16), u8 streams, LEB128 length each |
+| tiles | LEB128 count; for each: pad of left, right, top, bottom (u8), latent height and width (u16), |
+| | u8 count of streams, LEB128 length each |
 | symbol checks | u32 for each tile (flag 2) |
 | header check | u32, CRC-32 of everything before |
 | payload | extra blocks, then streams |
@@ -23,16 +24,20 @@ A reader bounds every number before it allocates anything; the header's own chec
 from __future__ import annotations
 
 import io
+import os
 import struct
+import tempfile
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 MAGIC, VERSION = b"SZLC", 1
 MAX_SIDE = 65_535
 MAX_TILES = 1 << 20
 MAX_STREAMS = 64
-MAX_PIXELS = 1 << 30
+MAX_PIXELS = 1 << 28  # of a picture: a small file may say a large one, and its reader makes room for it
+MAX_LATENT = 1 << 12  # positions of a tile's hyper latent: 2^24 pixels at a stride of 64
 REFINED, CHECKED, EXTRA, FLOAT32 = 1, 2, 4, 8
 ALPHA = 1  # kind of an extra block: alpha, as a PNG
 
@@ -98,6 +103,11 @@ class Bitstream:
     extra: dict[int, bytes] = field(default_factory=dict)
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether its picture has transparency."""
+        return ALPHA in self.extra
+
+    @property
     def payload_bytes(self) -> int:
         """Of the streams alone."""
         return sum(len(stream) for tile in self.tiles for stream in tile.streams)
@@ -134,6 +144,30 @@ class Bitstream:
         found += b"".join(self.extra.values()) + b"".join(stream for tile in self.tiles for stream in tile.streams)
         return found + struct.pack("<I", zlib.crc32(found))
 
+    def save(self, target: Path) -> None:
+        """Write the file, whole or not at all."""
+        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.to_bytes())
+            os.chmod(scratch, 0o644)
+            os.replace(scratch, target)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, source: Path) -> Bitstream:
+        """Read a file.
+
+        Raises:
+            CorruptFile: see `from_bytes`.
+            ValueError: there is no such file, or it cannot be read.
+        """
+        if not is_coded(source):
+            raise CorruptFile(f"{str(source)!r} is no picture of a learned codec: it does not begin with SZLC.")
+        return cls.from_bytes(source.read_bytes())
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Bitstream:
         """Read a file.
@@ -155,6 +189,19 @@ class Bitstream:
         for pad, shape, sizes, check in tiles:
             whole.append(Tile(pad, shape, tuple(reader.take(size) for size in sizes), check))
         return cls(header, tuple(whole), blocks)
+
+
+def is_coded(source: Path) -> bool:
+    """Whether a file begins as one of this format; its first bytes are read alone.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with source.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ValueError(f"{str(source)!r} cannot be read ({error.strerror}).") from None
 
 
 def read_header(file: BinaryIO, limit: int = 1 << 26) -> Header:
@@ -192,12 +239,12 @@ def _read_header(reader: _Reader) -> tuple[Header, list[tuple[int, int]], list[_
     if bool(extra) != bool(flags & EXTRA) or len({kind for kind, _ in extra}) < len(extra):
         raise CorruptFile("the file is damaged: its extra blocks are not what its flags say.")
     count = reader.leb128()
-    if not 1 <= count <= MAX_TILES or count * 11 > len(reader.data):
+    if not 1 <= count <= MAX_TILES or count * 9 > len(reader.data):
         raise CorruptFile(f"the file says {count:,} tiles, more than it has room for.")
     entries: list[_Entry] = []
     for _ in range(count):
         left, right, top, bottom, rows, columns, streams = struct.unpack("<4BHHB", reader.take(9))
-        if streams > MAX_STREAMS or not rows or not columns or rows * columns > MAX_PIXELS // 4096:
+        if streams > MAX_STREAMS or not rows or not columns or rows * columns > MAX_LATENT:
             raise CorruptFile(f"the file says {streams} streams and a latent of {rows} x {columns}.")
         sizes = [reader.leb128() for _ in range(streams)]
         entries.append(((left, right, top, bottom), (rows, columns), sizes, 0))
@@ -231,8 +278,10 @@ class _Reader:
             byte = self.byte()
             found |= (byte & 127) << shift
             if byte < 128:
+                if shift and not byte:
+                    break  # the same number has a shorter form, which is the only one that we write
                 return found
-        raise CorruptFile("the file is damaged: a length in it has no end.")
+        raise CorruptFile("the file is damaged: a length in it is none.")
 
 
 def _leb128(number: int) -> bytes:

@@ -253,7 +253,7 @@ class IntraSliceContext(nn.Module):
 class ChannelReweighting(nn.Module):
     """MLICv2's reweighting of a global context c [B, C', h, w] by attention between its channels (equation 8).
 
-    a = softmax(q k^T / sqrt(L)) over channels, o = LN(Conv1x1(a v)), c + o + Gate(o); q, k, v: 1x1 convolutions of LN(c).
+    a = softmax(q k^T / sqrt(L)) over channels, o = LN(Conv1x1(a v)), c + o + Gate(o); q, k, v: Conv1x1(LN(c)).
     """
 
     def __init__(self, channels: int) -> None:

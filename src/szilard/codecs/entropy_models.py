@@ -1,16 +1,17 @@
 """What a latent costs: a factorised density for z, a Gaussian for y.
 
-Ballé, Minnen, Singh, Hwang, Johnston, "Variational Image Compression with a Scale Hyperprior", ICLR 2018; Minnen, Ballé,
-Toderici, "Joint Autoregressive and Hierarchical Priors for Learned Image Compression", NeurIPS 2018.
+Ballé, Minnen, Singh, Hwang, Johnston, "Variational Image Compression with a Scale Hyperprior", ICLR 2018; Minnen,
+Ballé, Toderici, "Joint Autoregressive and Hierarchical Priors for Learned Image Compression", NeurIPS 2018.
 
-Parameters and buffers have CompressAI's names (1.2.8), so that state dicts are interchangeable. The frequency tables that
-`update` computes are buffers, too: a file is decoded by the tables that it was encoded with.
+Parameters and buffers have CompressAI's names (1.2.8), so that state dicts are interchangeable. The frequency tables
+that `update` computes are buffers, too: a file is decoded by the tables that it was encoded with.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class EntropyBottleneck(EntropyModel):
         widths = (1, *filters, 1)
         scale = init_scale ** (1 / (len(filters) + 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for place, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for place, (inner, outer) in enumerate(pairwise(widths)):
             start = math.log(math.expm1(1 / scale / outer))
             self.matrices.append(nn.Parameter(torch.full((channels, outer, inner), start)))
             self.biases.append(nn.Parameter(torch.empty(channels, outer, 1).uniform_(-0.5, 0.5)))

@@ -8,7 +8,7 @@ Here modules run unchanged, in float64, and every operation is one of four kinds
 - Element by element, +, -, *, /, sqrt, comparisons: rounded correctly by IEEE 754, the same everywhere.
 - Products of matrices and convolutions: both factors are first rounded to multiples of 2^-f, with f so large that every
   sum of products is a whole number below 2^53 in units of the product. Such sums are exact in any order. f follows from
-  the largest absolute value of each sample, which is exact, too. Factors keep about 20 to 26 bits.
+  the largest absolute value of each sample or of the weights, which is exact, too. Factors keep about 20 to 26 bits.
 - Sums: the same, with one factor.
 - Functions (exp, tanh, the normal distribution, ...): tables with linear interpolation, whose entries are rounded to
   2^-32 and whose checksum is verified.
@@ -54,7 +54,7 @@ class ExactArithmetic(TorchFunctionMode):
         if own is not None:
             with torch._C.DisableTorchFunction():
                 return own(*args, **kwargs)
-        if getattr(func, "__name__", "") not in _HARMLESS:
+        if getattr(func, "__name__", "") not in _HARMLESS or "alpha" in kwargs:  # a + alpha b may be rounded once
             raise TypeError(f"{getattr(func, '__name__', func)} is not known to be the same on every machine.")
         return func(*args, **kwargs)
 
@@ -75,12 +75,9 @@ def _rounded(x: Tensor, bits: Tensor) -> Tensor:
     return (x * _power(bits)).round_() * _power(-bits)
 
 
-def _bits_for(total: Tensor | int, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Bits behind the point for two factors, so that `total` bits hold both; as many for each."""
-    room = torch.as_tensor(total) - own - other
-    first = (room // 2).clamp(max=_MOST)
-    second = (room - first).clamp(max=_MOST)
-    return first, second
+def _share(own: Tensor, total: int = _BITS) -> Tensor:
+    """Bits behind the point for one of two factors below 2^own; of itself alone, so that samples do not matter."""
+    return (total // 2 - own).clamp(max=_MOST)
 
 
 def _conv2d(
@@ -93,13 +90,10 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     _check(x, weight)
-    norm = _norm_bits(weight)  # |sum| < 2^(norm + largest)
-    size = _largest_bits(x)
-    bits, weight_bits = _bits_for(_BITS, size, norm)
+    bits = _share(_largest_bits(x))
+    weight_bits = _share(_norm_bits(weight))  # |sum of products| < 2^(norm + largest)
     with torch.backends.cudnn.flags(enabled=False):  # its algorithms are not all plain sums of products
-        found = F.conv2d(
-            _rounded(x, bits), _rounded(weight, weight_bits.amin()), None, stride, padding, dilation, groups
-        )
+        found = F.conv2d(_rounded(x, bits), _rounded(weight, weight_bits), None, stride, padding, dilation, groups)
     return found if bias is None else found + bias[None, :, None, None]
 
 
@@ -116,11 +110,11 @@ def _conv_transpose2d(
     _check(x, weight)
     if groups != 1:
         raise TypeError("a transposed convolution in groups has no exact form here.")
-    bits, weight_bits = _bits_for(_BITS, _largest_bits(x), _norm_bits(weight.transpose(0, 1)))
+    bits, weight_bits = _share(_largest_bits(x)), _share(_norm_bits(weight.transpose(0, 1)))
     with torch.backends.cudnn.flags(enabled=False):
         found = F.conv_transpose2d(
             _rounded(x, bits),
-            _rounded(weight, weight_bits.amin()),
+            _rounded(weight, weight_bits),
             None,
             stride,
             padding,
@@ -133,32 +127,31 @@ def _conv_transpose2d(
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     _check(x, weight)
-    size, norm = _largest_bits(x), _norm_bits(weight)
-    bits, weight_bits = _bits_for(_BITS, size, norm)
-    found = F.linear(_rounded(x, bits), _rounded(weight, weight_bits.amin()))
+    bits, weight_bits = _share(_largest_bits(x)), _share(_norm_bits(weight))
+    found = F.linear(_rounded(x, bits), _rounded(weight, weight_bits))
     return found if bias is None else found + bias
 
 
 def _norm_bits(weight: Tensor) -> Tensor:
-    """The smallest e with sum |w| < 2^e for every output; of a sum that is rounded up, so that its order is no matter."""
+    """The smallest e with sum |w| < 2^e for every output; terms are rounded up, so that their order is no matter."""
     rows = weight.abs().flatten(1)
     return torch.frexp((rows * 2.0**20).ceil_().sum(1).amax() * 2.0**-20).exponent
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     _check(a, b)
-    inner = a.shape[-1]
-    keep = 1 if a.dim() > 2 and b.dim() > 2 else 0  # a matrix without a batch belongs to the weights
-    size, other = _largest_bits(a, keep), _largest_bits(b, keep)
-    bits, other_bits = _bits_for(_BITS - math.ceil(math.log2(max(inner, 1))), size, other)
-    return torch.matmul(_rounded(a, bits), _rounded(b, other_bits))
+    total = _BITS - math.ceil(math.log2(max(a.shape[-1], 1)))
+    # a matrix without a batch belongs to the weights
+    a, b = (_rounded(one, _share(_largest_bits(one, int(one.dim() > 2)), total)) for one in (a, b))
+    return torch.matmul(a, b)
 
 
 def _sum(x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     _check(x)
-    axes = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    named = range(x.dim()) if dim is None else (dim,) if isinstance(dim, int) else dim
+    axes = tuple(axis % x.dim() for axis in named)
     number = math.prod(x.shape[axis] for axis in axes)
-    if 0 in axes or x.dim() - len(axes) < 1:
+    if 0 in axes:
         raise TypeError("a sum over samples is not the same for every batch.")
     bits = (_BITS - math.ceil(math.log2(max(number, 1))) - _largest_bits(x)).clamp(max=2 * _MOST)
     return _rounded(x, bits).sum(axes, keepdim=keepdim)
@@ -199,9 +192,10 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
-    if x.numel() and x.amax() > 0:
-        raise TypeError("exp has a table for numbers up to 0 only.")
-    return _table("exp", x)
+    if x.numel() and x.amax() > -_FUNCTIONS["exp"][1]:
+        raise TypeError("exp has a table for numbers up to 40 only.")
+    powers = _table("exp", -x.abs())
+    return torch.where(x > 0, 1 / powers, powers)
 
 
 def _cos(angle: Tensor) -> Tensor:
@@ -229,8 +223,8 @@ def _entries(name: str, device: str) -> Tensor:
     found = zlib.crc32(whole.numpy().astype("<i8").tobytes())
     if found != checksum:
         raise RuntimeError(
-            f"this machine computes {name} otherwise than the machine that this was written on ({found}, not {checksum}): "
-            "files of learned codecs cannot be exchanged with it."
+            f"this machine computes {name} otherwise than the machine that this was written on ({found}, not "
+            f"{checksum}): files of learned codecs cannot be exchanged with it."
         )
     return (whole.double() * 2.0**-32).to(device)
 
@@ -278,12 +272,13 @@ _EXACT: dict[Any, Callable[..., Any]] = {
 _HARMLESS = frozenset(
     # single roundings, and what only moves numbers
     "__get__ __set__ add sub mul div neg abs sqrt square round floor ceil clamp maximum minimum where masked_fill "
-    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __div__ __rtruediv__ "
-    "__neg__ __gt__ __ge__ __lt__ __le__ __eq__ __ne__ __and__ __or__ __invert__ __getitem__ __setitem__ __len__ "
-    "__bool__ __float__ __int__ gt ge lt le eq ne logical_not "
-    "reshape view permute transpose flatten unflatten contiguous chunk split cat concat stack unbind squeeze unsqueeze "
-    "expand expand_as repeat repeat_interleave roll flip clone detach to double float long bool type type_as size dim numel shape is_floating_point "
-    "unfold pad pixel_shuffle pixel_unshuffle relu leaky_relu amax amin max min movedim swapaxes swapdims new_zeros "
-    "new_ones new_empty new_full zeros_like ones_like empty_like full_like gather index_select scatter masked_select nonzero tolist item "
-    "_set_grad_enabled arange zeros ones full empty tensor as_tensor nelement t any all remainder dtype device requires_grad".split()
+    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __div__ "
+    "__rtruediv__ __rdiv__ __neg__ __gt__ __ge__ __lt__ __le__ __eq__ __ne__ __and__ __or__ __invert__ "
+    "__getitem__ __setitem__ __len__ __bool__ __float__ __int__ gt ge lt le eq ne logical_not remainder relu "
+    "leaky_relu amax amin max min reshape view permute transpose flatten unflatten contiguous chunk split cat "
+    "concat stack unbind squeeze unsqueeze expand expand_as repeat repeat_interleave roll flip clone detach to "
+    "double float long bool type type_as size dim numel shape is_floating_point unfold pad pixel_shuffle "
+    "pixel_unshuffle movedim swapaxes swapdims new_zeros new_ones new_empty new_full zeros_like ones_like "
+    "empty_like full_like gather index_select scatter masked_select nonzero tolist item _set_grad_enabled arange "
+    "zeros ones full empty tensor as_tensor nelement t any all dtype device requires_grad".split()
 )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from szilard.codecs.bounds import GDN
-from szilard.codecs.learned_codec import LearnedCodec, Predicted, Quantizer
+from szilard.codecs.learned_codec import LearnedCodec
+from szilard.codecs.quantizers import Predicted, Quantizer
 from szilard.options import check_number
 
 
@@ -61,20 +62,14 @@ class MeanScaleHyperprior(LearnedCodec):
         super().__init__(own.M, own.N)
         self.settings = own
         N, M = own.N, own.M
-        self.g_a = nn.Sequential(
-            conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, N), GDN(N), conv(N, M)
-        )
+        self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
         self.g_s = nn.Sequential(
             deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True),
             deconv(N, 3),
         )  # fmt: skip
-        self.h_a = nn.Sequential(
-            conv(M, N, 3, 1), nn.LeakyReLU(), conv(N, N), nn.LeakyReLU(), conv(N, N)
-        )
+        self.h_a = nn.Sequential(conv(M, N, 3, 1), nn.LeakyReLU(), conv(N, N), nn.LeakyReLU(), conv(N, N))
         wide = M * 3 // 2
-        self.h_s = nn.Sequential(
-            deconv(N, M), nn.LeakyReLU(), deconv(M, wide), nn.LeakyReLU(), conv(wide, 2 * M, 3, 1)
-        )
+        self.h_s = nn.Sequential(deconv(N, M), nn.LeakyReLU(), deconv(M, wide), nn.LeakyReLU(), conv(wide, 2 * M, 3, 1))
 
     def walk(self, hyper: Tensor, quantizer: Quantizer) -> Predicted:
         """One pass over all of y."""
@@ -96,5 +91,7 @@ class MeanScaleHyperprior(LearnedCodec):
             codec = cls(HyperpriorConfig(N=own["g_a.0.weight"].shape[0], M=own["g_a.6.weight"].shape[0]))
             codec.load_state_dict(own)
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"these are not weights of a mean-scale hyperprior: {str(error).splitlines()[0]}") from None
+            raise ValueError(
+                f"these are not weights of a mean-scale hyperprior: {str(error).splitlines()[0]}"
+            ) from None
         return codec.eval()

@@ -17,11 +17,10 @@ import hashlib
 import json
 import os
 import tempfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
@@ -29,9 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from szilard.codecs.checkerboard import only
 from szilard.codecs.entropy_models import EntropyBottleneck, GaussianConditional
 from szilard.codecs.exact import ExactArithmetic, exact_copy
+from szilard.codecs.quantizers import Predicted, Quantizer, Reading, Rounding, Writing
 from szilard.codecs.tables import CorruptStream, SymbolReader, SymbolWriter
 from szilard.options import check_choice
 
@@ -39,89 +38,14 @@ _FILES = ("config.json", "README.md", "model.safetensors")  # the weights last: 
 ARITHMETICS = ("exact", "float32")
 
 
-class Quantizer(Protocol):
-    """What happens to the elements of one pass."""
-
-    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        """The decoded values [B, C, h, w] of y[:, channels] at `where` (bool [h, w]), 0 elsewhere.
-
-        coded: bool [B, C, h, w]; other elements are their means. None: all are coded.
-        """
-
-
-@dataclass
-class Predicted:
-    """What a walk over y found.
-
-    Attributes:
-        y_hat: decoded, [B, M, h, w].
-        scales, means: of each element.
-        coded: bool, None where all elements are.
-        selection: what a selection predictor learns from: pairs of channels and logits.
-    """
-
-    y_hat: Tensor
-    scales: Tensor
-    means: Tensor
-    coded: Tensor | None = None
-    selection: list[tuple[slice, Tensor]] = field(default_factory=list)
-
-
-class Rounding:
-    """y rounded about its means; gradients pass as if it had not been."""
-
-    def __init__(self, y: Tensor) -> None:
-        self.y = y
-
-    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        difference = self.y[:, channels] - means
-        symbols = difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
-        if coded is not None:
-            symbols = symbols * coded
-        return only(symbols + means, where)
-
-
-class Writing:
-    """Rounds as `Rounding`, and writes the symbols of each image into a stream of its own."""
-
-    def __init__(self, y: Tensor, gaussian: GaussianConditional) -> None:
-        self.y, self.gaussian = y, gaussian
-        self.writers = [SymbolWriter() for _ in y]
-        self.checks = [0] * len(y)
-
-    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        symbols = (self.y[:, channels] - means).round()
-        places = where.expand(symbols.shape) if coded is None else where & coded
-        for row, writer in enumerate(self.writers):
-            chosen, indexes = symbols[row][places[row]], self.gaussian.indexes(scales[row][places[row]])
-            writer.write(chosen, indexes, self.gaussian.tables)
-            self.checks[row] = symbol_check(chosen, self.checks[row])
-        if coded is not None:
-            symbols = symbols * coded
-        return only(symbols + means, where)
-
-
-class Reading:
-    """Reads what `Writing` wrote."""
-
-    def __init__(self, streams: list[bytes], gaussian: GaussianConditional) -> None:
-        self.gaussian = gaussian
-        self.readers = [SymbolReader(stream) for stream in streams]
-        self.checks = [0] * len(streams)
-
-    def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        symbols = torch.zeros_like(means)
-        places = where.expand(means.shape) if coded is None else where & coded
-        for row, reader in enumerate(self.readers):
-            found = reader.read(self.gaussian.indexes(scales[row][places[row]]), self.gaussian.tables)
-            symbols[row][places[row]] = found.to(means.dtype)
-            self.checks[row] = symbol_check(found, self.checks[row])
-        return only(symbols + means, where)
-
-
-def symbol_check(symbols: Tensor, before: int = 0) -> int:
-    """CRC-32 of symbols as little-endian int32, continued."""
-    return zlib.crc32(symbols.detach().cpu().numpy().astype("<i4").tobytes(), before)
+def id_of(state_dict: Mapping[str, Tensor]) -> bytes:
+    """8 bytes that name weights and tables: the begin of their SHA-256."""
+    found = hashlib.sha256()
+    for key, value in sorted(state_dict.items()):
+        own = value.detach().cpu().contiguous()
+        found.update(f"{key} {own.dtype} {tuple(own.shape)}".encode())
+        found.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
+    return found.digest()[:8]
 
 
 class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szilard", "image-compression"]):  # type: ignore[call-arg]
@@ -186,12 +110,14 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             medians = self.entropy_bottleneck.medians
             difference = z - medians
             z_hat = difference + (difference.round() - difference).detach() + medians
-            found = self.walk(self.h_s(z_hat), Rounding(y))
+            found = self.walk(self.h_s(z_hat), Rounding(y, all_coded=self.training))
         else:
             found = self._predicted(self.entropy_bottleneck.quantize(z), Rounding(y.to(self._entropy_type)))
         # y is cut from the picture as it was, not from its rounded copy: the noise takes the place of the rounding
         _, likelihoods = self.gaussian_conditional(y, found.scales.to(y.dtype), found.means.to(y.dtype))
-        if found.coded is not None:
+        # Paper: the predictor of what to code is trained last, the rest frozen; here: beside the rest, from detached
+        # numbers, and all is coded in training, which is the same for the rest without a second training.
+        if found.coded is not None and not self.training:
             likelihoods = torch.where(found.coded, likelihoods, likelihoods.new_ones(()))
         return {
             "x_hat": self.g_s(found.y_hat.to(y.dtype)),
@@ -281,7 +207,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
     def _exact_twin(self) -> LearnedCodec:
         """This codec with float64 copies of all that predicts y; made anew when a weight has changed."""
         parts = [part for name in self.entropy_parts for part in getattr(self, name).parameters()]
-        version = tuple((id(part), part._version) for part in parts)
+        version = tuple((id(part), part._version, part.data_ptr()) for part in parts)
         if self._twin is None or self._twin[0] != version:
             twin = copy.copy(self)
             twin.__dict__["_modules"] = dict(self._modules) | {
@@ -324,12 +250,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
 
     def weights_id(self) -> bytes:
         """8 bytes that name these weights and tables."""
-        found = hashlib.sha256()
-        for key, value in sorted(self.state_dict().items()):
-            own = value.detach().cpu().contiguous()
-            found.update(f"{key} {own.dtype} {tuple(own.shape)}".encode())
-            found.update(own.numpy().tobytes())
-        return found.digest()[:8]
+        return id_of(self.state_dict())
 
     def rate_parameters(self) -> Iterator[nn.Parameter]:
         """What the rate-distortion loss trains: all but the quantiles."""
@@ -384,7 +305,11 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         if self.trained_on:
             lines += ["| trained with | |", "|---|---|"]
             lines += [f"| {name} | {value} |" for name, value in self.trained_on.items()] + [""]
-        lines += ["```bash", "szilard encode photo.png photo.szc --model FOLDER", "szilard decode photo.szc photo.png --model FOLDER"]
+        lines += [
+            "```bash",
+            "szilard encode photo.png photo.szc --model FOLDER",
+            "szilard decode photo.szc photo.png --model FOLDER",
+        ]
         return "\n".join([*lines, "```", ""])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -408,5 +333,3 @@ class _exact_outside:
 
     def __exit__(self, *error: Any) -> None:
         self._mode.__exit__(*error)
-
-

@@ -1,8 +1,9 @@
 """MLICv2: predict every slice of the latent from many references, code what is left.
 
 Jiang, Zhai, Yang, Gao, Wang, "MLICv2: Enhanced Multi-Reference Entropy Modeling for Learned Image Compression",
-arXiv:2504.19119. The preset "mlicpp" is the official MLIC++ (arXiv:2307.15421), whose state dicts it reads; what MLICv2
-adds is reconstructed from its abstract and third-party notes of its sections (inferred), and no weights of it are public.
+arXiv:2504.19119. The preset "mlicpp" is the official MLIC++ (arXiv:2307.15421), whose state dicts it reads; what
+MLICv2 adds is reconstructed from its abstract and third-party notes of its sections (inferred), and no weights of it
+are public.
 
     y = g_a(x) [B, M, H/16, W/16];  z = h_a(y) [B, N, H/64, W/64];  h = h_s(z^) [B, 2M, .] = (hyper scales, hyper means)
 
@@ -36,7 +37,8 @@ from szilard.codecs.contexts import (
     LocalContext,
 )
 from szilard.codecs.layers import conv1x1
-from szilard.codecs.learned_codec import LearnedCodec, Predicted, Quantizer
+from szilard.codecs.learned_codec import LearnedCodec
+from szilard.codecs.quantizers import Predicted, Quantizer
 from szilard.codecs.selective import SCALE_THRESHOLD, THRESHOLD, SelectionPredictor
 from szilard.codecs.transforms import Analysis, HyperAnalysis, HyperSynthesis, Synthesis
 from szilard.options import check_bool, check_choice, check_number
@@ -154,6 +156,7 @@ class MLICv2(LearnedCodec):
         "lrp_nonanchor",
         "guide",
         "guide_anchor",
+        "reweight_guide",
         "reweight_inter",
         "reweight_intra",
         "selection",
@@ -201,6 +204,7 @@ class MLICv2(LearnedCodec):
         self.global_intra_context = each(intra if own.intra else none, first=guided)
         self.guide = conv1x1(2 * channels, width) if guided else nn.Identity()
         self.guide_anchor = IntraSliceContext(width, rope=own.rope) if both else nn.Identity()
+        self.reweight_guide = reweight(0) if both and own.reweighting else nn.Identity()
         self.reweight_inter = each(reweight if own.reweighting and own.inter else none, first=False)
         self.reweight_intra = each(reweight if own.reweighting and own.intra else none, first=guided)
         ahead = 2 * width * (2 * own.channel + own.inter)  # of the earlier slices
@@ -232,7 +236,7 @@ class MLICv2(LearnedCodec):
             extra = ahead
             if not place and isinstance(self.guide_anchor, IntraSliceContext):
                 guide = self.guide(hyper)
-                extra = [self.guide_anchor(guide, only(guide, ~where), ~where)]
+                extra = [self.reweight_guide(self.guide_anchor(guide, only(guide, ~where), ~where))]
             known = found.code(place, [*extra, hyper], where, None)
             beside = []
             if self.local_context[place] is not None:
@@ -271,7 +275,11 @@ class MLICv2(LearnedCodec):
 
         own = renamed(state_dict)
         model = cls(replace(configuration_of(own), **changes))
-        wrong = model.load_state_dict(own, strict=False)
+        try:
+            wrong = model.load_state_dict(own, strict=False)
+        except RuntimeError as error:  # of another shape
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"these are not weights of MLIC++ or MLICv2: {reason}") from None
         missing = [key for key in wrong.missing_keys if not key.split(".")[-1].startswith("_") and "bound" not in key]
         if missing or wrong.unexpected_keys:
             named = ", ".join([*missing, *wrong.unexpected_keys][:3])
@@ -341,4 +349,3 @@ class _Found:
         scales, means, coded = (torch.cat(kept, dim=1) if kept else None for kept in self.parameters)
         assert scales is not None and means is not None
         return Predicted(torch.cat(self.slices, dim=1), scales, means, coded, self.selection)
-

@@ -26,7 +26,9 @@ def open_codec(name: str | Path) -> LearnedCodec:
         file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(str(name), "config.json"))
         kind = json.loads(file.read_text(encoding="utf-8"))["codec"]
     except Exception as error:
-        raise ValueError(f"{str(name)!r} holds no learned codec ({type(error).__name__}): name a folder or a hub id.") from None
+        raise ValueError(
+            f"{str(name)!r} holds no learned codec ({type(error).__name__}): name a folder or a hub id."
+        ) from None
     check_choice("codec", kind, tuple(CODECS))
     found: LearnedCodec = CODECS[kind].from_pretrained(str(name))
     return found

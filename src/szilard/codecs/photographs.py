@@ -56,7 +56,9 @@ def packaged_photographs() -> dict[str, np.ndarray]:
     except ModuleNotFoundError:
         pass
     if not found:
-        raise ValueError("packaged photographs need scikit-image or scikit-learn: pip install scikit-image scikit-learn")
+        raise ValueError(
+            "packaged photographs need scikit-image or scikit-learn: pip install scikit-image scikit-learn"
+        )
     return found
 
 
@@ -119,7 +121,10 @@ class Crops(Dataset[Tensor]):
         top = int(torch.randint(height - side + 1, (), generator=draw))
         left = int(torch.randint(width - side + 1, (), generator=draw))
         largest = 65535 if samples.dtype == np.uint16 else 255
-        crop = torch.from_numpy(samples[top : top + side, left : left + side].astype(np.float32)).permute(2, 0, 1) / largest
+        crop = (
+            torch.from_numpy(samples[top : top + side, left : left + side].astype(np.float32)).permute(2, 0, 1)
+            / largest
+        )
         if double:
             crop = F.avg_pool2d(crop[None], 2)[0]
         return crop.flip(-1) if float(torch.rand((), generator=draw)) < 0.5 else crop

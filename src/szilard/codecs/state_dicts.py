@@ -38,7 +38,9 @@ def configuration_of(state_dict: Mapping[str, Tensor]) -> MLICv2Config:
         raise ValueError(f"these are not weights of MLIC++ or MLICv2: there is no {missing}.") from None
     fusion = state_dict.get("local_context.0.fusion.weight")
     guided = some("guide.")
-    stages = [int(key.split(".")[2]) for key in state_dict if re.fullmatch(r"g_a\.analysis_transform\.\d+\.conv1\.weight", key)]
+    strided = [re.fullmatch(r"g_a\.analysis_transform\.(\d+)\.gdn\.beta", key) for key in state_dict]
+    first_stage, second_stage, *_ = sorted(int(match[1]) for match in strided if match) or (0, 2)
+    between = second_stage - first_stage - 1
     mixing = some("g_a.analysis_transform.1.mix.")
     return MLICv2Config(
         N=hyper,
@@ -52,17 +54,10 @@ def configuration_of(state_dict: Mapping[str, Tensor]) -> MLICv2Config:
         intra=some("global_intra_context.1."),
         hgcp="anchor+nonanchor" if some("guide_anchor.") else "nonanchor" if guided else "off",
         reweighting=some("reweight_"),
-        rope=some("local_context.0.rope.") or some("global_inter_context.1.rope."),
+        rope=any(".rope." in key for key in state_dict),
         lrp=some("lrp_anchor."),
         gsc="learned" if some("selection.") else "off",
         hidden=first.shape[0] / 320,
-        blocks=_blocks(stages, mixing),
+        blocks=max(1, between // 2 if mixing else between),
         attention=some("g_s.synthesis_transform.0.blocks."),
     )
-
-
-def _blocks(stages: list[int], mixing: bool) -> int:
-    """Residual blocks per stage: what stands between the first two parts with a stride."""
-    if mixing:
-        return max(1, (sorted(stages)[1] - 1) // 2) if len(stages) > 1 else 1
-    return 1

@@ -18,7 +18,7 @@ from torch import Tensor
 BITS = 16
 TOTAL = 1 << BITS
 _NIBBLES = 9  # four bits each: any zig-zagged int32
-_LARGEST = 2**31 - 1
+_LARGEST = 2**30  # symbols are smaller
 
 
 class CorruptStream(ValueError):
@@ -74,7 +74,9 @@ class Tables:
             ValueError: constriction is not installed.
         """
         stream = _constriction()
-        used = [row[:length].astype(np.float64) for row, length in zip(_whole(cumulative), _whole(lengths), strict=True)]
+        used = [
+            row[:length].astype(np.float64) for row, length in zip(_whole(cumulative), _whole(lengths), strict=True)
+        ]
         models = [stream.model.Categorical(np.diff(row) / TOTAL, perfect=False) for row in used]
         return cls(models, _whole(offsets), _whole(lengths) - 2)
 
@@ -98,10 +100,10 @@ class SymbolWriter:
         if not len(symbols):
             return
         values = symbols.detach().cpu().double().numpy()
-        if not np.isfinite(values).all() or np.abs(values).max() >= 2**30:
+        if not np.isfinite(values).all() or np.abs(values).max() >= _LARGEST:
             raise ValueError(
-                "the latents hold numbers that are not finite or too large to be coded: the weights are damaged, or the "
-                "picture's numbers are not in [0, 1]."
+                "the latents hold numbers that are not finite or too large to be coded: the weights are damaged, or "
+                "the picture's numbers are not in [0, 1]."
             )
         whole = values.astype(np.int64)
         order, bounds, used = _by_table(indexes)
@@ -180,6 +182,8 @@ class SymbolReader:
             beyond = tables.offsets[table] + tables.lengths[table] + (values >> 1)
             below = tables.offsets[table] - ((values + 1) >> 1)
             whole[outside] = np.where(values & 1, below, beyond)
+            if (np.abs(whole[outside]) >= _LARGEST).any():
+                raise CorruptStream("a stream holds a number that no encoder wrote.")
         symbols = np.empty(len(order), dtype=np.float64)
         symbols[order] = whole
         return torch.from_numpy(symbols).to(indexes.device)
@@ -194,8 +198,6 @@ class SymbolReader:
         if present.any():
             nibbles[present] = self._coder.decode(uniform, int(present.sum()))
         values = (nibbles << (4 * np.arange(_NIBBLES))).sum(1)
-        if (values > 2 * _LARGEST).any():
-            raise CorruptStream("a stream holds a number that no encoder wrote.")
         return values
 
     def check_empty(self) -> None:
@@ -224,5 +226,7 @@ def _constriction() -> Any:
     try:
         import constriction
     except ModuleNotFoundError:
-        raise ValueError("files of learned codecs need the package constriction: pip install 'szilard[codecs]'") from None
+        raise ValueError(
+            "files of learned codecs need the package constriction: pip install 'szilard[codecs]'"
+        ) from None
     return constriction.stream

@@ -30,7 +30,10 @@ from szilard.training.run_folder import check_ours, claim
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
 _MADE_FOR = "# codec:"
-_FOLDERS, _FILES = ("checkpoints", "tensorboard"), ("metrics.jsonl", "training.yaml", "model.safetensors", "config.json")
+_FOLDERS, _FILES = (
+    ("checkpoints", "tensorboard"),
+    ("metrics.jsonl", "training.yaml", "model.safetensors", "config.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class RateDistortion(nn.Module):
         self.optimizers = {"quantiles": lambda groups: torch.optim.Adam(groups, eps=1e-14)}
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """"loss", "rate_distortion" (the loss without other terms), "bpp", "psnr"."""
+        """A dictionary: "loss", "rate_distortion" (the loss without other terms), "bpp", "psnr"."""
         found = self.codec(pixels)
         losses = self.losses(found, pixels)
         aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]

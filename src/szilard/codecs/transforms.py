@@ -22,15 +22,15 @@ class Sizes(Protocol):
     """What the transforms read of a configuration."""
 
     @property
-    def N(self) -> int: ...  # noqa: E704
+    def N(self) -> int: ...
     @property
-    def M(self) -> int: ...  # noqa: E704
+    def M(self) -> int: ...
     @property
-    def transform(self) -> str: ...  # noqa: E704
+    def transform(self) -> str: ...
     @property
-    def blocks(self) -> int: ...  # noqa: E704
+    def blocks(self) -> int: ...
     @property
-    def attention(self) -> bool: ...  # noqa: E704
+    def attention(self) -> bool: ...
 
 
 def _between(sizes: Sizes) -> Callable[[int], list[nn.Module]]:
