@@ -77,12 +77,15 @@ bench-training: $(READY)  ## hyperfitting, entropy-guided attention, kills (two 
 	$(BIN)/python benchmarks/resume_demonstration.py
 	$(BIN)/python benchmarks/training_speed.py --what chains --precision float32 --steps 200 --save
 
-bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics (two hours); pass DATA=folder with WikiText-2
+bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics, concepts (four hours); pass DATA=folder with WikiText-2, tinyshakespeare.txt, gsm8k_train.jsonl
 	$(BIN)/python benchmarks/qlae.py --part compared
 	$(BIN)/python benchmarks/koopman.py --part choose
 	for seed in 0 1 2; do $(BIN)/python benchmarks/koopman.py --part compare --seed $$seed; done
 	$(BIN)/python benchmarks/markov_lm.py --part source
 	for part in sensitivity heads smollm2; do $(BIN)/python benchmarks/markov_lm.py --part $$part --data $(DATA); done
+	for part in main twin captions paraphrases losses stream simulation; do $(BIN)/python benchmarks/vl_jepa.py --part $$part; done
+	for seed in 0 1 2; do $(BIN)/python benchmarks/sae.py --part planted --seed $$seed; done
+	for part in simulation smollm2 harvest saes; do $(BIN)/python benchmarks/sae.py --part $$part --data $(DATA); done
 
 zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
 

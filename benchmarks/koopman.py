@@ -1,8 +1,8 @@
 """Information Koopman on systems that are integrated on the spot: what do the three terms do to long forecasts?
 
-    python benchmarks/koopman.py --part choose              # weights for each system, on a seed of its own (about 25
-    minutes) python benchmarks/koopman.py --part compare --seed 0    # and 1, 2: without, alone, together, wrong sign;
-    DMD, EDMD
+    python benchmarks/koopman.py --part choose            # weights for each system, on a seed of its own: 25 minutes
+    python benchmarks/koopman.py --part compare --seed 0  # and 1, 2: without, alone, together, wrong sign; DMD, EDMD
+    python benchmarks/koopman.py --part manifold          # where latents lie, without and with the terms: 2 minutes
 
 40 noisy trajectories of 120 states are learned from (24 for burgers), 32 clean ones forecast from their first state. A
 model has d = 16 (32 for burgers), two hidden layers of 128, windows of 16 steps, 2,000 steps of 32 windows, Adam at
@@ -23,10 +23,13 @@ from typing import Any
 import torch
 from results_store import Store
 
+from szilard.information import effective_dimension
 from szilard.representation.koopman.baselines import DmdForecast, EdmdForecast
+from szilard.representation.koopman.config import KoopmanConfig
 from szilard.representation.koopman.model import InformationKoopman
+from szilard.representation.koopman.pictures import leading_plane
 from szilard.representation.koopman.systems import trajectories
-from szilard.representation.koopman.training import KoopmanConfig, rollout_errors, train_koopman
+from szilard.representation.koopman.training import rollout_errors, train_koopman
 
 LENGTH, HELD, STEPS = 120, 32, 2000
 HORIZONS = (5, 20, 50, 100)
@@ -41,6 +44,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 OPERATORS = {"ridge": {}, "learned": {"consistency_weight": 0.1}}
 ALPHAS, GAMMAS = (0.1, 0.5, 2.0), (0.01, 0.1)
 CELLS = 40  # of the histogram of long forecasts
+DRAWN, DRAWN_STEPS = 10, 60  # trajectories of the manifold's picture, and their states
 
 
 def data(system: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,12 +79,10 @@ def histogram(found: torch.Tensor, held: torch.Tensor) -> float:
     return round(total / held.shape[-1], 4)
 
 
-def run(store: Store, key: dict[str, Any], alpha: float, gamma: float) -> dict[str, Any]:
-    """Train and forecast, unless it is recorded."""
-    if key in store:
-        return next(record for record in store if record["key"] == key)
-    system, operator, seed = key["system"], key["operator"], key["seed"]
-    learned, held = data(system, seed)
+def trained(
+    system: str, operator: str, seed: int, learned: torch.Tensor, alpha: float, gamma: float
+) -> tuple[InformationKoopman, float]:
+    """A model of these weights, and the seconds that it took."""
     config = KoopmanConfig(
         steps=STEPS,
         batch_size=32,
@@ -98,7 +100,16 @@ def run(store: Store, key: dict[str, Any], alpha: float, gamma: float) -> dict[s
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         train_koopman(model, learned, Path(folder), config, device="cpu")
-    seconds = time.perf_counter() - start
+    return model, time.perf_counter() - start
+
+
+def run(store: Store, key: dict[str, Any], alpha: float, gamma: float) -> dict[str, Any]:
+    """Train and forecast, unless it is recorded."""
+    if key in store:
+        return next(record for record in store if record["key"] == key)
+    system, operator, seed = key["system"], key["operator"], key["seed"]
+    learned, held = data(system, seed)
+    model, seconds = trained(system, operator, seed, learned, alpha, gamma)
     values = forecast_errors(model.rollout, held, learned.std((0, 1)))
     values |= {
         name: round(value, 4) for name, value in rollout_errors(model, held, 50).items() if name != "rollout_error"
@@ -156,9 +167,42 @@ def compare(store: Store, systems: list[str], operators: list[str], seed: int) -
                 run(store, key, a, g)
 
 
+@torch.no_grad()
+def manifold(store: Store, system: str, operator: str, seed: int) -> None:
+    """Clean trajectories in the plane of their latents' leading components: without the terms, with the chosen weights,
+    and with the paper's; the states themselves beside them."""
+    learned, held = data(system, seed)
+    drawn = held[:DRAWN, :: LENGTH // DRAWN_STEPS]
+    pairs = {"states": None, "KAE": (0.0, 0.0), "chosen": chosen(store, system, operator), "paper": (2.0, 0.1)}
+    for variant, weights in pairs.items():
+        key = {"part": "manifold", "system": system, "operator": operator, "variant": variant, "seed": seed}
+        if key in store:
+            continue
+        if weights is None:
+            points, whole, values = drawn, held, {}
+        else:
+            with torch.enable_grad():
+                model, _ = trained(system, operator, seed, learned, *weights)
+            points, whole = model.encode(drawn), model.encode(held)
+            values = {
+                "alpha": weights[0],
+                "gamma": weights[1],
+                **forecast_errors(model.rollout, held, learned.std((0, 1))),
+            }
+        plane, share = leading_plane(points)
+        plane = plane / plane.abs().max()
+        values |= {
+            "share": round(share, 4),
+            "effective_dimension": round(float(effective_dimension(whole.flatten(0, 1))), 3),
+            "plane": [[[round(x, 3) for x in point] for point in path] for path in plane.tolist()],
+        }
+        store.add(key, values)
+        print(key, {name: value for name, value in values.items() if name != "plane"}, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("choose", "compare"), required=True)
+    parser.add_argument("--part", choices=("choose", "compare", "manifold"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", choices=tuple(SYSTEMS), action="append", help="default: all")
     parser.add_argument("--operator", choices=tuple(OPERATORS), action="append", help="default: both")
@@ -167,6 +211,8 @@ def main() -> None:
     systems, operators = given.system or list(SYSTEMS), given.operator or list(OPERATORS)
     if given.part == "choose":
         choose(store, systems, operators)
+    elif given.part == "manifold":
+        manifold(store, (given.system or ["oscillator"])[0], (given.operator or ["ridge"])[0], given.seed)
     else:
         compare(store, systems, operators, given.seed)
 

@@ -3,17 +3,18 @@
     python benchmarks/markov_lm.py --part source                     # about 6 minutes
     python benchmarks/markov_lm.py --part smollm2 --data FOLDER      # about 12 minutes, most of them for the probes
     python benchmarks/markov_lm.py --part sensitivity --data FOLDER  # a minute
-    python benchmarks/markov_lm.py --part heads --data FOLDER        # three minutes: the zoo's Medusa heads on the same
-    text
+    python benchmarks/markov_lm.py --part heads --data FOLDER        # three minutes: the zoo's Medusa heads there
+    python benchmarks/markov_lm.py --part answers --data FOLDER      # 15 minutes: surplus and acceptance on own answers
 
 source: two-layer transformers of width 64 learn chains of order 1 and 2 over eight symbols, 1,500 steps; at checkpoints
 their loss, entropy, calibration gap, alignment with the true predictions, and at the end the surplus by probes beside
-the exact one. FOLDER holds wikitext2_test.txt. Records go to results/markov-lm.jsonl.
+the exact one. FOLDER holds wikitext2_test.txt and gsm8k_test.jsonl. Records go to results/markov-lm.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,18 @@ import szilard
 from szilard.analysis.markov_lm import markov_report
 from szilard.analysis.markov_lm.probes import ProbeConfig
 from szilard.engines import TransformersEngine
+from szilard.information.categorical_entropy import categorical_entropy
 from szilard.information.markov_surplus import entropy_rate, markov_surplus, next_token_information, sample_chain
 from szilard.information.predictive_geometry import pullback_metric
 from szilard.information.predictive_similarity import spectral_alignment
 from szilard.reasoning.tasks import number_tokenizer
 from szilard.speculative.medusa.heads import MedusaHeads
+from szilard.training.add_on import opened
 from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
 
-SYMBOLS, LENGTH, STEPS, MEASURED = 8, 64, 1500, 200
+SYMBOLS, LENGTH, STEPS, MEASURED = 8, 64, 1500, 800
+POSITIONS = 48_000  # that the probes of a chain learn from
 CHECKPOINTS = (0, 50, 150, 500, 1500)
 ARTICLES, TOKENS = 60, 400
 
@@ -100,21 +104,38 @@ def source(store: Store, order: int, seed: int) -> None:
             return
         model.eval()
         last = step == CHECKPOINTS[-1]
-        settings = ProbeConfig(steps=600, learning_rate=3e-3, save_every=100, log_every=100, hidden=128)
+        settings = ProbeConfig(steps=1200, learning_rate=3e-3, save_every=100, log_every=100, hidden=128)
         report = markov_report(
-            engine, texts, horizon=3, contexts=1000, permutations=5, probes=last, probe_config=settings, seed=seed
+            engine,
+            texts if last else texts[:200],
+            horizon=3,
+            positions=POSITIONS,
+            contexts=1000,
+            permutations=5,
+            probes=last,
+            probe_config=settings,
+            seed=seed,
         )
         values: dict[str, Any] = {
             "loss": round(report.loss.mean, 4),
             "entropy": round(report.entropy["kl"].mean, 4),
             "gap": round(report.calibration_gap.mean, 4),
             "rho with own": round(report.alignment[0].rho, 4),
-            **aligned_with_truth(model, chain, held + first, first),
+            **aligned_with_truth(model, chain, held[:200] + first, first),
             "known": {name: round(value, 4) for name, value in known.items()},
         }
         if last:
             values["surplus"] = [round(row.surplus.mean, 4) for row in report.surplus]
             values["surplus error"] = [round(row.surplus.error, 4) for row in report.surplus]
+            values["probes"] = [
+                {
+                    "A": round(row.without.mean, 4),
+                    "by": row.baseline,
+                    "B": round(row.with_state.mean, 4),
+                    "C": round(row.model.mean, 4),
+                }
+                for row in report.surplus
+            ]
         store.add(key, values)
         print(key, values, flush=True)
         model.train()
@@ -175,7 +196,7 @@ def smollm2(store: Store, folder: Path) -> None:
         untrained=True,
         permutations=20,
         probe_config=ProbeConfig(steps=90, batch_size=128, save_every=30, log_every=30, learning_rate=1e-3),
-        folder=Path("build/markov-smollm2"),
+        folder=Path("build/markov-smollm2-windows"),
     )
     values = report.as_dict()
     store.add(key, values)
@@ -228,7 +249,7 @@ def heads(store: Store, folder: Path) -> None:
         return
     engine = szilard.load()
     model: Any = engine.model  # type: ignore[attr-defined]
-    medusa = MedusaHeads.from_pretrained("zoo/smollm2-medusa")
+    medusa = opened(MedusaHeads, "zoo/smollm2-medusa")
     agreed: dict[int, list[float]] = {}
     for text in articles(folder)[-9:]:
         ids = torch.tensor([engine.tokenizer.encode(text)[:TOKENS]])
@@ -243,11 +264,72 @@ def heads(store: Store, folder: Path) -> None:
     print(values)
 
 
+def answers(store: Store, folder: Path, count: int, length: int) -> None:
+    """Surplus of the states by which the model writes its own answers, beside what the zoo's Medusa heads get right.
+
+    In its own greedy text a draft is accepted where it is the text, so that the heads' acceptance by position can be
+    read from one pass.
+    """
+    key = {"part": "answers", "heads": "smollm2-medusa", "prompts": count, "tokens": length}
+    if key in store:
+        return
+    engine = szilard.load()
+    model: Any = engine.model  # type: ignore[attr-defined]
+    lines = (folder / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    asked = [json.loads(line)["question"] for line in lines]
+    texts: list[list[int]] = []
+    for at in range(0, count, 8):
+        written = engine.generate(asked[at : at + 8], max_new_tokens=length, trace=False)
+        texts += [list(engine.tokenizer.encode(one.text)) for one in written]
+    medusa = opened(MedusaHeads, "zoo/smollm2-medusa")
+    right: dict[int, list[float]] = {}
+    accepted: dict[int, list[float]] = {}
+    sure: dict[str, list[float]] = {}
+    for ids in texts:
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+            greedy = out.logits.argmax(-1)[0]
+            logits = medusa.logits(medusa(out.hidden_states[-1][0].to(medusa.dtype)), model.get_output_embeddings())
+        room = len(ids) - medusa.depth
+        whole = torch.ones(room)
+        for number, guess in enumerate(logits.argmax(-1), start=1):
+            own = (guess[:room] == greedy[number : number + room]).float()
+            whole = whole * own
+            right.setdefault(number, []).extend(own.tolist())
+            accepted.setdefault(number, []).extend(whole.tolist())
+            sure.setdefault(f"head {number}", []).extend(
+                categorical_entropy(logits[number - 1].float().softmax(-1)).tolist()
+            )
+        sure.setdefault("model", []).extend(categorical_entropy(out.logits[0].float().softmax(-1)).tolist())
+    values: dict[str, Any] = {"texts": len(texts), "positions": len(right[1])}
+    for name, found in (("right", right), ("accepted", accepted), ("entropy", sure)):
+        values[name] = {str(of): round(sum(own) / len(own), 4) for of, own in found.items()}  # type: ignore[attr-defined]
+    settings = ProbeConfig(steps=120, batch_size=128, save_every=30, log_every=30)
+    for given in ("all", "nothing"):
+        report = markov_report(
+            engine, texts, horizon=4, positions=6000, geometry=False, given=given, probe_config=settings
+        )
+        values[given] = [
+            {
+                "offset": row.offset,
+                "surplus": round(row.surplus.mean, 4),
+                "error": round(row.surplus.error, 4),
+                "recovered": None if row.recovered is None else round(row.recovered, 4),
+                "top-1": round(row.top1_agreement.mean, 4),
+            }
+            for row in report.surplus
+        ]
+    store.add(key, values)
+    print(values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("source", "smollm2", "sensitivity", "heads"), required=True)
+    parser.add_argument("--part", choices=("source", "smollm2", "sensitivity", "heads", "answers"), required=True)
     parser.add_argument("--data", type=Path, help="FOLDER, for all parts but source")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", type=int, default=60, help="of answers")
+    parser.add_argument("--tokens", type=int, default=96, help="of an answer")
     given = parser.parse_args()
     store = Store("markov-lm")
     if given.part == "source":
@@ -256,6 +338,9 @@ def main() -> None:
         return
     if given.data is None:
         raise SystemExit("this part needs --data FOLDER")
+    if given.part == "answers":
+        answers(store, given.data, given.prompts, given.tokens)
+        return
     {"smollm2": smollm2, "sensitivity": sensitivity, "heads": heads}[given.part](store, given.data)
 
 

@@ -3,11 +3,12 @@
     python benchmarks/qlae.py --part compared [--seed 1]      8 runs a seed
     python benchmarks/qlae.py --part decay [--seed 1]         QLAE and AE by weight decay, 8 runs a seed
     python benchmarks/qlae.py --part values                   QLAE by the number of values, 2 runs
+    python benchmarks/qlae.py --part picture                  traversals of one QLAE, 5 minutes; kept in runs/qlae
 
 Sprites of 32 pixels, all combinations of the grid below; every model has the same networks, steps, batches and data
 order. A run of 3,000 steps takes four minutes on one core (--widths 8,32,64: half of it) and is recorded when it ends, in
 results/qlae.jsonl; a killed command goes on with the run it was in. Of other settings than the defaults (--steps, --rate,
---widths, --sprites, --decay) the records say so; --trial prints and records nothing.
+--widths, --sprites, --penalty, --decay) the records say so; --trial prints and records nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from results_store import Store
 from szilard.information.infomec import InfoMEC, infomec
 from szilard.representation.qlae import LatentAutoencoder, QlaeConfig, train_qlae
 from szilard.representation.qlae.objective import measure
+from szilard.representation.qlae.traversals import strip, traversal_values
 from szilard.representation.sprites import SpriteGrid, Sprites
 
 SIZE, BATCH, STEPS, RATE = 32, 64, 3000, 1e-3
@@ -36,6 +38,8 @@ SETTINGS = QlaeConfig(
     batch_size=BATCH, learning_rate=RATE, log_every=100, save_every=500, evaluate_every=10**9, evaluation_pictures=512
 )
 DECAY = 0.1
+ROOT = Path(__file__).parent.parent
+PICTURE = ROOT / "docs" / "pictures" / "qlae-traversals.png"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Setting:
     rate: float = RATE
     widths: tuple[int, ...] = WIDTHS
     sprites: str = "small"
+    penalty: float | None = None  # weight of both of QLAE's losses; None: the paper's 0.01
 
     def changed(self) -> dict[str, Any]:
         """What differs from the defaults, for the key of a record."""
@@ -95,8 +100,8 @@ class Setting:
         }
 
 
-def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, setting: Setting) -> dict[str, Any]:
-    """Train, and grade the latents."""
+def made(run: Run, seed: int, setting: Setting) -> tuple[LatentAutoencoder, QlaeConfig]:
+    """A new model and the settings of its training."""
     torch.manual_seed(seed)
     model = LatentAutoencoder(
         run.bottleneck,
@@ -109,7 +114,34 @@ def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, s
         dense=DENSE,
     )
     config = replace(SETTINGS, steps=setting.steps, weight_decay=run.decay, beta=run.beta, seed=seed)
-    config = replace(config, learning_rate=setting.rate)
+    if setting.penalty is not None and run.bottleneck == "qlae":
+        config = replace(config, quantization_weight=setting.penalty, commitment_weight=setting.penalty)
+    return model, replace(config, learning_rate=setting.rate)
+
+
+def draw(seed: int, pixels: torch.Tensor, setting: Setting) -> None:
+    """Train one QLAE in runs/qlae, or read it back, and draw a row per latent: one picture, the latent at its values."""
+    from PIL import Image
+
+    run = Run("qlae")
+    model, config = made(run, seed, setting)
+    train_qlae(model, pixels, config, ROOT / "runs" / "qlae", device="cpu")
+    model.eval()
+    codes, picture = model.encode(pixels), pixels[len(pixels) // 2]
+    rows = [
+        model.traverse(picture, latent, traversal_values(model, codes, latent, VALUES)) for latent in range(LATENTS)
+    ]
+    lines = torch.nn.utils.rnn.pad_sequence(rows, padding_value=1.0).unbind(1)  # a latent may use fewer values
+    shown = torch.cat([torch.nn.functional.pad(strip(line), (0, 0, 0, 0, 0, 1), value=255) for line in lines])
+    PICTURE.parent.mkdir(exist_ok=True)
+    image = Image.fromarray(shown.numpy())
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(PICTURE, optimize=True)
+    print(PICTURE)
+
+
+def measured(run: Run, seed: int, pixels: torch.Tensor, factors: torch.Tensor, setting: Setting) -> dict[str, Any]:
+    """Train, and grade the latents."""
+    model, config = made(run, seed, setting)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         rows = train_qlae(model, pixels, config, Path(folder) / "run", device="cpu").metrics
@@ -147,7 +179,7 @@ def _binned(column: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--part", choices=[*PARTS, "picture"], required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="runs whose key holds this text")
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -155,13 +187,17 @@ def main() -> None:
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="channels of each stage")
     parser.add_argument("--sprites", choices=GRIDS, default="small", help="size of the objects")
     parser.add_argument("--decay", type=float, help="of every run whose decay is not 0, instead of its own")
+    parser.add_argument("--penalty", type=float, help="weight of QLAE's quantisation and commitment losses")
     parser.add_argument("--trial", action="store_true", help="print, and record nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     widths = tuple(int(width) for width in arguments.widths.split(","))
-    setting = Setting(arguments.steps, arguments.rate, widths, arguments.sprites)
+    setting = Setting(arguments.steps, arguments.rate, widths, arguments.sprites, arguments.penalty)
     store = Store("qlae")
     pixels, factors = Sprites(SIZE, GRIDS[setting.sprites]).tensors()
+    if arguments.part == "picture":
+        draw(arguments.seed, pixels, setting)
+        return
     for run in PARTS[arguments.part]:
         if arguments.decay is not None and run.decay:
             run = replace(run, decay=arguments.decay)

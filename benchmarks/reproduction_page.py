@@ -24,8 +24,10 @@ import ladir_page as ladir
 import latent_sft_page as latent_sft
 import markov_lm_page as markov_lm
 import qlae_page as qlae
+import sae_page as sae
 import speculative_page as speculative
 import training_page as training
+import vl_jepa_page as vl_jepa
 from markdown_table import table
 from results_store import Store
 
@@ -68,7 +70,7 @@ def main() -> None:
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
-    sections += [*qlae.page(), *koopman.page(), *markov_lm.page(), *codecs.page()]
+    sections += [*qlae.page(), *koopman.page(), *sae.page(), *vl_jepa.page(), *markov_lm.page(), *codecs.page()]
     sections += [*training.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")

@@ -14,6 +14,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def as_folder(folder: Path | str) -> Path:
+    """A path that a user gave.
+
+    Raises:
+        TypeError: no path.
+    """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"a folder is named by a string or a path, not {folder!r:.60}.")
+    return Path(folder)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be made or written, before any work.
 

@@ -162,6 +162,41 @@ def test_where_nothing_can_be_told_the_numbers_are_nought_and_not_nan() -> None:
     assert constant.modularity == constant.compactness == one.compactness == 0
 
 
+def test_sources_may_be_words_and_labels_large_numbers() -> None:
+    words = np.array(["red", "green", "blue"])[GRID[:, :1] % 3]
+    for sources, latents in ((words, words), (GRID + 2**60, GRID + 2**60)):
+        assert infomec(sources, latents, discrete=True).nmi[0, 0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e200])
+def test_no_scale_of_latents_is_too_small_or_too_large(scale: float) -> None:
+    latents = normal(300, 3) + GRID[np.arange(300) % 60][:, [0, 1, 0]]
+    sources = GRID[np.arange(300) % 60]
+    one, other = (infomec(sources, latents * factor, discrete=False) for factor in (1, scale))
+    np.testing.assert_allclose(other.nmi, one.nmi, atol=1e-6)
+    assert other.active.tolist() == one.active.tolist()
+    assert other.explicitness == pytest.approx(one.explicitness, abs=1e-6)
+
+
+def test_more_bins_or_neighbours_than_samples_cost_nothing() -> None:
+    many = normalized_mutual_information(GRID, normal(60, 1), discrete=False, bins=10**8)
+    assert many == pytest.approx(np.ones((2, 1)))
+    assert np.isfinite(normalized_mutual_information(GRID, normal(60, 1), discrete=False, neighbors=10**9)).all()
+
+
+def test_what_is_no_table_of_numbers_or_labels_is_said() -> None:
+    with pytest.raises(ValueError, match="leave bins out"):
+        infomec(GRID, GRID, discrete=True, bins=3)
+    with pytest.raises(TypeError, match="not of complex128"):
+        infomec(GRID, normal(60, 2).astype(complex), discrete=False)
+    with pytest.raises(TypeError, match="not of words"):
+        infomec(GRID, np.full((60, 1), "a"), discrete=False)
+    with pytest.raises(ValueError, match="one column"):
+        predictive_information(normal(60, 2), GRID)
+    with pytest.raises(ValueError, match=r"\[N\] each"):
+        neighbor_information(normal(60, 2), GRID[:, 0])  # type: ignore[arg-type]
+
+
 def test_the_gaps_are_largest_minus_second() -> None:
     found = infomec(GRID, GRID, discrete=True)
     assert found.modularity_gap == pytest.approx(1) and found.compactness_gap == pytest.approx(1)

@@ -114,7 +114,7 @@ def sae(
     words = _read(pairs)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r} (--sae): train one with `szilard train sae`.")
-    from szilard.representation.concept_sae.kinds import load_sae
+    from szilard.representation.concept_sae.kinds import load_sae, trained_on
 
     with contextlib.redirect_stdout(sys.stderr):  # the hub's reader prints, and stdout may be JSON
         coder: Any = load_sae(folder)
@@ -125,6 +125,10 @@ def sae(
             f"this autoencoder reads activations of width {coder.input_dim}, but {engine.name} has {width}: it was "
             "trained on another model."
         )
+    known = trained_on(folder).get("layer")
+    layers = int(engine.model.config.get_text_config().num_hidden_layers)  # type: ignore[attr-defined]
+    if known is not None and layer % (layers + 1) != known:
+        raise ValueError(f"this autoencoder was trained on layer {known}, not {layer}: give --layer {known}.")
     with Progress(*_COLUMNS, console=errors, transient=True) as progress:
         line = progress.add_task("concepts", total=len(words))
         found = evaluate_sae(

@@ -32,6 +32,9 @@ def markov(
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="A model of the same vocabulary that says what is alike.")
     ] = None,
+    given: Annotated[
+        str, typer.Option("--given", help="What a drafter sees of the tokens between: all, next (one), or nothing.")
+    ] = "all",
     probes: Annotated[
         bool, typer.Option("--probes/--no-probes", help="The surplus; trains probes, for minutes.")
     ] = True,
@@ -76,6 +79,7 @@ def markov(
             layers=numbers,
             kernel=kernel,
             similarity_source=judge,
+            given=given,
             probes=probes,
             geometry=geometry,
             untrained=untrained,
@@ -116,7 +120,7 @@ def _show(report: MarkovReport) -> None:
                 str(row.layer),
                 str(row.offset),
                 *map(str, numbers),
-                f"{row.recovered:.2f}",
+                "" if row.recovered is None else f"{row.recovered:.2f}",
                 str(row.top1_agreement),
             ]
             table.add_row(*told)
@@ -126,8 +130,10 @@ def _show(report: MarkovReport) -> None:
         numbers_told = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.geometry.items())
         print(f"pullback metric: {numbers_told}")
     for aligned in report.alignment:
-        floor = "" if aligned.untrained is None else f", untrained {aligned.untrained:.3f}"
+        floors = [] if aligned.null is None else [f"permuted {aligned.null[0]:.3f}"]
+        floors += [] if aligned.untrained is None else [f"untrained {aligned.untrained:.3f}"]
+        floor = f" ({', '.join(floors)})" if floors else ""
         print(
-            f"alignment of layer {aligned.layer} ({report.kernel}, {report.source}): rho {aligned.rho:.3f} (permuted "
-            f"{aligned.null[0]:.3f}{floor}), CKA {aligned.cka:.3f}"
+            f"alignment of layer {aligned.layer} ({report.kernel}, {report.source}): rho {aligned.rho:.3f}"
+            f"{floor}, CKA {aligned.cka:.3f}"
         )

@@ -53,6 +53,7 @@ from szilard.cli import (
     train_sae,
     train_tidal_decode,
     train_uncomp,
+    train_vl_jepa,
 )
 
 app = typer.Typer(
@@ -94,6 +95,7 @@ train.command("tidal-decode")(train_tidal_decode.tidal_decode)
 for slug in train_heads.HEADS:
     train.command(slug)(train_heads.command(slug))
 train.command("uncomp")(train_uncomp.uncomp)
+train.command("vl-jepa")(train_vl_jepa.vl_jepa)
 train.command("learn2pd")(train_learn2pd.learn2pd)
 train.command("llmlingua2")(train_llmlingua2.llmlingua2)
 app.add_typer(train, name="train")

@@ -23,6 +23,7 @@ from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
 from szilard.reasoning.latent_sft.config import LatentSFTConfig
+from szilard.reasoning.supervised_config import SupervisedConfig
 from szilard.speculative import draft_config
 from szilard.training.config import TrainingConfig
 from szilard.training.hyperfitting.config import HyperfitConfig
@@ -63,6 +64,14 @@ HEADS: dict[str, Trained] = {
         "ChimeraObjective",
         "Chimera's drafter: trigrams fused with the text's hidden states",
         cached=True,
+    ),
+    "cot": Trained(
+        SupervisedConfig,
+        "szilard.reasoning.cot_training",
+        "train_cot",
+        "a model that writes its chain of thought between <think> and </think>, and then the answer",
+        REASONING,
+        model=_ANEW,
     ),
     "first": Trained(
         FirstConfig,

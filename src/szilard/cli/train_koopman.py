@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note
+from szilard.cli.loading import note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
-from szilard.representation.koopman.training import KoopmanConfig
+from szilard.representation.koopman.config import KoopmanConfig
 
 
 def koopman(
@@ -44,19 +44,25 @@ def koopman(
     """
     import torch
 
+    from szilard.engines.loading import check_device
     from szilard.representation.koopman.model import InformationKoopman
     from szilard.representation.koopman.pictures import eigenvalue_picture, manifold_picture
     from szilard.representation.koopman.systems import STEPS, trajectories
-    from szilard.representation.koopman.training import checked_trajectories, train_koopman
+    from szilard.representation.koopman.training import train_koopman
+    from szilard.representation.koopman.windows import checked_trajectories
     from szilard.training.config import read_config
     from szilard.whole_folder import check_folder, write_whole
 
     chosen = read_config(KoopmanConfig, config, settings)
     if importlib.util.find_spec("accelerate") is None:
         raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
+    if (chosen_device := training_device(device)) is not None:
+        check_device(chosen_device)
     check_folder(output)
     if pictures is not None:
         check_folder(pictures)
+        if latent_dim == 1:
+            raise ValueError("a manifold is drawn in a plane: --pictures needs --latent-dim of at least 2.")
     if data in STEPS:
         states = trajectories(data, sequences, length, seed=chosen.seed, noise=noise)
     else:
@@ -66,7 +72,7 @@ def koopman(
     model = InformationKoopman(
         list(states.shape[2:]), latent_dim, hidden=hidden, operator=operator, variational=variational
     )
-    found = train_koopman(model, states, output, chosen, resume=not restart, device=device)
+    found = train_koopman(model, states, output, chosen, resume=not restart, device=chosen_device)
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():

@@ -126,7 +126,8 @@ def _page(model: Any, pixels: Any, output: Path) -> None:
 
     if importlib.util.find_spec("PIL") is None or model.shape.channels not in (1, 3):
         return
-    some = Pictures(pixels).__getitems__(list(range(min(PAGE_PICTURES, len(pixels)))))
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))  # grids come in order
+    some = Pictures(pixels).__getitems__(order[:PAGE_PICTURES].tolist())
     write_traversals(model, some, output / "traversals.html")
 
 

@@ -24,11 +24,19 @@ def sae(
         Path | None, typer.Option("--activations", help="Their folder: read without --data, else written first.")
     ] = None,
     model: o.ModelOption = None,
-    layer: Annotated[int, typer.Option("--layer", help="k of hidden_states[k].")] = -1,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="k of hidden_states[k]; default: -1, what the output layer reads.")
+    ] = None,
     rows: Annotated[int | None, typer.Option("--rows", help="At most so many activations.")] = None,
-    length: Annotated[int, typer.Option("--length", help="Longer texts are cut, in tokens.")] = 512,
-    skip_first: Annotated[int, typer.Option("--skip-first", help="Tokens of each text that give no row.")] = 0,
-    numbers: Annotated[str, typer.Option("--numbers", help="float16 or float32, on disk.")] = "float16",
+    length: Annotated[
+        int | None, typer.Option("--length", help="Longer texts are cut, in tokens; default: 512.")
+    ] = None,
+    skip_first: Annotated[
+        int | None, typer.Option("--skip-first", help="Tokens of each text that give no row; default: 0.")
+    ] = None,
+    numbers: Annotated[
+        str | None, typer.Option("--numbers", help="float16 or float32, on disk; default: float16.")
+    ] = None,
     limit: LimitOption = None,
     kind: Annotated[
         str, typer.Option("--kind", help="l1, top-k, batch-top-k, jump-relu, p-annealing or structured.")
@@ -69,9 +77,17 @@ def sae(
         raise ValueError(f"--kind must be one of {', '.join(KINDS)}, not {kind!r}.")
     if data is None and activations is None:
         raise ValueError("give --data with texts, or --activations with a folder of them.")
+    harvest = {"model": model, "layer": layer, "rows": rows, "length": length, "skip-first": skip_first}
+    harvest |= {"numbers": numbers, "limit": limit, "dtype": None if dtype == "auto" else dtype}
+    ignored = [f"--{name}" for name, value in harvest.items() if value is not None]
+    if data is None and ignored:
+        raise ValueError(
+            f"{', '.join(ignored)} would be ignored: without --data the activations are read as they are; give --data, "
+            "or leave it out."
+        )
     own = {"k": k, "sparsity_weight": sparsity_weight, "rank_weight": rank_weight, "rank_head": rank_head}
     own = {name: value for name, value in own.items() if value is not None}
-    make_sae(kind, 1, dictionary_size or 2**20, **own)  # bad settings are told before a model runs
+    make_sae(kind, 1, 2**20 if dictionary_size is None else dictionary_size, **own)  # told before a model runs
     if importlib.util.find_spec("accelerate") is None:
         raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     check_folder(output)
@@ -81,17 +97,19 @@ def sae(
     else:
         read_texts(data)
         engine = load_engine(model, "transformers", device, dtype)
+        width = int(getattr(engine.model.config.get_text_config(), "hidden_size", 1))  # type: ignore[attr-defined]
+        make_sae(kind, 1, 8 * width if dictionary_size is None else dictionary_size, **own)  # k above m
         place = output / "activations" if activations is None else activations
         with errors.status("activations") as shown:
             store = harvest_activations(
                 engine,
                 (list(text.ids) for text in read_corpus(data, engine, limit=limit)),
                 place,
-                layer=layer,
-                max_length=length,
+                layer=-1 if layer is None else layer,
+                max_length=512 if length is None else length,
                 max_rows=rows,
-                skip_first=skip_first,
-                numbers=numbers,
+                skip_first=skip_first or 0,
+                numbers=numbers or "float16",
                 progress=lambda done: shown.update(f"{done} activations"),
             )
         del engine

@@ -15,19 +15,22 @@ The closed forms beyond the first are derived. All are 0 for a point mass and on
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from szilard.information.arrays import as_numbers
 from szilard.options import check_choice, check_number
 
 DIVERGENCES = ("kl", "tv", "renyi", "hellinger", "chi_square")
 
 
-def categorical_entropy(probabilities: Tensor, divergence: str = "kl", *, alpha: float = 0.5) -> Tensor:
+def categorical_entropy(probabilities: Any, divergence: str = "kl", *, alpha: float = 0.5) -> Tensor:
     """H_D of each distribution.
 
     Args:
-        probabilities: [..., V], at least 0, adding up to 1.
+        probabilities: [..., V], numpy or torch, at least 0, adding up to 1.
         divergence: one of `DIVERGENCES`.
         alpha: order of the Renyi divergence, between 0 and 2, not 1.
 
@@ -54,15 +57,16 @@ def categorical_entropy(probabilities: Tensor, divergence: str = "kl", *, alpha:
     return p.pow(2 - alpha).sum(-1).log() / (alpha - 1)
 
 
-def checked_probabilities(given: Tensor) -> Tensor:
+def checked_probabilities(given: Any) -> Tensor:
     """Distributions in at least float32.
 
     Raises:
+        TypeError: no array of numbers.
         ValueError: negative numbers, or sums that are not 1.
     """
-    p = given.float() if given.dtype in (torch.float16, torch.bfloat16) else given
-    if not p.is_floating_point() or p.dim() < 1 or not p.shape[-1]:
-        raise ValueError(f"distributions must be floating-point [..., V], not {p.dtype} {list(p.shape)}.")
+    p = as_numbers("distributions", given)
+    if p.dim() < 1 or not p.numel():
+        raise ValueError(f"distributions must be [..., V], not {list(p.shape)}.")
     total = p.sum(-1)
     if bool((p < 0).any()) or not bool(torch.allclose(total, torch.ones_like(total), atol=2e-3)):
         raise ValueError("distributions must be at least 0 and add up to 1: give probabilities, not logits.")

@@ -101,7 +101,7 @@ def infomec(
     """Grade a representation against known factors.
 
     Args:
-        sources: [N, n_s] factors; any values, equal ones are one class.
+        sources: [N, n_s] factors; numbers or words, equal ones are one class.
         latents: [N, n_z] of the same samples. Of quantised latents give the indices: a straight-through output differs
             from its value by rounding.
         discrete: whether latents are labels. Else they are numbers.
@@ -113,18 +113,16 @@ def infomec(
 
     Raises:
         ValueError: shapes that do not match, values that are no numbers, a source with one value, or one in which no
-            value occurs twice.
+            value occurs twice; bins for latents that are labels.
         ImportError: scikit-learn is not installed.
     """
     check_bool("discrete", discrete)
-    check_number("neighbors", neighbors, low=1, integer=True)
+    _check_estimate(discrete, neighbors, bins)
     check_number("active_fraction", active_fraction, low=0, high=1)
-    check_number("bins", bins, low=2, integer=True, optional=True)
-    s, z = _checked("sources", sources), _checked("latents", latents)
-    if len(s) != len(z):
-        raise ValueError(f"sources have {len(s)} samples and latents {len(z)}: give both of the same samples.")
-    labels = _labelled_sources(s)
-    width = np.ptp(z, axis=0)
+    labels, z = source_labels(sources), _latents(latents, discrete)
+    if len(labels) != len(z):
+        raise ValueError(f"sources have {len(labels)} samples and latents {len(z)}: give both of the same samples.")
+    width = np.ptp(z / max(1.0, float(np.abs(z).max())), axis=0)  # the largest numbers overflow otherwise
     active = width > (0.0 if discrete else active_fraction * width.max())
     if not discrete:
         z = _standardised(z)
@@ -139,7 +137,7 @@ def infomec(
         nmi=nmi,
         active=active,
         explicitness_of=explicit,
-        samples=len(s),
+        samples=len(labels),
         columns=features.shape[1],
     )
 
@@ -149,12 +147,11 @@ def normalized_mutual_information(
 ) -> np.ndarray:
     """[n_s, n_z]: I(s_i; z_j) / H(s_i), what share of a source's entropy a latent tells; arguments as in `infomec`."""
     check_bool("discrete", discrete)
-    check_number("neighbors", neighbors, low=1, integer=True)
-    check_number("bins", bins, low=2, integer=True, optional=True)
-    s, z = _checked("sources", sources), _checked("latents", latents)
-    if len(s) != len(z):
-        raise ValueError(f"sources have {len(s)} samples and latents {len(z)}: give both of the same samples.")
-    return _nmi(_labelled_sources(s), z if discrete else _standardised(z), discrete, neighbors, bins)
+    _check_estimate(discrete, neighbors, bins)
+    labels, z = source_labels(sources), _latents(latents, discrete)
+    if len(labels) != len(z):
+        raise ValueError(f"sources have {len(labels)} samples and latents {len(z)}: give both of the same samples.")
+    return _nmi(labels, z if discrete else _standardised(z), discrete, neighbors, bins)
 
 
 def predictive_information(features: Array, labels: Array, *, continuous: bool = False) -> float:
@@ -172,11 +169,16 @@ def predictive_information(features: Array, labels: Array, *, continuous: bool =
         ValueError: shapes that do not match, no numbers, or one class.
         ImportError: scikit-learn is not installed.
     """
-    x, y = _checked("features", features), _checked("labels", _column(labels))
+    check_bool("continuous", continuous)
+    x = _checked("features", features)
+    y = _checked("labels", _column(labels)) if continuous else source_labels(_column(labels), "labels")
     if len(x) != len(y):
         raise ValueError(f"features have {len(x)} samples and labels {len(y)}: give both of the same samples.")
+    if y.shape[1] != 1:
+        raise ValueError(f"labels must be one column [{len(x)}], not {list(y.shape)}: call it for each of them.")
     if not continuous:
-        return _explicitness(x, _labelled_sources(y)[:, 0])
+        return _explicitness(x, y[:, 0])
+    y = _standardised(y)
     if not np.ptp(y) > 0:
         raise ValueError("the labels are all equal: there is nothing to predict.")
     design = np.column_stack([x, np.ones(len(x))])
@@ -199,13 +201,42 @@ def neighbor_information(column: Array, labels: Array, neighbors: int = 10) -> f
         ValueError: shapes that do not match, no numbers, or no class that occurs twice.
     """
     check_number("neighbors", neighbors, low=1, integer=True)
-    z, y = _checked("column", _column(column))[:, 0], _checked("labels", _column(labels))[:, 0]
+    z, y = _checked("column", _column(column)), _column(labels)
+    if z.shape[1] != 1 or y.ndim != 2 or y.shape[1] != 1:
+        raise ValueError(f"column and labels must be [N] each, not {list(z.shape)} and {list(y.shape)}.")
     if len(z) != len(y):
         raise ValueError(f"column has {len(z)} samples and labels {len(y)}: give both of the same samples.")
-    classes = np.unique(y, return_inverse=True)[1]
+    classes = _labels(_comparable("labels", y)[:, 0])
     if np.bincount(classes).max() < 2:
         raise ValueError("no class occurs twice: neighbours of a class need more samples than classes.")
-    return _ross(z, classes, neighbors)
+    return _ross(z[:, 0], classes, neighbors)
+
+
+def source_labels(sources: Array, name: str = "sources") -> np.ndarray:
+    """Each column's values as whole numbers from 0.
+
+    Args:
+        sources: [N, n_s], numbers or words.
+        name: of them, in errors.
+
+    Returns:
+        int64 [N, n_s].
+
+    Raises:
+        TypeError, ValueError: no table, a column with one value, or one in which no value occurs twice.
+    """
+    table = _comparable(name, sources)
+    columns = [_labels(column) for column in table.T]
+    for place, column in enumerate(columns):
+        counts = np.bincount(column)
+        if len(counts) == 1:
+            raise ValueError(f"source {place} has one value only, so nothing can tell about it: leave it out.")
+        if counts.max() == 1:
+            raise ValueError(
+                f"no value of source {place} occurs twice in {len(column)} samples: sources are classes; bin numbers "
+                "first, or give more samples."
+            )
+    return np.stack(columns, axis=1)
 
 
 # --- the matrix -------------------------------------------------------------------------------------------------------
@@ -234,6 +265,7 @@ def _ross(z: np.ndarray, labels: np.ndarray, neighbors: int) -> float:
     count = len(z)
     order = np.lexsort((z, labels))
     by_class, of_class = z[order], sizes[labels[order]]
+    neighbors = min(neighbors, int(sizes.max()) - 1)
     least = np.minimum(neighbors, of_class - 1)
     start = np.concatenate([[0], np.cumsum(sizes)])[labels[order]]
     # The k nearest of a class and the sample itself stand in a row: try the k + 1 rows that hold it.
@@ -270,9 +302,8 @@ def _within(
 
 
 def _plug_in(one: np.ndarray, other: np.ndarray) -> float:
-    table = np.bincount(one * (int(other.max()) + 1) + other, minlength=(int(one.max()) + 1) * (int(other.max()) + 1))
-    joint = table.reshape(int(one.max()) + 1, -1)
-    return max(0.0, _entropy(joint.sum(1)) + _entropy(joint.sum(0)) - _entropy(table))
+    pairs = np.unique(one * (int(other.max()) + 1) + other, return_counts=True)[1]  # a table of all may be huge
+    return max(0.0, _entropy(np.bincount(one)) + _entropy(np.bincount(other)) - _entropy(pairs))
 
 
 def _entropy(counts: np.ndarray) -> float:
@@ -281,6 +312,7 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _binned(column: np.ndarray, bins: int) -> np.ndarray:
+    bins = min(bins, len(column))
     edges = np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]))
     return np.searchsorted(edges, column, side="right")
 
@@ -290,6 +322,8 @@ def _binned(column: np.ndarray, bins: int) -> np.ndarray:
 
 def _ratio(told: np.ndarray, axis: int) -> float:
     """(mean of largest share - chance) / (1 - chance) along an axis of NMI; what tells nothing is left out."""
+    # Paper: 0/0 where an active latent tells nothing, for one latent or none; here: such rows and columns are left out,
+    # and the number is 0 if none stays, because a silent NaN would hide what the other latents are.
     chance = 1 / told.shape[axis] if told.shape[axis] else 1.0
     total = told.sum(axis)
     if chance == 1 or not (total > 0).any():
@@ -327,38 +361,56 @@ def _explicitness(features: Any, labels: np.ndarray) -> float:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
+def _check_estimate(discrete: bool, neighbors: int, bins: int | None) -> None:
+    check_number("neighbors", neighbors, low=1, integer=True)
+    check_number("bins", bins, low=2, integer=True, optional=True)
+    if discrete and bins is not None:
+        raise ValueError("bins cut latents that are numbers, and labels are counted as they are: leave bins out.")
+
+
+def _latents(given: Array, discrete: bool) -> np.ndarray:
+    if not discrete:
+        return _checked("latents", given)
+    return np.stack([_labels(column) for column in _comparable("latents", given).T], axis=1)
+
+
 def _checked(name: str, given: Array) -> np.ndarray:
+    """float64 [N, columns]."""
+    array = _comparable(name, given)
+    if array.dtype.kind in "US":
+        raise TypeError(f"{name} must be a table of numbers, not of words.")
+    return array.astype(float)
+
+
+def _comparable(name: str, given: Any) -> np.ndarray:
+    """[N, columns] of finite numbers or of words."""
     try:
-        array = given.detach().cpu().double().numpy() if isinstance(given, torch.Tensor) else np.asarray(given, float)
+        array = _array(given)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a table of numbers, not {type(given).__name__}.") from error
+        raise TypeError(f"{name} must be a table [samples, columns], not {type(given).__name__}.") from error
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must be [samples, columns] with at least one of each, not {list(array.shape)}.")
+    if array.dtype.kind not in "biufUS":
+        raise TypeError(f"{name} must be a table of numbers, not of {array.dtype}.")
     if len(array) < 2:
         raise ValueError(f"{name} has one sample: nothing can be measured on it.")
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).any(0).argmax())
         raise ValueError(f"{name} must be finite; column {bad} is not: leave those samples out.")
     return array
 
 
+def _array(given: Any) -> np.ndarray:
+    if isinstance(given, torch.Tensor):
+        there = given.detach().cpu()
+        return (there.double() if there.is_floating_point() else there).numpy()
+    array = np.asarray(given)
+    return array.astype(float) if array.dtype.kind == "O" else array  # None becomes NaN
+
+
 def _column(given: Array) -> Any:
-    array = given if isinstance(given, torch.Tensor) else np.asarray(given)
+    array = given if isinstance(given, torch.Tensor) else _array(given)
     return array[:, None] if array.ndim == 1 else array
-
-
-def _labelled_sources(s: np.ndarray) -> np.ndarray:
-    columns = [_labels(column) for column in s.T]
-    for place, column in enumerate(columns):
-        counts = np.bincount(column)
-        if len(counts) == 1:
-            raise ValueError(f"source {place} has one value only, so nothing can tell about it: leave it out.")
-        if counts.max() == 1:
-            raise ValueError(
-                f"no value of source {place} occurs twice in {len(column)} samples: sources are classes; bin numbers "
-                "first, or give more samples."
-            )
-    return np.stack(columns, axis=1)
 
 
 def _labels(column: np.ndarray) -> np.ndarray:
@@ -366,8 +418,10 @@ def _labels(column: np.ndarray) -> np.ndarray:
 
 
 def _standardised(z: np.ndarray) -> np.ndarray:
+    largest = np.abs(z).max(0)
+    z = z / np.where(largest > 0, largest, 1.0)  # neither tiny nor huge numbers leave float64
     spread = z.std(0)
-    flat = spread <= 1e-12 * np.maximum(1.0, np.abs(z).max(0))
+    flat = spread <= 1e-12
     return np.where(flat, 0.0, (z - z.mean(0)) / np.where(flat, 1.0, spread))
 
 

@@ -10,25 +10,34 @@ an order m over V symbols, H_t the last m symbols before W_t:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from szilard.information.arrays import as_floats
 from szilard.information.categorical_entropy import checked_probabilities
 from szilard.options import check_number
 
+MOST_STATES, MOST_CELLS = 4096, 20_000_000
 
-def stationary_distribution(transition: Tensor) -> Tensor:
+
+def stationary_distribution(transition: Any) -> Tensor:
     """Of the last m symbols, [V, ..., V] with m axes, float64.
 
     Args:
         transition: P(next | m symbols before, the oldest first), [V, ..., V] with m + 1 axes.
 
     Raises:
-        ValueError: another shape, no distributions, or a chain with several stationary distributions.
+        ValueError: another shape, no distributions, too many states, or a chain with several stationary distributions.
     """
     p = _checked(transition)
     order, size = p.dim() - 1, p.shape[0]
     states = size**order
+    if states > MOST_STATES:
+        raise ValueError(
+            f"{size} symbols to the power of the order {order} are {states} states: at most {MOST_STATES}."
+        )
     step = torch.zeros(states, states, dtype=torch.float64)
     flat = p.reshape(states, size)
     following = (torch.arange(states).unsqueeze(1) % size ** (order - 1)) * size + torch.arange(size)
@@ -41,19 +50,19 @@ def stationary_distribution(transition: Tensor) -> Tensor:
     return torch.linalg.lstsq(system, wanted).solution.clamp(min=0).view([size] * order)
 
 
-def entropy_rate(transition: Tensor) -> float:
+def entropy_rate(transition: Any) -> float:
     """H(W_t | the m symbols before), nats per symbol: what the best model of the chain has as its loss."""
     p = _checked(transition)
     return float((stationary_distribution(transition).unsqueeze(-1) * -torch.xlogy(p, p)).sum())
 
 
-def next_token_information(transition: Tensor) -> float:
+def next_token_information(transition: Any) -> float:
     """I(H_t; W_t), nats."""
     joint = _joint(_checked(transition), 1)
     return _entropy(joint.sum(-1)) + _entropy(joint.flatten(0, -2).sum(0)) - _entropy(joint)
 
 
-def markov_surplus(transition: Tensor, horizon: int) -> float:
+def markov_surplus(transition: Any, horizon: int) -> float:
     """Surplus_K for H_t = the m symbols before W_t.
 
     Args:
@@ -62,10 +71,18 @@ def markov_surplus(transition: Tensor, horizon: int) -> float:
 
     Returns:
         Nats, at least 0, never falling in K.
+
+    Raises:
+        ValueError: as there, or a horizon whose table would be too large.
     """
     check_number("horizon", horizon, low=1, integer=True)
     p = _checked(transition)
     order = p.dim() - 1
+    if p.shape[0] ** (order + horizon) > MOST_CELLS:
+        raise ValueError(
+            f"the joint table of {order + horizon} symbols out of {p.shape[0]} is too large (at most {MOST_CELLS:,} "
+            "cells): lower the horizon."
+        )
     joint = _joint(p, horizon)  # [V] * (order + horizon)
     state, later = tuple(range(order)), tuple(range(order + 1, order + horizon))
     # I(H; later | W_t) = H(H, W_t) + H(W_t, later) - H(H, W_t, later) - H(W_t)
@@ -73,8 +90,11 @@ def markov_surplus(transition: Tensor, horizon: int) -> float:
     return max(0.0, known + _entropy(joint.sum(state)) - _entropy(joint) - _entropy(joint.sum((*state, *later))))
 
 
-def sample_chain(transition: Tensor, sequences: int, length: int, *, seed: int = 0) -> Tensor:
+def sample_chain(transition: Any, sequences: int, length: int, *, seed: int = 0) -> Tensor:
     """Draw [sequences, length] symbols from the stationary chain, int64."""
+    for name, value in (("sequences", sequences), ("length", length)):
+        check_number(name, value, low=1, integer=True)
+    check_number("seed", seed, low=0, integer=True)
     p = _checked(transition)
     order, size = p.dim() - 1, p.shape[0]
     chance = torch.Generator().manual_seed(seed)
@@ -102,9 +122,9 @@ def _entropy(table: Tensor) -> float:
     return float(-torch.xlogy(table, table).sum())
 
 
-def _checked(transition: Tensor) -> Tensor:
-    if transition.dim() < 2 or len(set(transition.shape)) != 1:
-        raise ValueError(
-            f"a chain of order m must be [V] * (m + 1) with m of at least 1, not {list(transition.shape)}."
-        )
-    return checked_probabilities(transition).double()
+def _checked(transition: Any) -> Tensor:
+    p = as_floats("transition", transition)
+    if p.dim() < 2 or len(set(p.shape)) != 1:
+        raise ValueError(f"a chain of order m must be [V] * (m + 1) with m of at least 1, not {list(p.shape)}.")
+    p = checked_probabilities(p)
+    return p / p.sum(-1, keepdim=True)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from szilard.information.arrays import as_floats
+
 _FLOOR = 1e-12  # of the largest eigenvalue; below it one is rounding
 
 
@@ -68,9 +70,7 @@ def _roots(gram: Tensor) -> Tensor:
 
 
 def _checked(name: str, given: Any) -> Tensor:
-    found = torch.as_tensor(given).double()
+    found = as_floats(name, given)
     if found.dim() != 2 or not found.numel():
         raise ValueError(f"{name} must be a matrix with rows and columns, not {list(found.shape)}.")
-    if not bool(torch.isfinite(found.detach()).all()):
-        raise ValueError(f"{name} must be finite: it holds numbers that are none.")
     return found

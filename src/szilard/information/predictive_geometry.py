@@ -13,13 +13,16 @@ Adding one vector to all rows of U changes nothing. Nats.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from szilard.information.arrays import as_floats, as_numbers
 from szilard.options import check_number
 
 
-def pullback_metric(head: Tensor, hidden: Tensor, directions: Tensor | None = None) -> Tensor:
+def pullback_metric(head: Any, hidden: Any, directions: Any = None) -> Tensor:
     """g*(h), or v^T g* v for directions v without building it.
 
     Args:
@@ -36,16 +39,18 @@ def pullback_metric(head: Tensor, hidden: Tensor, directions: Tensor | None = No
     u, h = _matched(head, hidden)
     p = torch.softmax(h @ u.T, -1)  # [..., V]
     if directions is not None:
-        if directions.dim() != 2 or directions.shape[1] != u.shape[1]:
-            raise ValueError(f"directions must be [k, {u.shape[1]}], not {list(directions.shape)}.")
-        scores = u @ directions.to(u.dtype).T  # [V, k]
-        return p @ scores.square() - (p @ scores).square()
+        v = as_numbers("directions", directions)
+        if v.dim() != 2 or v.shape[1] != u.shape[1]:
+            raise ValueError(f"directions must be [k, {u.shape[1]}], not {list(v.shape)}.")
+        scores = u @ v.to(u).T  # [V, k]
+        scores = scores - scores.mean(0)  # the metric does not see it, and squares of large numbers lose digits
+        return (p @ scores.square() - (p @ scores).square()).clamp(min=0)
     mean = p @ u
     second = torch.einsum("...v,vi,vj->...ij", p, u, u) if p.dim() == 1 else _second_moments(p, u)
     return second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
-def mean_pullback_metric(head: Tensor, hidden: Tensor, *, chunk: int = 256) -> Tensor:
+def mean_pullback_metric(head: Any, hidden: Any, *, chunk: int = 256) -> Tensor:
     """E[g*] over hidden states: exactly, with one product of V x d x d.
 
     Args:
@@ -70,7 +75,7 @@ def mean_pullback_metric(head: Tensor, hidden: Tensor, *, chunk: int = 256) -> T
     return (u.T * (mass / len(h))) @ u - outer / len(h)
 
 
-def symmetrised_divergence(head: Tensor, one: Tensor, other: Tensor) -> Tensor:
+def symmetrised_divergence(head: Any, one: Any, other: Any) -> Tensor:
     """KL(p_x || p_x') + KL(p_x' || p_x) = sum (p_x - p_x') (U (h_x - h_x')), [...], nats."""
     u, h = _matched(head, one)
     _, h_other = _matched(head, other)
@@ -78,15 +83,17 @@ def symmetrised_divergence(head: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return ((torch.softmax(first, -1) - torch.softmax(second, -1)) * (first - second)).sum(-1)
 
 
-def spectrum_numbers(metric: Tensor, *, top: int = 10) -> dict[str, float]:
+def spectrum_numbers(metric: Any, *, top: int = 10) -> dict[str, float]:
     """Trace, participation ratio tr^2 / tr(g^2), effective rank exp(entropy), and the share of the `top` largest.
 
     Raises:
         ValueError: no square matrix, or one without any direction.
     """
-    if metric.dim() != 2 or metric.shape[0] != metric.shape[1]:
-        raise ValueError(f"a metric must be [d, d], not {list(metric.shape)}.")
-    values = torch.linalg.eigvalsh(metric.double()).clamp(min=0).flip(0)
+    check_number("top", top, low=1, integer=True)
+    g = as_floats("metric", metric)
+    if g.dim() != 2 or g.shape[0] != g.shape[1] or not g.numel():
+        raise ValueError(f"a metric must be [d, d], not {list(g.shape)}.")
+    values = torch.linalg.eigvalsh(g).clamp(min=0).flip(0)
     total = values.sum()
     if not float(total) > 0:
         raise ValueError("the metric is 0: every direction leaves the predictions as they are.")
@@ -106,8 +113,9 @@ def _second_moments(p: Tensor, u: Tensor) -> Tensor:
     return flat.view(*lead, size, size)
 
 
-def _matched(head: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    if head.dim() != 2 or hidden.dim() < 1 or hidden.shape[-1] != head.shape[1]:
-        raise ValueError(f"head must be [V, d] and hidden [..., d], not {list(head.shape)} and {list(hidden.shape)}.")
-    wide = torch.float64 if head.dtype == torch.float64 or hidden.dtype == torch.float64 else torch.float32
-    return head.to(wide), hidden.to(wide)
+def _matched(head: Any, hidden: Any) -> tuple[Tensor, Tensor]:
+    u, h = as_numbers("head", head), as_numbers("hidden", hidden)
+    if u.dim() != 2 or not u.numel() or h.dim() < 1 or h.shape[-1] != u.shape[1]:
+        raise ValueError(f"head must be [V, d] and hidden [..., d], not {list(u.shape)} and {list(h.shape)}.")
+    wide = torch.promote_types(u.dtype, h.dtype)
+    return u.to(wide), h.to(wide)

@@ -16,10 +16,12 @@ anything.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from szilard.information.arrays import as_floats, as_numbers
 from szilard.information.categorical_entropy import checked_probabilities
 from szilard.options import check_bool, check_choice, check_number
 
@@ -28,7 +30,7 @@ KERNELS = ("bhattacharyya", "hellinger", "expected_likelihood", "jensen_shannon"
 
 
 def predictive_similarity(
-    p: Tensor, kernel: str = "bhattacharyya", *, beta: float = 1.0, prototypes: Tensor | None = None, chunk: int = 64
+    p: Any, kernel: str = "bhattacharyya", *, beta: float = 1.0, prototypes: Any = None, chunk: int = 64
 ) -> Tensor:
     """The Gram matrix of a kernel.
 
@@ -56,9 +58,10 @@ def predictive_similarity(
     if kernel == "expected_likelihood":
         return p @ p.T
     if prototypes is not None:
-        if prototypes.dim() != 2 or len(prototypes) != p.shape[1]:
-            raise ValueError(f"prototypes must be [{p.shape[1]}, d], not {list(prototypes.shape)}.")
-        mean = p @ prototypes.to(p.dtype)
+        g = as_numbers("prototypes", prototypes)
+        if g.dim() != 2 or len(g) != p.shape[1]:
+            raise ValueError(f"prototypes must be [{p.shape[1]}, d], not {list(g.shape)}.")
+        mean = p @ g.to(p)
         return mean @ mean.T
     if kernel == "jensen_shannon":
         return (-beta * _jensen_shannon(p, chunk)).exp()
@@ -68,8 +71,8 @@ def predictive_similarity(
 
 
 def spectral_alignment(
-    hidden: Tensor,
-    similarity: Tensor,
+    hidden: Any,
+    similarity: Any,
     *,
     ridge: float | None = None,
     holdout: bool = True,
@@ -81,7 +84,8 @@ def spectral_alignment(
     Args:
         hidden: h, [n, d].
         similarity: the Gram matrix K [n, n]; or, with `prototypes`, the mean prototypes g_x [n, m].
-        ridge: of the whitening, in mean variances of h; None: the best of a few by leaving one context out.
+        ridge: of the whitening, in mean variances of h (1e-5 has been proposed (inferred)); None: the best of a few by
+            leaving one context out, since one number is too small for few contexts and too large for many.
         holdout: fit on one half of the contexts and score on the other, both ways; else in the sample, where d near n
             makes it 1 for anything.
         prototypes: what `similarity` is. A Gram matrix is turned into vectors by its eigenvectors.
@@ -96,13 +100,14 @@ def spectral_alignment(
     if ridge is not None:
         check_number("ridge", ridge, low=0)
     check_bool("holdout", holdout)
-    if hidden.dim() != 2 or similarity.dim() != 2 or len(hidden) != len(similarity) or len(hidden) < 8:
+    check_bool("prototypes", prototypes)
+    h, k = as_floats("hidden", hidden), as_floats("similarity", similarity)
+    if h.dim() != 2 or k.dim() != 2 or len(h) != len(k) or len(h) < 8 or not h.numel() or not k.numel():
         raise ValueError(
             "hidden [n, d] and similarity [n, n or m] must be of the same eight contexts or more, not "
-            f"{list(hidden.shape)} and {list(similarity.shape)}."
+            f"{list(h.shape)} and {list(k.shape)}."
         )
-    h = hidden.double()
-    g = similarity.double() if prototypes else _vectors(similarity.double())
+    g = k if prototypes else _vectors(_square(k))
     if not holdout:
         return _explained(h, g, h, g, ridge)
     order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed)).to(h.device)
@@ -111,30 +116,47 @@ def spectral_alignment(
     return sum(_explained(h[learned], g[learned], h[new], g[new], ridge) for learned, new in ways) / 2
 
 
-def linear_cka(hidden: Tensor, similarity: Tensor) -> float:
-    """Centred kernel alignment of h h^T and K, between 0 and 1."""
-    h = hidden.double() - hidden.double().mean(0)
-    one, other = h @ h.T, _centred(similarity.double())
-    return float((one * other).sum() / (one.norm() * other.norm()).clamp(min=1e-300))
+def linear_cka(hidden: Any, similarity: Any) -> float:
+    """Centred kernel alignment of h h^T and K, between 0 and 1.
+
+    Raises:
+        ValueError: shapes that do not match, or contexts that are all alike.
+    """
+    h, k = _pair(hidden, similarity)
+    apart = h - h.mean(0)
+    one, other = apart @ apart.T, _centred(k)
+    size = one.norm() * other.norm()
+    if not float(size) > 0:
+        raise ValueError("all contexts are alike, in their states or in what they predict: nothing to align.")
+    return float((one * other).sum() / size)
 
 
-def subspace_overlap(hidden: Tensor, similarity: Tensor, components: int) -> float:
-    """Mean squared canonical correlation of K's leading centred eigenvectors with the span of h (in the sample)."""
-    check_number("components", components, low=1, high=len(hidden), integer=True)
-    h = hidden.double() - hidden.double().mean(0)
-    basis, sizes, _ = torch.linalg.svd(h, full_matrices=False)
+def subspace_overlap(hidden: Any, similarity: Any, components: int) -> float:
+    """Mean squared canonical correlation of K's leading centred eigenvectors with the span of h (in the sample).
+
+    Raises:
+        ValueError: shapes that do not match, or more components than contexts.
+    """
+    h, k = _pair(hidden, similarity)
+    check_number("components", components, low=1, high=len(h), integer=True)
+    basis, sizes, _ = torch.linalg.svd(h - h.mean(0), full_matrices=False)
     basis = basis[:, sizes > sizes[0] * 1e-9]
-    leading = torch.linalg.eigh(_centred(similarity.double()))[1].flip(1)[:, :components]
+    leading = torch.linalg.eigh(_centred(k))[1].flip(1)[:, :components]
     return float((basis.T @ leading).square().sum() / components)
 
 
-def operator_spectrum(similarity: Tensor, *, center: bool = True) -> Tensor:
-    """Eigenvalues of K / n, by falling size, float64 [n]."""
-    k = similarity.double()
+def operator_spectrum(similarity: Any, *, center: bool = True) -> Tensor:
+    """Eigenvalues of K / n, by falling size, float64 [n].
+
+    Raises:
+        ValueError: no square matrix.
+    """
+    check_bool("center", center)
+    k = _square(as_floats("similarity", similarity))
     return torch.linalg.eigvalsh((_centred(k) if center else k) / len(k)).flip(0)
 
 
-def dirichlet_energy(similarity: Tensor, projection: Tensor) -> Tensor:
+def dirichlet_energy(similarity: Any, projection: Any) -> Tensor:
     """1/2 mean K (phi - phi')^2 over mean(K) Var(phi): 1 for what has nothing to do with K, below where alike is near.
 
     Args:
@@ -145,10 +167,10 @@ def dirichlet_energy(similarity: Tensor, projection: Tensor) -> Tensor:
         float64 scalar or [k].
 
     Raises:
-        ValueError: shapes that do not match, or a projection that does not vary.
+        ValueError: shapes that do not match, a projection that does not vary, or a kernel that is 0 on average.
     """
-    k, phi = similarity.double(), projection.double()
-    if k.dim() != 2 or k.shape[0] != k.shape[1] or len(phi) != len(k):
+    k, phi = _square(as_floats("similarity", similarity)), as_floats("projection", projection)
+    if not phi.dim() or len(phi) != len(k):
         raise ValueError(
             f"similarity must be [n, n] and projection [n, ..], not {list(k.shape)} and {list(phi.shape)}."
         )
@@ -156,20 +178,38 @@ def dirichlet_energy(similarity: Tensor, projection: Tensor) -> Tensor:
     variance = columns.var(0, correction=0)
     if bool((variance <= 1e-30).any()):
         raise ValueError("the projection does not vary over the contexts: it has no energy to compare.")
+    if not float(k.mean()) > 1e-12 * float(k.abs().max()):
+        raise ValueError("the kernel must be above 0 on average: without that the energy has no unit.")
     degree = k.sum(1)
     energy = ((degree.unsqueeze(1) * columns.square()).sum(0) - (columns * (k @ columns)).sum(0)) / len(k) ** 2
     found = energy / (k.mean() * variance)
     return found.reshape(phi.shape[1:])
 
 
-def hellinger_distance(p: Tensor, q: Tensor) -> Tensor:
-    """sqrt(2 (1 - BC)), [...]; its square is at most KL(p || q)."""
-    return (2 * (1 - (p.sqrt() * q.sqrt()).sum(-1).clamp(max=1))).sqrt()
+def hellinger_distance(p: Any, q: Any) -> Tensor:
+    """sqrt(2 (1 - BC)) of distributions, [...]; its square is at most KL(p || q)."""
+    one, other = checked_probabilities(p), checked_probabilities(q)
+    return (2 * (1 - (one.sqrt() * other.sqrt()).sum(-1).clamp(max=1))).sqrt()
 
 
-def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """Half the L1 distance, [...]; its square is at most KL(p || q) / 2."""
-    return 0.5 * (p - q).abs().sum(-1)
+def total_variation(p: Any, q: Any) -> Tensor:
+    """Half the L1 distance of distributions, [...]; its square is at most KL(p || q) / 2."""
+    return 0.5 * (checked_probabilities(p) - checked_probabilities(q)).abs().sum(-1)
+
+
+def _pair(hidden: Any, similarity: Any) -> tuple[Tensor, Tensor]:
+    h, k = as_floats("hidden", hidden), _square(as_floats("similarity", similarity))
+    if h.dim() != 2 or len(h) != len(k) or not h.numel():
+        raise ValueError(f"hidden must be [n, d] and similarity [n, n], not {list(h.shape)} and {list(k.shape)}.")
+    return h, k
+
+
+def _square(k: Tensor) -> Tensor:
+    if k.dim() != 2 or k.shape[0] != k.shape[1] or not k.numel():
+        raise ValueError(f"similarity must be a Gram matrix [n, n], not {list(k.shape)}.")
+    if not torch.allclose(k, k.T, rtol=0, atol=1e-4 * float(k.abs().max())):
+        raise ValueError("similarity must be symmetric, as a Gram matrix is.")
+    return k
 
 
 def _vectors(k: Tensor) -> Tensor:

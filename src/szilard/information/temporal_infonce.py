@@ -12,15 +12,18 @@ mutual information of neighbours is at least log(candidates / positives) minus t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from szilard.information.arrays import as_floats
 from szilard.options import check_choice, check_number
 
 
 def temporal_infonce(
-    z: Tensor,
+    z: Any,
     neighbors: int = 3,
     temperature: float = 0.1,
     *,
@@ -31,7 +34,7 @@ def temporal_infonce(
     """The mean loss over anchors.
 
     Args:
-        z: [B, T, d] sequences.
+        z: [B, T, d] sequences, numpy or torch.
         neighbors: k; anchors are k .. T - k - 1.
         temperature: tau.
         negatives: "sequence" or "batch".
@@ -42,13 +45,15 @@ def temporal_infonce(
         A scalar, nats; 0 where T <= 2k, since no anchor has all of its neighbours.
 
     Raises:
+        TypeError: no array of numbers.
         ValueError: another shape, or a setting out of range.
     """
     check_number("neighbors", neighbors, low=1, integer=True)
     check_number("temperature", temperature, low=1e-8)
     check_choice("negatives", negatives, ("sequence", "batch"))
     check_choice("positives", positives, ("sum_inside", "mean_outside"))
-    if z.dim() != 3:
+    z = z if isinstance(z, Tensor) and z.is_floating_point() else as_floats("sequences", z)
+    if z.dim() != 3 or not z.numel():
         raise ValueError(f"sequences must be [batch, time, dimensions], not {list(z.shape)}.")
     batch, length, _ = z.shape
     if length <= 2 * neighbors:

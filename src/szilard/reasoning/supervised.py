@@ -18,28 +18,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from szilard.options import check_number
 from szilard.reasoning.examples import IGNORED, Reasoning, chain_ids, delimiter_ids, left_padded, prompt_ids
-from szilard.training.config import TrainingConfig, setting
+from szilard.reasoning.supervised_config import SupervisedConfig
 from szilard.training.loop import Batch
 from szilard.training.recipe import Stage, StageResult, run_recipe
-
-
-@dataclass(frozen=True)
-class SupervisedConfig(TrainingConfig):
-    """Settings of a training on chains or answers."""
-
-    chain: bool = setting(True, "Learn the chain of thought, too; no: the answer alone.")
-    think_open: str = setting("<think>", "Opens the chain.")
-    think_close: str = setting("</think>", "Closes the chain.")
-    instruction: str = setting("", "Put in front of every problem.")
-    evaluate_every: int | None = setting(None, "Steps between evaluations; none: at the beginning and the end.")
-    max_new_tokens: int = setting(128, "Longest chain and answer of an evaluation.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("evaluate_every", self.evaluate_every, low=1, integer=True, optional=True)
-        check_number("max_new_tokens", self.max_new_tokens, low=1, integer=True)
 
 
 class Chains(Dataset[Batch]):

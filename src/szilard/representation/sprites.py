@@ -181,7 +181,9 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         return self.pictures(place)[0], self.factors(place)[0]
 
     def factors(self, indices: Tensor) -> Tensor:
-        """[N] indices -> [N, 6] whole numbers from 0, in the order of `FACTORS`."""
+        """[N] indices -> [N, 6] whole numbers from 0, in the order of `FACTORS`; ValueError for others."""
+        if indices.is_floating_point() or bool(((indices < 0) | (indices >= len(self))).any()):
+            raise ValueError(f"indices must be whole numbers from 0 to {len(self) - 1}.")
         columns = []
         for count in reversed(self.grid.counts):
             columns.append(indices % count)
@@ -193,8 +195,12 @@ class Sprites(Dataset[tuple[Tensor, Tensor]]):
         return self.draw(self.factors(indices))
 
     def draw(self, factors: Tensor) -> Tensor:
-        """[N, 6] factors, as `factors` gives them -> [N, 3, size, size]."""
+        """[N, 6] factors, as `factors` gives them -> [N, 3, size, size]; ValueError for others."""
         grid = self.grid
+        if factors.dim() != 2 or factors.shape[1] != len(FACTORS):
+            raise ValueError(f"factors must be [N, {len(FACTORS)}] ({', '.join(FACTORS)}), not {list(factors.shape)}.")
+        if not bool(((factors >= 0) & (factors < torch.tensor(grid.counts))).all()):
+            raise ValueError(f"factors must be whole numbers from 0, below {grid.counts}.")
         shape, colour, scale, rotation, x, y = factors.long().unbind(-1)
         reach = 1 - 2 * grid.largest  # an object of the largest scale stays inside
 

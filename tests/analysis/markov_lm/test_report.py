@@ -16,13 +16,17 @@ from szilard.analysis.markov_lm import markov_report
 from szilard.analysis.markov_lm.bootstrap import by_document
 from szilard.analysis.markov_lm.collection import collect, linear_head, windows
 from szilard.analysis.markov_lm.probes import (
+    Probe,
     ProbeConfig,
     bigram_losses,
     chosen_baseline,
+    plain_start,
     split_documents,
+    state_losses,
     train_probe,
     useful_draft_length,
-    window_losses,
+    window_start,
+    window_states,
 )
 from szilard.engines import TransformersEngine
 from szilard.information.predictive_geometry import mean_pullback_metric
@@ -105,7 +109,8 @@ def test_a_report_has_all_parts_and_their_nulls(small: Any, tmp_path: Path) -> N
     assert report.tokens == 12 * 39 and report.entropy["kl"].mean > 0
     assert report.calibration_gap.mean == pytest.approx(report.loss.mean - report.entropy["kl"].mean, abs=1e-4)
     assert [(row.layer, row.offset) for row in report.surplus] == [(1, 1), (-1, 1), (1, 2), (-1, 2)]
-    assert all(math.isfinite(row.recovered) for row in report.surplus)
+    for row in report.surplus:  # a model that knows nothing may be worse than frequencies
+        assert row.recovered is None or math.isfinite(row.recovered)
     last = report.alignment[-1]
     assert last.rho > last.null[1] and last.untrained is not None
     assert report.geometry is not None and report.geometry["effective_rank"] > 1
@@ -149,7 +154,8 @@ def test_probes_go_on_after_a_kill_to_the_same_losses(small: Any, tmp_path: Path
     seen = collected(small, texts(12, 20)).positions
     parts = split_documents(seen.document, 0)
     embeddings, head = small.model.get_input_embeddings().weight.detach(), linear_head(small.model)
-    data = (seen.hidden[-1], seen.following[:, :1], seen.following[:, 1], parts, embeddings, head)
+    start = window_start(small.model, seen.following[:, :1], seen.following[:, 1], parts, head, None)
+    data = (seen.hidden[-1], seen.following[:, :1], seen.following[:, 1], parts, embeddings, head, start)
     whole, _ = train_probe(*data, tmp_path / "whole", QUICK, sees=True, device="cpu")
     forward, count = probes._Objective.forward, 0
 
@@ -172,7 +178,8 @@ def test_a_blind_probe_does_not_see_the_state(small: Any, tmp_path: Path) -> Non
     seen = collected(small, texts(12, 20)).positions
     parts = split_documents(seen.document, 0)
     embeddings, head = small.model.get_input_embeddings().weight.detach(), linear_head(small.model)
-    rest = (seen.following[:, :1], seen.following[:, 1], parts, embeddings, head)
+    start = plain_start(seen.hidden[-1], seen.following[:, 1], parts, head)
+    rest = (seen.following[:, :1], seen.following[:, 1], parts, embeddings, head, start)
     one, _ = train_probe(seen.hidden[-1], *rest, tmp_path / "a", QUICK, sees=False, device="cpu")
     other, _ = train_probe(torch.randn_like(seen.hidden[-1]), *rest, tmp_path / "b", QUICK, sees=False, device="cpu")
     assert torch.equal(one, other)
@@ -188,7 +195,7 @@ def test_documents_are_never_cut_between_learning_and_testing() -> None:
 
 def test_the_model_on_a_short_window_is_the_model_on_these_tokens_alone(small: Any) -> None:
     tokens, target = torch.tensor([[4, 5], [6, 7], [4, 5]]), torch.tensor([8, 9, 10])
-    found = window_losses(small.model, tokens, target, None, small.vocab_size)
+    found = state_losses(window_states(small.model, tokens, None), target, linear_head(small.model))
     with torch.no_grad():
         log_p = small.model(input_ids=tokens).logits[:, -1].log_softmax(-1)
     torch.testing.assert_close(found, -log_p.gather(1, target[:, None])[:, 0], atol=1e-5, rtol=1e-5)
@@ -252,3 +259,91 @@ def test_a_head_that_is_no_matrix_is_refused(small: Any) -> None:
 
     with pytest.raises(ValueError, match="are not a matrix times"):
         linear_head(Capped())
+
+
+@pytest.mark.parametrize("given", ["next", "nothing"])
+def test_probes_start_at_the_frequencies_of_tokens(small: Any, tmp_path: Path, given: str) -> None:
+    report = markov_report(
+        small, texts(9), given=given, geometry=False, horizon=3, folder=tmp_path, probe_config=ProbeConfig(steps=1)
+    )
+    for row in report.surplus:
+        assert row.given == given and row.with_state.mean == pytest.approx(row.without.mean, abs=0.5)
+
+
+def test_a_window_start_is_the_model_on_that_window(small: Any) -> None:
+    seen = collected(small, texts(12, 20)).positions
+    parts, head = split_documents(seen.document, 0), linear_head(small.model)
+    tokens, target = seen.following[:, :2], seen.following[:, 2]
+    start = window_start(small.model, tokens, target, parts, head, None)
+    probe = Probe(small.model.get_input_embeddings().weight.detach(), head, start, 2, 8, sees=True, state=16)
+    with torch.no_grad():
+        logits = probe(seen.hidden[-1], tokens, start.states)
+        whole = small.model(input_ids=tokens).logits[:, -1]
+    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_probes_of_other_texts_are_not_taken_for_these(small: Any, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"geometry": False, "horizon": 2, "folder": str(tmp_path), "probe_config": QUICK}
+    one = markov_report(small, texts(6), **shared)
+    again = markov_report(small, texts(6), **shared)
+    assert one.surplus == again.surplus
+    with pytest.raises(ValueError, match="other texts"):
+        markov_report(small, texts(6, seed=1), **shared)
+    with pytest.raises(ValueError, match="other settings"):
+        markov_report(small, texts(6), **(shared | {"probe_config": ProbeConfig(steps=5)}))
+
+
+def test_energies_are_of_the_states_that_the_head_reads_whatever_the_layers(small: Any) -> None:
+    shared: dict[str, Any] = {"probes": False, "contexts": 60, "permutations": 0, "horizon": 2}
+    one, other = (markov_report(small, texts(12), layers=layers, **shared) for layers in ((-1,), (1,)))
+    assert one.dirichlet == other.dirichlet and one.alignment[0].null is None
+    assert len(one.directions) == len(one.eigenvalues) == 8
+    assert one.eigenvalues == sorted(one.eigenvalues, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "texts_given", "told"),
+    [
+        ({}, "one text alone", "list of documents"),
+        ({}, 5, "list of documents"),
+        ({}, [None, [3, 4]], "text 0 must be a string"),
+        ({}, [[3.5] * 9] * 4, "text 0 must be a string"),
+        ({}, [[3] * 9, [10_000] * 9, [3] * 9], "token id 10000"),
+        ({}, [[-1] * 9] * 4, "token id -1"),
+        ({"layers": -1}, None, "layers must be whole numbers in a list"),
+        ({"layers": ()}, None, "layers must be whole numbers in a list"),
+        ({"layers": "last"}, None, "layers must be whole numbers in a list"),
+        ({"given": "some"}, None, "given"),
+        ({"beta": math.nan}, None, "beta"),
+        ({"seed": "a"}, None, "seed"),
+        ({"probe_config": {"steps": 1}}, None, "ProbeConfig"),
+        ({"probes": 1}, None, "probes"),
+    ],
+)
+def test_what_is_no_text_or_no_setting_is_said(small: Any, given: dict[str, Any], texts_given: Any, told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        markov_report(small, texts(4) if texts_given is None else texts_given, **given)
+
+
+def test_a_teacher_of_other_tokens_is_refused(small: Any) -> None:
+    other = SimpleNamespace(
+        name="other", model=small.model, tokenizer=number_tokenizer(9), context_window=64, vocab_size=small.vocab_size
+    )
+    with pytest.raises(ValueError, match="other tokens"):
+        markov_report(small, texts(4), similarity_source=other, probes=False)
+
+
+def test_a_model_that_gives_no_states_is_refused(small: Any) -> None:
+    class Silent(torch.nn.Module):
+        config, device = small.model.config, torch.device("cpu")
+
+        def get_output_embeddings(self) -> Any:
+            return small.model.get_output_embeddings()
+
+        def forward(self, **given: Any) -> Any:
+            out = small.model(**given)
+            out.hidden_states = None
+            return out
+
+    with pytest.raises(ValueError, match="gives no hidden states"):
+        linear_head(Silent())

@@ -90,6 +90,14 @@ def test_bad_files_of_pairs_are_told(tmp_path, text, message):
         ConceptPairs.from_files(tmp_path / "empty")
 
 
+def test_concepts_are_added_to_others():
+    first = ConceptPairs({"x": [(f"a{at}", f"b{at}") for at in range(8)]})
+    both = first | {"y": [(f"c{at}", f"d{at}") for at in range(9)]}
+    assert list(both) == ["x", "y"] and isinstance(both, ConceptPairs)
+    with pytest.raises(TypeError, match="pairs of two strings"):
+        ConceptPairs({"x": [None]})
+
+
 def test_bad_pairs_are_told():
     with pytest.raises(TypeError, match="must be a mapping"):
         ConceptPairs([("a", "b")])
@@ -203,6 +211,25 @@ def test_posteriors_add_up_and_steering_raises_the_logit_by_its_strength():
         probe.log_posterior(h, 2)
 
 
+def test_a_probe_reads_arrays_and_lists_and_tells_what_it_cannot_read():
+    probe = ConceptProbe.fit(*synthetic()["concept 0"])
+    h = synthetic()["concept 2"][0][:3]
+    for same in (h.numpy(), h.tolist()):
+        assert torch.allclose(probe.logit(same), probe.logit(h))
+        assert torch.allclose(probe.steer(same, 1.0).double(), probe.steer(h, 1.0), atol=1e-5)
+    for read in (probe.logit, probe.log_posterior, lambda states: probe.steer(states, 1.0)):
+        with pytest.raises(ValueError, match="width 8, not 4"):
+            read(h[:, :4])
+        with pytest.raises(ValueError, match="not a single number"):
+            read(3.0)
+        with pytest.raises(TypeError, match="states must be numbers"):
+            read("king")
+    with pytest.raises(TypeError, match=r"must be floats, not torch\.int64"):
+        probe.steer(h.long(), 1.0)
+    with pytest.raises(ValueError, match="strength must be"):
+        probe.steer(h, math.inf)
+
+
 def test_bad_states_and_settings_are_told():
     states = synthetic(count=6)
     one = states["concept 0"][0]
@@ -212,6 +239,7 @@ def test_bad_states_and_settings_are_told():
         ({"x": (one[:3], one[:3])}, "3 pairs"),
         ({"x": (one, one * math.nan)}, "not all finite"),
         ({"x": (one, one)}, "same mean state"),
+        ({"x": (one[:, :0], one[:, :0])}, "width 0"),
         (states | {"x": (one[:, :4], one[:, 4:])}, "width 4, others of 8"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -220,6 +248,8 @@ def test_bad_states_and_settings_are_told():
         concept_alignment([one])
     with pytest.raises(TypeError, match="two arrays"):
         concept_alignment({"x": one})
+    with pytest.raises(TypeError, match="two arrays of numbers, not NoneType"):
+        concept_alignment({"x": (one, None)})
     with pytest.raises(ValueError, match="4 folds need 8 pairs; concept 'concept 0' has 6"):
         concept_alignment(states, folds=4)
     with pytest.raises(ValueError, match="penalty must be one of"):

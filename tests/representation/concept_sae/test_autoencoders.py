@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,7 @@ def test_bad_settings_are_refused() -> None:
         TopKSae(D, M, k=41)
     with pytest.raises(ValueError, match="rank_head must be one of"):
         StructuredSparseAutoencoder(D, M, rank_head="dense")
-    with pytest.raises(ValueError, match="sparsity_weight must be at least 0"):
+    with pytest.raises(ValueError, match="sparsity_weight must be between 0"):
         SparseAutoencoder(D, M, sparsity_weight=-1.0)
     with pytest.raises(ValueError, match="kind must be one of"):
         make_sae("dense", D, M)
@@ -205,3 +206,60 @@ def test_bad_settings_are_refused() -> None:
         make_sae("l1", D, M, k=3)
     with pytest.raises(ValueError, match="no sparse autoencoder"):
         load_sae("nowhere")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_tensor_is_told(kind: str) -> None:
+    sae = made(kind)
+    for read in (sae.encode, sae.decode):
+        with pytest.raises(TypeError, match="must be a tensor"):
+            read([[0.0] * D])
+        with pytest.raises(ValueError, match="must be"):
+            read(torch.tensor(1.0))
+
+
+def test_measures_tell_what_they_cannot_measure() -> None:
+    sae, x = made("l1"), rows()
+    with pytest.raises(ValueError, match="not finite"):
+        sae_measures(sae, torch.where(x > 3, torch.nan, x))
+    with pytest.raises(TypeError, match="slice without a step"):
+        sae_measures(sae, x, rows=slice(0, 9, 2))
+    with pytest.raises(TypeError, match="sae must be one of"):
+        sae_measures(object(), x)
+
+
+def test_weights_that_were_cut_off_are_told(tmp_path: Path) -> None:
+    made("l1").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_sae(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_sae(tmp_path)
+
+
+def test_numbers_kept_beside_their_buffers_follow_them(tmp_path: Path) -> None:
+    sae, x = PAnnealSae(D, M), rows()
+    sae.loss(x)
+    sae.update_p()
+    sae.save_pretrained(tmp_path)
+    twin = copy.deepcopy(sae)
+    twin.load_state_dict(PAnnealSae(D, M).state_dict())
+    assert float(twin.loss(x)["p"]) == 1.0 and torch.equal(twin.penalty(x, 1.0), twin.sparsity(x))
+    read = load_sae(tmp_path)
+    assert torch.equal(read.sparsity(x.relu()), read.penalty(x.relu(), float(sae.p)))
+    sae.p.fill_(0.5)
+    assert torch.equal(sae.sparsity(x.relu()), sae.penalty(x.relu(), 0.5))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 200), st.integers(0, 99))
+def test_dead_features_are_found_in_the_very_step_in_which_they_die(dead_after: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    sae = TopKSae(D, M, k=1, dead_after=dead_after, auxiliary_k=4)
+    for step in range(12):
+        if step == 6:
+            sae.load_state_dict({**sae.state_dict(), "idle": torch.randint(0, 150, (M,))})
+        found = sae.loss(rows(16, step))
+        assert ("auxiliary" in found) == bool((sae.idle >= dead_after).any())

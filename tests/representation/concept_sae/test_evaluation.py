@@ -134,10 +134,30 @@ def test_what_cannot_be_graded_is_told():
         evaluate_sae(sae, states, metric="cosine")
     with pytest.raises(ValueError, match="no probe for concept 'concept 0'"):
         evaluate_sae(sae, states, {})
+    with pytest.raises(TypeError, match="probe of concept 'concept 0' must be a ConceptProbe, not int"):
+        evaluate_sae(sae, states, dict.fromkeys(states, 3))
+    with pytest.raises(TypeError, match="probes must map names"):
+        evaluate_sae(sae, states, [3])
     with pytest.raises(ValueError, match="parts"):
         evaluate_sae(sae, states, code="sparse")
     with pytest.raises(ValueError, match="same N samples"):
         posterior_correlations(torch.zeros(3, 2), torch.zeros(4))
+
+
+def test_planted_concepts_are_read_from_arrays_and_odd_ones_told():
+    planted = plant_features(ConceptWorld.random(2, 6, seed=1), 80, 8, seed=2)
+    sae, given = Made(lambda x: x, 8), (planted.features, planted.log_posteriors, planted.concepts)
+    plain = grade_features(sae, *given, names=["a", "b"])
+    assert grade_features(sae, *(one.numpy() for one in given), names=("a", "b")) == plain
+    assert [score.name for score in plain.concepts] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"concepts must be \[N, n\]"):
+        grade_features(sae, given[0], given[1], given[2][:, 0])
+    with pytest.raises(ValueError, match="concepts must be 0 or 1"):
+        grade_features(sae, given[0], given[1], 2 * given[2])
+    with pytest.raises(ValueError, match="names must be 2"):
+        grade_features(sae, *given, names=("a",))
+    with pytest.raises(TypeError, match="features must be a tensor"):
+        grade_features(sae, None, given[1], given[2])
 
 
 def test_the_command_refuses_a_folder_without_an_autoencoder(tmp_path, model_folder):
@@ -156,6 +176,11 @@ def test_the_command_grades_an_autoencoder(tmp_path, model_folder, capsys):
     assert main([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["concepts"][0]["name"] == "x"
     assert main(given) == 0
+    config = tmp_path / "sae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"activations": {"model": "x", "layer": 1}}))
+    capsys.readouterr()
+    assert main(given) == 2 and "trained on layer 1, not -1" in " ".join(capsys.readouterr().err.split())
+    assert main([*given, "--layer", "1"]) == 0
     make_sae("top-k", 16, 64, k=8).save_pretrained(tmp_path / "narrow")
     given[3] = str(tmp_path / "narrow")
     assert main(given) == 2

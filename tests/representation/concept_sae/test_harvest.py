@@ -153,3 +153,106 @@ def test_activations_beyond_float16_are_told(tmp_path: Path, llama: Any) -> None
             harvest_activations(llama, texts(), tmp_path, layer=0)
     finally:
         table.data.copy_(kept)
+
+
+def test_a_model_of_pictures_and_indices_that_are_none_are_told(tmp_path: Path, llama: Any) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    vision = ViTModel(ViTConfig(**small, image_size=8, patch_size=8))
+    with pytest.raises(ValueError, match="does not read token ids"):
+        harvest_activations(vision, texts(), tmp_path / "a")
+    with pytest.raises(TypeError, match="token ids"):
+        harvest_activations(llama, [[1.5]], tmp_path / "b")
+    store = harvest_activations(llama, texts(), tmp_path / "c")
+    with pytest.raises(TypeError, match="whole number"):
+        store[[1.5]]
+    with pytest.raises(IndexError, match="truth values"):
+        store[[True, False]]
+    (tmp_path / "c" / "shards.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no activations"):
+        ActivationStore(tmp_path / "c")
+
+
+def test_a_middle_layer_ends_the_forward_and_others_are_not_kept(model: Any) -> None:
+    from szilard.representation.concept_sae.layers import LayerReader
+
+    ids, mask = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    with torch.no_grad():
+        known = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for layer in range(-4, 4):
+        reader = LayerReader(model, layer)
+        assert reader.stop is not None and torch.equal(reader(ids, mask), known[layer])
+    ran: list[int] = []
+    stack = next(part for part in model.base_model.modules() if isinstance(part, torch.nn.ModuleList))
+    handles = [part.register_forward_pre_hook(lambda *_, at=at: ran.append(at)) for at, part in enumerate(stack)]
+    try:
+        reader = LayerReader(model, 1)
+        ran.clear()
+        reader(ids, mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == [0, 1]  # the second takes the states in, and does not run
+
+
+def test_a_model_of_another_build_gives_its_states_too() -> None:
+    from transformers import AlbertConfig, AlbertModel
+
+    from szilard.representation.concept_sae.layers import LayerReader
+
+    small = {"hidden_size": 8, "embedding_size": 8, "num_hidden_layers": 3, "num_attention_heads": 1}
+    albert = AlbertModel(AlbertConfig(**small, intermediate_size=8, vocab_size=20)).eval()  # one layer, three times
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        known = albert(ids, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(LayerReader(albert, 1)(ids, torch.ones_like(ids)), known)
+
+
+def test_texts_are_cut_where_the_positions_of_a_model_end(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    roberta = RobertaModel(RobertaConfig(**small, vocab_size=40, max_position_embeddings=20, pad_token_id=1))
+    assert len(harvest_activations(roberta, [list(range(3, 40))], tmp_path)) == 18  # two places are the padding's
+
+
+def test_a_model_of_pictures_and_texts_is_told(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    text = small | {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 1}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=small | {"image_size": 8, "patch_size": 8}))
+    with pytest.raises(ValueError, match="does not run on token ids alone"):
+        harvest_activations(clip, [[3, 4]], tmp_path)
+    assert len(harvest_activations(clip.text_model, [[3, 4]], tmp_path)) == 2
+
+
+def test_a_header_that_is_none_is_told(llama: Any, tmp_path: Path) -> None:
+    harvest_activations(llama, texts(), tmp_path)
+    header = json.loads((tmp_path / "header.json").read_text())
+    for odd in ("[1]", "{", json.dumps(header | {"input_dim": None}), json.dumps(header | {"format": "other"})):
+        (tmp_path / "header.json").write_text(odd)
+        with pytest.raises(ValueError, match="holds no activations"):
+            ActivationStore(tmp_path)
+    with pytest.raises(TypeError, match="named by a string or a path"):
+        ActivationStore(3)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_another_process_writes_is_told(llama: Any, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / "lock"), pytest.raises(ValueError, match="another process is writing"):
+        harvest_activations(llama, texts(), tmp_path)
+
+
+def test_a_store_is_read_from_several_places_at_once(llama: Any, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    harvest_activations(llama, texts(), tmp_path, batch_size=2, shard_rows=20)
+    one, other = ActivationStore(tmp_path), ActivationStore(tmp_path)
+    known = one[:]
+    with ThreadPoolExecutor(4) as pool:
+        orders = [torch.randperm(len(one), generator=torch.Generator().manual_seed(at)) for at in range(16)]
+        found = list(pool.map(lambda at: (one, other)[at % 2][orders[at]], range(16)))
+    assert all(torch.equal(rows, known[order]) for rows, order in zip(found, orders, strict=True))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
-from szilard.representation.concept_sae.identity import affine_map, posterior_identity
+from szilard.representation.concept_sae.identity import affine_map, concept_map, posterior_identity
 from szilard.representation.concept_sae.planted import ConceptWorld, masks, plant_features
 from szilard.representation.concept_sae.simulation import (
     Contexts,
@@ -17,6 +17,7 @@ from szilard.representation.concept_sae.simulation import (
     linear_readability,
     simulate,
 )
+from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
 
 
@@ -58,6 +59,56 @@ def test_hidden_states_are_the_map_of_the_log_posteriors_less_the_remainder():
     assert 0 <= found.linear_share <= 1
     with pytest.raises(ValueError, match="token_vectors must be finite"):
         affine_map(vectors[:3], found)
+
+
+def test_contexts_that_differ_in_one_concept_lie_along_its_direction():
+    """f(x_1) - f(x_0) = A B_k (log p(c_k|x_1) - log p(c_k|x_0)) less the remainders' difference, for every concept."""
+    world = ConceptWorld.random(3, 4, seed=1)
+    values, p_c = world.values, world.log_prior.exp()
+    draws = torch.Generator().manual_seed(3)
+    base = torch.rand(8, 1, generator=draws, dtype=torch.float64) + 0.1
+    for concept in range(3):
+        gains = torch.tensor([[1.0, 1.0], [0.3, 0.9], [0.8, 0.2]], dtype=torch.float64)  # p(x|c) / p(x_0|c), by c_k
+        seen = base * gains[:, values[:, concept]].T * 0.2
+        p_x = torch.cat([seen, 1 - seen.sum(1, keepdim=True)], 1)
+        p_y = torch.rand(8, 10, generator=draws, dtype=torch.float64)
+        found = posterior_identity(p_x, p_y / p_y.sum(1, keepdim=True), p_c)
+        a, b, remainder = affine_map(torch.randn(10, 5, generator=draws), found)
+        f_x = found.log_posterior @ a.T + b - remainder
+        single = world.log_posteriors(found.log_posterior)[:, concept]
+        own = concept_map(a, values, concept)
+        assert own.shape == (5, 2) and float(own.sum(1).abs().max()) < 1e-10
+        for at in (1, 2):
+            moved = own @ (single[at] - single[0]) - (remainder[at] - remainder[0])
+            assert torch.allclose(f_x[at] - f_x[0], moved, atol=1e-9)
+            odds = (single[at, 1] - single[at, 0]) - (single[0, 1] - single[0, 0])
+            assert torch.allclose(own @ (single[at] - single[0]), odds * own[:, 1], atol=1e-9)
+
+
+def test_steering_along_a_concept_changes_its_log_odds_and_what_is_given_it_stays():
+    """Where A sees all but the sum, a step of A B_k delta is the posterior with delta added to log p(c_k|x)."""
+    world, draws = ConceptWorld.random(3, 4, seed=2), torch.Generator().manual_seed(1)
+    a = torch.randn(12, 8, generator=draws, dtype=torch.float64)
+    a = a - a.mean(1, keepdim=True)
+    log_joint = torch.randn(1, 8, generator=draws, dtype=torch.float64).log_softmax(1)
+    moved = log_joint @ a.T + 1.5 * concept_map(a, world.values, 1)[:, 1]
+    read = (moved @ torch.linalg.pinv(a).T).log_softmax(1)
+    before, after = world.log_posteriors(log_joint)[0, 1], world.log_posteriors(read)[0, 1]
+    assert float((after[1] - after[0]) - (before[1] - before[0])) == pytest.approx(1.5)
+    own = world.values[:, 1]
+    assert torch.allclose(read[0] - after[own], log_joint[0] - before[own])  # log p(others|c_k, x)
+
+
+def test_maps_of_concepts_that_are_none_are_told():
+    values = ConceptWorld.random(3, 4).values
+    with pytest.raises(ValueError, match="same l joint values"):
+        concept_map(torch.zeros(5, 4), values, 0)
+    with pytest.raises(ValueError, match="concept must be between 0 and 2"):
+        concept_map(torch.zeros(5, 8), values, 3)
+    with pytest.raises(ValueError, match="must have the values 0, 1"):
+        concept_map(torch.zeros(5, 8), 2 * values, 0)
+    with pytest.raises(TypeError, match="whole numbers"):
+        concept_map(torch.zeros(5, 8), values.float(), 0)
 
 
 def test_tables_that_are_no_probabilities_are_told():
@@ -128,6 +179,20 @@ def test_settings_out_of_range_are_told():
             ConceptWorld.random(**bad)
     with pytest.raises(ValueError, match="mixed must be one of"):
         plant_features(ConceptWorld.random(), 10, 4, mixed="both")
+    with pytest.raises(ValueError, match="noise must be"):
+        plant_features(ConceptWorld.random(), 10, 4, noise=float("inf"))
+    for bad in ({"count": "10"}, {"input_dim": 4.0}, {"seed": "0"}, {"noise": "no"}, {"world": 3}):
+        with pytest.raises(TypeError, match=next(iter(bad))):
+            plant_features(**({"world": ConceptWorld.random(), "count": 10, "input_dim": 4} | bad))
+    for bad in ({"count": 1.5}, {"count": 3, "seed": None}):
+        with pytest.raises(TypeError, match=r"seed|count"):
+            ConceptWorld.random().sample(**bad)
+    with pytest.raises(TypeError, match="world must be a ConceptWorld"):
+        simulate(3)
+    with pytest.raises(TypeError, match="config must be a SimulationConfig"):
+        simulate(ConceptWorld.random(), config=TrainingConfig())
+    with pytest.raises(ValueError, match="no device 'cpus'"):
+        simulate(ConceptWorld.random(), device="cpus")
     with pytest.raises(ValueError, match="two observations"):
         simulate(ConceptWorld.random(2, 1))
     with pytest.raises(ValueError, match="hidden_share"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,11 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         train_sae(sae_of("l1"), x.tolist(), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="too few"):
         train_sae(sae_of("l1"), x[:1], tmp_path)
+    for device in ("cpus", "meta"):
+        with pytest.raises(ValueError, match="there is no device"):
+            train_sae(sae_of("l1"), x, tmp_path, device=device)
+    with pytest.raises(TypeError, match="device must be"):
+        train_sae(sae_of("l1"), x, tmp_path, device=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="anneal_start"):
         SaeConfig(anneal_start=1.0)
     train_sae(sae_of("l1"), x, tmp_path / "one", replace(TINY, steps=2), device="cpu")
@@ -139,3 +147,41 @@ def test_the_command_trains_from_a_folder_of_activations(llama: Any, tmp_path: P
     assert main([*command, "--kind", "dense"]) == 2
     assert main(["train", "sae", "-o", str(tmp_path / "no")]) == 2
     assert main([*command, "--kind", "l1", "--k", "3"]) == 2
+    capsys.readouterr()
+    assert main([*command, "--layer", "0", "--rows", "5", "--model", "none"]) == 2
+    assert "--model, --layer, --rows would be ignored" in " ".join(capsys.readouterr().err.split())
+
+
+_KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from transformers import LlamaConfig, LlamaModel
+from szilard.representation.concept_sae.harvest import harvest_activations
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = LlamaModel(LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=2))
+folder, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
+def progress(done):
+    if kill and done > 300:
+        os.kill(os.getpid(), signal.SIGKILL)
+texts = [[at % 50] * 10 for at in range(80)]
+harvest_activations(model, texts, folder, layer=1, batch_size=2, shard_rows=80, progress=progress)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
+def test_a_harvest_that_was_killed_for_good_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    def run(folder: str, how: str) -> int:
+        return subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / folder), how], check=False).returncode
+
+    assert run("whole", "live") == 0 and run("parts", "kill") == -signal.SIGKILL and run("parts", "live") == 0
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()} and len(files) > 4
+
+
+def test_a_folder_that_another_training_holds_is_told(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another process is writing"):
+        train_sae(sae_of("l1"), planted(100), tmp_path, replace(TINY, steps=2), device="cpu")

@@ -13,10 +13,13 @@ import torch
 from torch import nn
 
 from szilard.representation.koopman.baselines import DmdForecast, EdmdForecast
+from szilard.representation.koopman.config import KoopmanConfig
 from szilard.representation.koopman.model import InformationKoopman, ridge_operator, turns_per_second
 from szilard.representation.koopman.objective import KoopmanObjective
+from szilard.representation.koopman.pictures import eigenvalue_picture, leading_plane, manifold_picture
 from szilard.representation.koopman.systems import STEPS, trajectories
-from szilard.representation.koopman.training import KoopmanConfig, Windows, rollout_errors, train_koopman
+from szilard.representation.koopman.training import rollout_errors, train_koopman
+from szilard.representation.koopman.windows import Windows
 
 TINY = KoopmanConfig(steps=12, batch_size=8, window=8, save_every=2, log_every=2, evaluations=3, horizon=5)
 
@@ -176,6 +179,81 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
         train_koopman(small(), turning(), tmp_path, replace(TINY, entropy_weight=0.2), device="cpu")
 
 
+def test_a_folder_of_other_trajectories_or_another_model_is_refused_and_can_be_begun_again(tmp_path: Path) -> None:
+    train_koopman(small(), turning(), tmp_path, TINY, device="cpu")
+    for model, states in ((small(), 2 * turning()), (small(operator="learned"), turning())):
+        with pytest.raises(ValueError, match="other trajectories, or of another model"):
+            train_koopman(model, states, tmp_path, TINY, device="cpu")
+    train_koopman(small(), 2 * turning(), tmp_path, TINY, device="cpu", resume=False)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "model.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match="something else"):
+        train_koopman(small(), turning(), tmp_path / "else", TINY, device="cpu")
+
+
+def test_the_variational_form_takes_the_operator_of_its_batch() -> None:
+    model, states = small(variational=True), turning()[:, :10]
+    config = KoopmanConfig(consistency_weight=1.0)
+    losses = []
+    for scale in (1.0, 5.0):  # the kept operator is of the last evaluation
+        with torch.no_grad():
+            model.forward_matrix.copy_(scale * torch.eye(4))
+        torch.manual_seed(1)
+        losses.append(float(KoopmanObjective(model, config)(states)["loss"].detach()))
+    assert losses[0] == losses[1]
+
+
+def test_one_trajectory_one_window_a_step_and_all_but_one_held_out_can_be_learned(tmp_path: Path) -> None:
+    small().fit(turning(1), steps=2, batch_size=1, window=8, save_every=2, log_every=2)
+    small().fit(turning(2), steps=2, held_out=0.9, window=8, save_every=2, log_every=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"entropy_wait": 0.1}, "did you mean 'entropy_weight'"),
+        ({"window": 4}, "InfoNCE compares"),
+        ({"controls": np.ones((6, 29, 1))}, "takes no controls"),
+        ({"device": "gpu7"}, "gpu7"),
+        ({"ridge": "a"}, "ridge"),
+    ],
+)
+def test_settings_that_cannot_be_are_said(settings: dict[str, object], told: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=told):
+        small().fit(turning(), **settings)
+
+
+def test_channels_that_are_flat_only_beside_their_size_are_named() -> None:
+    states = turning()
+    states = torch.cat([states[..., :1], states[..., 1:] + 1e9], -1)
+    with pytest.raises(ValueError, match="channel 1 of the trajectories is constant"):
+        small().standardise(states)
+
+
+def test_shapes_that_a_model_does_not_take_are_said() -> None:
+    with pytest.raises(ValueError, match=r"states must be \[.., 2\]"):
+        small().encode(torch.ones(5, 1))
+    wrong = InformationKoopman([2], 4, encoder=nn.Linear(2, 3))
+    with pytest.raises(ValueError, match=r"the encoder must give \[N, 4\]"):
+        wrong.encode(torch.ones(5, 2))
+    with pytest.raises(ValueError, match="give a ridge above 0"):
+        ridge_operator(torch.ones(1, 2, 4), torch.ones(1, 2, 4), 0.0)
+    with pytest.raises(ValueError, match="multiple"):
+        trajectories("kuramoto", 1, 2, step=0.1)
+
+
+def test_pictures_show_the_plane_and_its_share_of_the_variance() -> None:
+    z = torch.zeros(3, 20, 4)
+    z[..., 0], z[..., 2] = torch.randn(3, 20), 0.5 * torch.randn(3, 20)
+    plane, share = leading_plane(z)
+    assert plane.shape == (3, 20, 2) and share == pytest.approx(1)
+    assert manifold_picture({"flat": z}).count("<circle") == 3 and "100 %" in manifold_picture({"flat": z})
+    with pytest.raises(ValueError, match="two dimensions"):
+        leading_plane(z[..., :1])
+    with pytest.raises(ValueError, match="finite"):
+        eigenvalue_picture({"a": torch.tensor([complex(math.nan, 0)])})
+
+
 def test_controls_move_the_latent() -> None:
     chance = torch.Generator().manual_seed(0)
     acted = torch.randn(8, 19, 1, generator=chance)
@@ -187,8 +265,17 @@ def test_controls_move_the_latent() -> None:
     states = torch.stack(path, 1)
     model = InformationKoopman([2], 4, hidden=16, layers=1, operator="learned", controls=1)
     with pytest.raises(ValueError, match="controls"):
-        model.fit(states, steps=2, window=4)
-    model.fit(states, steps=4, window=4, save_every=2, log_every=2, controls=acted)
+        model.fit(states, steps=2, window=4, neighbors=1)
+    model.fit(
+        states,
+        steps=4,
+        window=4,
+        mutual_information_weight=0.0,
+        learning_rate=1e-2,
+        save_every=2,
+        log_every=2,
+        controls=acted,
+    )
     assert model.control_matrix is not None and bool((model.control_matrix != 0).any())
     assert model.rollout(states[:, 0], 5, acted[:, :5]).shape == (8, 5, 2)
     with pytest.raises(ValueError, match="controls must be"):

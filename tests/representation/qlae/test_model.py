@@ -176,6 +176,33 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict, sentence: str) -> None
         LatentAutoencoder(**TINY | changes)
 
 
+def test_what_is_no_tensor_of_codes_pictures_or_values_is_refused() -> None:
+    model, numbers = made(), made("ae")
+    for call in (
+        lambda: model.encode(pictures().numpy()),
+        lambda: model.traverse(pictures()[0].numpy(), 1),
+        lambda: model.decode([[0]]),
+        lambda: model.bottleneck.quantizer.decode([0]),  # type: ignore[union-attr, operator]
+        lambda: model.bottleneck.quantizer([0.0]),  # type: ignore[union-attr, operator]
+        lambda: made(widths=16),
+    ):
+        with pytest.raises(TypeError, match="must be a"):
+            call()  # type: ignore[no-untyped-call]
+    for values in (torch.tensor([0.7]), torch.zeros(2, 2).long(), torch.zeros(0).long(), [0, 1]):
+        with pytest.raises(ValueError, match="values"):
+            model.traverse(pictures()[0], 1, values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite"):
+        numbers.decode(torch.full((1, 4), torch.nan))
+    with pytest.raises(ValueError, match="finite"):
+        model.bottleneck.quantizer(torch.full((1, 4), torch.nan))  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match="batch must be"):
+        made("beta-vae").sample(0)
+    assert numbers.decode(torch.zeros(2, 4).double()).dtype == torch.float32
+    torch.nn.init.constant_(model.encoder.head.weight, torch.nan)
+    with pytest.raises(ValueError, match="damaged"):
+        model.encode(pictures())
+
+
 def test_pictures_that_do_not_fit_are_refused() -> None:
     model = made()
     with pytest.raises(ValueError, match=r"\[N, 3, 16, 16\]"):

@@ -231,6 +231,32 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
         train_qlae(model, PIXELS, CONFIG, tmp_path)
 
 
+def test_another_config_or_table_of_factors_is_refused_before_any_work(tmp_path: Path) -> None:
+    for factors, sentence in ((np.array([["a"]] * 64), "number the words"), (torch.rand(64, 2), "occurs twice")):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            train_qlae(made(), PIXELS, CONFIG, tmp_path / "run", factors=factors)
+    for config in (InfoGanConfig(), {"steps": 3}):
+        with pytest.raises(TypeError, match="config must be a QlaeConfig"):
+            train_qlae(made(), PIXELS, config)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_factors_grids_and_frozen_codebooks_are_another_run(tmp_path: Path) -> None:
+    for kind, changes in (("qlae", {"learn_values": False}), ("fsq", {"num_values": 5}), ("ae", {"num_latents": 5})):
+        train_qlae(made(kind), PIXELS, CONFIG, tmp_path / kind, device="cpu", steps=2)
+        with pytest.raises(ValueError, match="of another model"):
+            train_qlae(made(kind, **changes), PIXELS, CONFIG, tmp_path / kind, device="cpu", steps=2)
+    with pytest.raises(ValueError, match="other settings"):
+        train_qlae(made(), PIXELS, CONFIG, tmp_path / "qlae", device="cpu", steps=2, factors=FACTORS)
+
+
+def test_bioae_draws_latents_above_and_to_zero() -> None:
+    model = made("bioae")
+    code = model.bottleneck(torch.tensor([[-2.0, 1.0, 0.0, 3.0]]))
+    assert code.penalties["nonnegativity"] == 0.5 and code.penalties["activity"] == 14 / 4
+    assert penalty_weights(model, replace(CONFIG, activity_weight=0.1)) == {"nonnegativity": 1.0, "activity": 0.1}
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     train_qlae(made(), PIXELS, CONFIG, tmp_path / "run", device="cpu", steps=2)
     with pytest.raises(ValueError, match="other settings or pictures, or of another model"):

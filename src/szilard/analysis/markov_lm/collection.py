@@ -27,7 +27,7 @@ class Positions:
         following: [N, K] tokens i + 1 .. i + K.
         nll: [N, K] the model's loss on each of them, given everything before, nats.
         greedy: [N, K] the model's likeliest token at each of their places.
-        hidden: by layer, [N, d] in half precision.
+        hidden: by layer, [N, d] float32: states of middle layers can be larger than half precision holds.
     """
 
     document: Tensor
@@ -88,6 +88,11 @@ def linear_head(model: Any) -> Tensor:
     ids = torch.arange(4, device=model.device).unsqueeze(0) % model.config.get_text_config().vocab_size
     with torch.no_grad():
         seen = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    if getattr(seen, "hidden_states", None) is None or seen.hidden_states[-1].shape[-1] != output.weight.shape[1]:
+        raise ValueError(
+            f"{type(model).__name__} gives no hidden states that its output embedding reads, so surplus, geometry and "
+            "alignment are not defined by it: measure entropies alone (probes=False, geometry=False)."
+        )
     made = seen.hidden_states[-1].float() @ output.weight.detach().float().T
     apart = (made - seen.logits.float()).abs().max() / seen.logits.float().abs().max().clamp(min=1e-6)
     if not float(apart) < 0.02:
@@ -194,7 +199,7 @@ def collect(
                 keep("greedy", best[spots])
                 keep("wanted", wanted[inside])
                 for layer in layers:
-                    keep(f"hidden {layer}", seen.hidden_states[layer][row, place[inside].to(device)].half())
+                    keep(f"hidden {layer}", seen.hidden_states[layer][row, place[inside].to(device)].float())
         if progress is not None:
             progress(min(done + batch, len(order)))
     joined = {name: torch.cat(values) for name, values in parts.items()}

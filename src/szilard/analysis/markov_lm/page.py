@@ -8,6 +8,7 @@ from html import escape
 from szilard.analysis.entropy_page import document
 from szilard.analysis.markov_lm.report import MarkovReport
 
+_GIVEN = {"all": "the tokens between", "next": "the next token", "nothing": "frequencies"}
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 240, 48, 34
 
 
@@ -45,14 +46,15 @@ def to_html(report: MarkovReport) -> str:
                         str(row.with_state),
                         str(row.model),
                         str(row.surplus),
-                        f"{row.recovered:.2f}",
+                        "" if row.recovered is None else f"{row.recovered:.2f}",
                         str(row.top1_agreement),
                         str(row.top1_without),
                     ]
                     for row in report.surplus
                 ],
             ),
-            f"<p>A: the tokens between alone; B: a probe with the state; C: the model with everything. A draft of "
+            f"<p>A: {_GIVEN[report.surplus[0].given]} alone; B: a probe with the state; C: the model with everything. "
+            "A - B is V-information of the probes, a difference of two upper bounds and no bound itself. A draft of "
             f"{report.draft_length} tokens has at least 0.3 of what the past tells.</p>",
         ]
     if report.geometry is not None:
@@ -73,7 +75,7 @@ def to_html(report: MarkovReport) -> str:
                         str(row.layer),
                         f"{row.rho:.3f}",
                         f"{row.cka:.3f}",
-                        f"{row.null[0]:.3f}, {row.null[1]:.3f}",
+                        "" if row.null is None else f"{row.null[0]:.3f}, {row.null[1]:.3f}",
                         "" if row.untrained is None else f"{row.untrained:.3f}",
                     ]
                     for row in report.alignment

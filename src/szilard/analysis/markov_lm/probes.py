@@ -3,13 +3,20 @@
 Three cross-entropies for the token j steps beyond the next, in nats on held-out documents:
 
     A_j   from the tokens W_t .. W_{t+j-1} alone: the best of a probe whose hidden state is nought, the model itself on
-    that
-          short window, and an interpolated bigram
+          that short window, and an interpolated bigram
     B_j   a probe of the same make from H_t and these tokens
     C_j   the model with everything before
 
 A - B is the surplus as V-information of the probe's family (a difference of two upper bounds, so no bound itself), A -
 C what the past tells at all, (A - B) / (A - C) the share of that which H_t holds.
+
+A probe starts as the model itself on the short window, exactly, and learns what to add to the state that the model has
+there; so neither A nor B has to learn again what the tokens tell, and B is no worse than A because it was trained less.
+This, and choosing weights and window on documents of their own, is ours (inferred).
+
+What a drafter sees of the tokens between is `given`: "all" (one that drafts token by token, as EAGLE), "next" (W_t
+alone) or "nothing" (parallel heads on H_t, as Medusa). With fewer than all there is no such window: a probe then starts
+at the frequencies of tokens.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from szilard.options import check_number
 from szilard.training.config import TrainingConfig, setting
 from szilard.training.recipe import Stage, own_chance, run_recipe
 
+GIVEN = ("all", "next", "nothing")
 PARTS = ("learned", "chosen", "tested")  # by document: 70, 15, 15 %
 
 
@@ -46,40 +54,59 @@ class ProbeConfig(TrainingConfig):
         check_number("hidden", self.hidden, low=0, integer=True)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where probes start, the same for those with a state and without.
+
+    Attributes:
+        states: [N, d], the model's last states on the short windows, or nought.
+        prior: [V], added to the logits.
+        size: of states that the head is used to, their root mean square.
+    """
+
+    states: Tensor
+    prior: Tensor
+    size: float
+
+
 class Probe(nn.Module):
-    """[h; e(w_t); ..; e(w_{t+j-1})] -> a linear layer, a residual network -> the model's own output embedding.
+    """logits = U (s + size f(h, s, e(w_t), ..)) + prior, with a network f of one hidden layer that is 0 at first.
 
     Args:
-        embeddings: [V, d] of the model's input, frozen.
+        embeddings: [V, e] of the model's input, frozen.
         head: U, [V, d], frozen.
-        tokens: j.
-        width: of the residual network.
+        start: s, prior and size.
+        tokens: how many are given.
+        width: of the hidden layer.
         sees: whether h is given; else it is nought.
+        state: width of h.
     """
 
     embeddings: Tensor
     head: Tensor
+    prior: Tensor
 
-    def __init__(self, embeddings: Tensor, head: Tensor, tokens: int, width: int, *, sees: bool, state: int) -> None:
+    def __init__(
+        self, embeddings: Tensor, head: Tensor, start: Start, tokens: int, width: int, *, sees: bool, state: int
+    ) -> None:
         super().__init__()
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("head", head, persistent=False)
-        self.sees, size = sees, head.shape[1]
-        self.first = nn.Linear(state + tokens * embeddings.shape[1], size)
-        self.inner, self.outer = nn.Linear(size, width), nn.Linear(width, size)
+        self.register_buffer("prior", start.prior, persistent=False)
+        self.sees, self.size_out, size = sees, start.size, head.shape[1]
+        self.inner = nn.Linear(state + tokens * embeddings.shape[1] + size, width)
+        self.outer = nn.Linear(width, size)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
-        self.scale = nn.Parameter(torch.ones(size))
-        # Tokens and states enter with unit size, and leave with the size that the head is used to.
-        self.size_in = float(embeddings.float().square().mean().sqrt().clamp(min=1e-8))
+        self.size_in = float(embeddings.float().square().mean().sqrt().clamp(min=1e-8))  # tokens enter with unit size
 
-    def forward(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """[N, d], [N, j] -> logits [N, V]."""
+    def forward(self, hidden: Tensor, tokens: Tensor, start: Tensor) -> Tensor:
+        """[N, state], [N, tokens], [N, d] -> logits [N, V]."""
         h = functional.rms_norm(hidden.float(), hidden.shape[-1:]) * float(self.sees)
         seen = self.embeddings[tokens].float().flatten(1) / self.size_in
-        x = self.first(torch.cat([h, seen], 1))
-        x = x + self.outer(functional.gelu(self.inner(x)))
-        return functional.rms_norm(x, x.shape[-1:], self.scale) @ self.head.float().T
+        x = torch.cat([h, seen, functional.rms_norm(start, start.shape[-1:])], 1)
+        moved = start + self.size_out * self.outer(functional.gelu(self.inner(x)))
+        return moved @ self.head.float().T + self.prior
 
 
 class _Objective(nn.Module):
@@ -87,25 +114,26 @@ class _Objective(nn.Module):
         super().__init__()
         self.probe = probe
 
-    def forward(self, hidden: Tensor, tokens: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return {"loss": functional.cross_entropy(self.probe(hidden, tokens), target)}
+    def forward(self, hidden: Tensor, tokens: Tensor, start: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return {"loss": functional.cross_entropy(self.probe(hidden, tokens, start), target)}
 
 
-class _Rows(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    def __init__(self, hidden: Tensor, tokens: Tensor, target: Tensor) -> None:
-        self.columns = hidden, tokens, target
+class _Rows(Dataset[tuple[Tensor, ...]]):
+    names = ("hidden", "tokens", "start", "target")
+
+    def __init__(self, *columns: Tensor) -> None:
+        self.columns = columns
 
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, tokens, target = self.columns
-        return hidden[index], tokens[index], target[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(column[index] for column in self.columns)
 
     @staticmethod
-    def collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-        hidden, tokens, target = (torch.stack(column) for column in zip(*rows, strict=True))
-        return {"hidden": hidden, "tokens": tokens, "target": target}
+    def collate(rows: list[tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        columns = (torch.stack(column) for column in zip(*rows, strict=True))
+        return dict(zip(_Rows.names, columns, strict=True))
 
 
 def split_documents(document: Tensor, seed: int) -> dict[str, Tensor]:
@@ -134,6 +162,7 @@ def train_probe(
     parts: dict[str, Tensor],
     embeddings: Tensor,
     head: Tensor,
+    start: Start,
     folder: Path,
     config: ProbeConfig,
     *,
@@ -144,20 +173,20 @@ def train_probe(
 
     Args:
         hidden: [N, d].
-        tokens: [N, j], W_t .. W_{t+j-1}.
+        tokens: [N, j], W_t .. W_{t+j-1}, or fewer of them.
         target: [N], W_{t+j}.
         parts: of `split_documents`.
         embeddings, head: [V, e] and [V, d].
+        start: of `window_start` or `plain_start`.
         folder: of checkpoints; a killed run goes on.
         config: the settings.
         sees: whether the probe is given the hidden state.
         device: None: what there is.
     """
     with own_chance(config.seed):
-        probe = Probe(
-            embeddings, head, tokens.shape[1], config.hidden or head.shape[1], sees=sees, state=hidden.shape[1]
-        )
-    rows = {name: _Rows(hidden[own], tokens[own], target[own]) for name, own in parts.items()}
+        width = config.hidden or head.shape[1]
+        probe = Probe(embeddings, head, start, tokens.shape[1], width, sees=sees, state=hidden.shape[1])
+    rows = {name: _Rows(hidden[own], tokens[own], start.states[own], target[own]) for name, own in parts.items()}
     stage = Stage(
         "probe",
         config,
@@ -177,32 +206,58 @@ def train_probe(
 @torch.no_grad()
 def _scored(probe: Any, rows: _Rows) -> tuple[Tensor, Tensor]:
     losses, likeliest = [], []
-    device = probe.first.weight.device
+    device = probe.inner.weight.device
     for at in range(0, len(rows), 256):
-        hidden, tokens, target = (column[at : at + 256].to(device) for column in rows.columns)
-        logits = probe(hidden, tokens)
+        hidden, tokens, start, target = (column[at : at + 256].to(device) for column in rows.columns)
+        logits = probe(hidden, tokens, start)
         losses.append(functional.cross_entropy(logits, target, reduction="none").cpu())
         likeliest.append(logits.argmax(-1).cpu())
     return torch.cat(losses), torch.cat(likeliest)
 
 
 @torch.no_grad()
-def window_losses(model: Any, tokens: Tensor, target: Tensor, begin: int | None, vocabulary: int) -> Tensor:
-    """[N] losses of the model on W_{t+j} whose whole context is BOS and W_t .. W_{t+j-1}; each window is read once."""
+def window_states(model: Any, tokens: Tensor, begin: int | None) -> Tensor:
+    """[N, d] last states of the model whose whole context is `begin` and W_t .. W_{t+j-1}; each window is read once."""
     unique, owner = tokens.unique(dim=0, return_inverse=True)
     lead = torch.full((len(unique), 1), begin) if begin is not None else torch.zeros(len(unique), 0, dtype=torch.long)
     ids = torch.cat([lead, unique], 1)
-    losses = torch.zeros(len(target))
+    parts = []
     for at in range(0, len(ids), 64):
-        logits = model(input_ids=ids[at : at + 64].to(model.device), use_cache=False).logits[:, -1, :vocabulary]
-        log_p = logits.float().log_softmax(-1).cpu()
-        rows = ((owner >= at) & (owner < at + 64)).nonzero().squeeze(1)
-        losses[rows] = -log_p[owner[rows] - at, target[rows]]
-    return losses
+        seen = model(input_ids=ids[at : at + 64].to(model.device), output_hidden_states=True, use_cache=False)
+        parts.append(seen.hidden_states[-1][:, -1].float().cpu())
+    return torch.cat(parts)[owner]
+
+
+@torch.no_grad()
+def state_losses(states: Tensor, target: Tensor, head: Tensor) -> Tensor:
+    """[N] losses of the head at states [N, d] on targets [N]."""
+    u = head.float().cpu()
+    pairs = zip(states.split(256), target.split(256), strict=True)
+    return torch.cat([functional.cross_entropy(state @ u.T, own, reduction="none") for state, own in pairs])
+
+
+def window_start(
+    model: Any, tokens: Tensor, target: Tensor, parts: dict[str, Tensor], head: Tensor, begin: int | None
+) -> Start:
+    """The model on the short window, with the tokenizer's first token before it or without: what "chosen" likes."""
+    chosen = parts["chosen"]
+    found = [window_states(model, tokens, lead) for lead in dict.fromkeys((begin, None))]
+    states = min(found, key=lambda one: float(state_losses(one[chosen], target[chosen], head).mean()))
+    return Start(states, torch.zeros(len(head)), float(states.square().mean().sqrt().clamp(min=1e-8)))
+
+
+def plain_start(hidden: Tensor, target: Tensor, parts: dict[str, Tensor], head: Tensor) -> Start:
+    """Frequencies of the targets of "learned", each counted once more; states [N, d] give the size alone."""
+    counts = torch.bincount(target[parts["learned"]], minlength=len(head)).float() + 1
+    size = float(hidden.float().square().mean().sqrt().clamp(min=1e-8))
+    return Start(torch.zeros(len(target), head.shape[1]), (counts / counts.sum()).log(), size)
 
 
 def bigram_losses(previous: Tensor, target: Tensor, parts: dict[str, Tensor], vocabulary: int) -> Tensor:
-    """[tested] losses of pairs' counts, smoothed by single counts and these by one; the share is chosen on "chosen"."""
+    """[tested] losses of pairs' counts, smoothed by single counts and these by one; the share is chosen on "chosen".
+
+    With the same `previous` everywhere these are single counts.
+    """
     learned = parts["learned"]
     single = torch.bincount(target[learned], minlength=vocabulary).double() + 1
     single /= single.sum()

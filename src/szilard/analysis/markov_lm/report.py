@@ -13,7 +13,6 @@ none; every estimator here is ours, and stands in the file that has it.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,78 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from szilard.analysis.markov_lm.alignment import Alignment, alignments, mean_metric, taught, untrained_states
 from szilard.analysis.markov_lm.bootstrap import Estimate, by_document
 from szilard.analysis.markov_lm.collection import Collected, collect, linear_head, windows
-from szilard.analysis.markov_lm.probes import (
-    ProbeConfig,
-    bigram_losses,
-    chosen_baseline,
-    split_documents,
-    train_probe,
-    useful_draft_length,
-    window_losses,
-)
-from szilard.information.predictive_geometry import spectrum_numbers
-from szilard.information.predictive_similarity import (
-    KERNELS,
-    dirichlet_energy,
-    linear_cka,
-    operator_spectrum,
-    predictive_similarity,
-    spectral_alignment,
-)
+from szilard.analysis.markov_lm.probes import GIVEN, ProbeConfig
+from szilard.analysis.markov_lm.surplus import SurplusRow, surplus_rows
+from szilard.information.predictive_similarity import KERNELS
 from szilard.options import check_bool, check_choice, check_number
-from szilard.training.recipe import own_chance
 
 _MEASURED = ("kl", "tv", "hellinger")
-_DIRECTIONS = 16  # of the mean metric that are compared with chance
-
-
-@dataclass(frozen=True)
-class SurplusRow:
-    """Of one layer and one offset j: the token j steps beyond the next one. Nats; see `probes`.
-
-    Attributes:
-        layer: whose state.
-        offset: j.
-        without: A, from the tokens between alone; `baseline` says by what.
-        with_state: B, a probe that has the state, too.
-        model: C, the model with everything.
-        surplus: A - B.
-        recovered: (A - B) / (A - C).
-        top1_agreement: how often the probe's likeliest token is the model's: what a draft could have accepted.
-        top1_without: the same of the probe without a state.
-    """
-
-    layer: int
-    offset: int
-    without: Estimate
-    baseline: str
-    with_state: Estimate
-    model: Estimate
-    surplus: Estimate
-    recovered: float
-    top1_agreement: Estimate
-    top1_without: Estimate
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Of one layer.
-
-    Attributes:
-        layer: whose states.
-        rho: share of what tells contexts apart in their predictions that states hold linearly, on held-out contexts.
-        cka: linear centred kernel alignment.
-        null: rho with contexts permuted: mean and largest.
-        untrained: rho of the same architecture with weights drawn by chance; None: not measured.
-    """
-
-    layer: int
-    rho: float
-    cka: float
-    null: tuple[float, float]
-    untrained: float | None
 
 
 @dataclass(frozen=True)
@@ -108,9 +44,10 @@ class MarkovReport:
         calibration_gap: loss minus Shannon's entropy.
         by_place: (place, entropy, loss) means over bands of the window.
         surplus: rows by layer and offset.
-        draft_length: the largest offset up to which the last layer's state holds at least 0.3 of what the past tells.
+        draft_length: the largest offset up to which the state of the last of the layers holds at least 0.3 of what the
+            past tells (inferred).
         geometry: numbers of the mean pullback metric; None where it was not measured.
-        directions: [k, d] its leading eigenvectors.
+        eigenvalues, directions: its k largest eigenvalues, and their eigenvectors [k, d].
         alignment: by layer.
         kernel, source: of the alignment.
         spectrum: leading eigenvalues of the similarity operator.
@@ -127,6 +64,7 @@ class MarkovReport:
     surplus: list[SurplusRow] = field(default_factory=list)
     draft_length: int | None = None
     geometry: dict[str, float] | None = None
+    eigenvalues: list[float] = field(default_factory=list)
     directions: list[list[float]] = field(default_factory=list)
     alignment: list[Alignment] = field(default_factory=list)
     kernel: str | None = None
@@ -160,6 +98,7 @@ def markov_report(
     kernel: str = "prototype",
     beta: float = 1.0,
     similarity_source: Any = "self",
+    given: str = "all",
     probes: bool = True,
     geometry: bool = True,
     untrained: bool = False,
@@ -184,7 +123,9 @@ def markov_report(
         beta: of kernels that are exponentials.
         similarity_source: whose predictions say what is alike: "self" (partly circular), "next-token" (the token that
             came, for the prototype kernel), or another engine with the same vocabulary, a teacher.
-        probes: measure the surplus; trains 2 x layers x (K - 1) probes, minutes to hours.
+        given: which tokens beyond H_t a drafter sees before it guesses W_{t+j}: "all" of W_t .. W_{t+j-1} (EAGLE),
+            "next", W_t alone, or "nothing" (Medusa).
+        probes: measure the surplus; trains (layers + 1) x (K - 1) probes, minutes to hours.
         geometry: measure geometry and alignment.
         untrained: measure the alignment of the architecture with weights drawn by chance, too.
         window: tokens of a stretch of text.
@@ -200,9 +141,17 @@ def markov_report(
         The report.
 
     Raises:
+        TypeError: a setting, or texts, of another type.
         ValueError: texts too short, a setting out of range, or an engine that has not what is asked for.
     """
     check_number("horizon", horizon, low=2, high=16, integer=True)
+    check_number("beta", beta, low=1e-12, high=1e12)
+    check_number("seed", seed, low=0, high=2**31 - 1, integer=True)
+    check_choice("given", given, GIVEN)
+    if isinstance(layers, (str, int)) or not all(isinstance(one, int) for one in layers) or not layers:
+        raise TypeError(f"layers must be whole numbers in a list, as in [10, -1], not {layers!r}.")
+    if probe_config is not None and not isinstance(probe_config, ProbeConfig):
+        raise TypeError(f"probe_config must be a ProbeConfig, not a {type(probe_config).__name__}.")
     for name, value in (("window", window), ("positions", positions), ("contexts", contexts)):
         check_number(name, value, low=4, integer=True)
     check_number("permutations", permutations, low=0, integer=True)
@@ -219,14 +168,16 @@ def markov_report(
             f"{engine.name} gives no hidden states, so surplus, geometry and alignment cannot be measured on it: set "
             "probes=False and geometry=False (--no-probes --no-geometry) for its entropies, or load it by transformers."
         )
-    rows = [list(engine.tokenizer.encode(one) if isinstance(one, str) else one) for one in texts]
-    limit = engine.context_window
-    stretches = windows(rows, min(window, limit) if limit else window)
+    teacher = None if isinstance(similarity_source, str) else _teacher(similarity_source, engine)
+    vocabulary = min(len(engine.tokenizer), engine.vocab_size)
+    rows = _ids(engine, texts, vocabulary)
+    limits = [one.context_window for one in (engine, teacher) if one is not None and one.context_window]
+    stretches = windows(rows, min([window, *limits]))
     if not stretches:
         raise ValueError("there is no text of at least 4 tokens to measure on.")
-    vocabulary = min(len(engine.tokenizer), engine.vocab_size)
     if model is None:
         return _entropies_alone(engine, stretches, len(rows), vocabulary, progress)
+    head = linear_head(model) if looks else None
     if looks:
         depth = len(_hidden_of(model, stretches[0][1]))
         for layer in layers:
@@ -235,14 +186,13 @@ def markov_report(
         raise ValueError(
             "probes are tested on texts of their own: give at least 3 texts longer than horizon + 1 tokens."
         )
-    head = linear_head(model) if looks else None
-    teacher = None if isinstance(similarity_source, str) else _teacher(similarity_source, vocabulary)
+    gathered = tuple(dict.fromkeys([*layers, *([-1] if geometry else [])]))  # directions are those that the head reads
     found = collect(
         model,
         stretches,
         divergences=_MEASURED,
         horizon=horizon,
-        layers=tuple(layers) if looks else (),
+        layers=gathered if looks else (),
         kept=positions if probes else contexts,
         contexts=contexts if geometry else 0,
         head=head if geometry else None,
@@ -255,26 +205,36 @@ def markov_report(
         assert head is not None
         if found.positions is None or found.contexts is None or len(found.contexts) < 8:
             raise ValueError("the texts have fewer than 8 contexts for the alignment: give more, or geometry=False.")
-        values |= _geometry(found, head[:vocabulary].float().cpu())
+        values |= mean_metric(found, head[:vocabulary].float().cpu())
         draws: dict[str, Any] = {"horizon": horizon, "contexts": contexts, "seed": seed}
         draws["kept"] = positions if probes else contexts
-        values |= _alignment(
+        values |= alignments(
             found,
             head[:vocabulary].float().cpu(),
             layers,
             kernel=kernel,
             beta=beta,
             source=similarity_source if teacher is None else teacher.name,
-            taught=None if teacher is None else _taught(teacher, stretches, vocabulary, draws),
-            untrained=_untrained(model, stretches, layers, draws) if untrained else None,
+            judged=None if teacher is None else taught(_model_of(teacher), stretches, vocabulary, draws),
+            untrained=untrained_states(model, stretches, layers, draws) if untrained else None,
             permutations=permutations,
-            directions=values["directions"],
+            directions=torch.tensor(values["directions"], dtype=torch.float64),
+            last=values.pop("last"),
             seed=seed,
         )
     if probes:
-        assert head is not None
-        values |= _surplus(
-            engine, model, found, head[:vocabulary], layers, horizon, probe_config, folder, vocabulary, seed
+        assert head is not None and found.positions is not None
+        values |= surplus_rows(
+            engine,
+            model,
+            found.positions,
+            head[:vocabulary],
+            layers,
+            horizon,
+            given=given,
+            config=ProbeConfig(seed=seed, log_every=20) if probe_config is None else probe_config,
+            folder=None if folder is None else Path(folder),
+            seed=seed,
         )
     return _report(engine.name, len(rows), found, values)
 
@@ -312,15 +272,39 @@ def _hidden_of(model: Any, ids: Sequence[int]) -> Any:
     return seen.hidden_states
 
 
-def _teacher(engine: Any, vocabulary: int) -> Any:
-    if _model_of(engine) is None:
+def _ids(engine: Any, texts: Sequence[str | Sequence[int]], vocabulary: int) -> list[list[int]]:
+    """Texts as ids that the model has.
+
+    Raises:
+        TypeError: one text instead of several, or neither text nor ids.
+        ValueError: an id that is none.
+    """
+    if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__"):
+        raise TypeError("texts must be a list of documents, as text or ids, not a single one.")
+    rows = []
+    for number, one in enumerate(texts):
+        whole = isinstance(one, (str, list, tuple)) and (isinstance(one, str) or all(type(id) is int for id in one))
+        if not whole:
+            raise TypeError(f"text {number} must be a string or a list of token ids, not a {type(one).__name__}.")
+        ids = list(engine.tokenizer.encode(one) if isinstance(one, str) else one)
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise ValueError(
+                f"text {number} holds the token id {max(ids) if max(ids) >= vocabulary else min(ids)}, and "
+                f"{engine.name} has 0 to {vocabulary - 1}."
+            )
+        rows.append(ids)
+    return rows
+
+
+def _teacher(teacher: Any, engine: Any) -> Any:
+    if _model_of(teacher) is None:
         raise ValueError("similarity_source must be 'self', 'next-token', or an engine loaded by transformers.")
-    if min(len(engine.tokenizer), engine.vocab_size) != vocabulary:
+    least = min(len(engine.tokenizer), engine.vocab_size)
+    if teacher.vocab_size < least or teacher.tokenizer.get_vocab() != engine.tokenizer.get_vocab():
         raise ValueError(
-            f"the teacher {engine.name} has {min(len(engine.tokenizer), engine.vocab_size)} tokens and this model "
-            f"{vocabulary}: give one with the same vocabulary."
+            f"the teacher {teacher.name} has other tokens than {engine.name}: give one with the same vocabulary."
         )
-    return engine
+    return teacher
 
 
 def _entropies_alone(
@@ -353,161 +337,3 @@ def _entropies_alone(
     found.entropy = {name: joined[name] for name in _MEASURED}
     found.nll, found.document, found.place = joined["nll"], joined["document"], joined["place"]
     return _report(engine.name, texts, found, {})
-
-
-def _geometry(found: Collected, head: Tensor) -> dict[str, Any]:
-    """Numbers and leading directions of E[g*] = U^T diag(E p) U - E[u_bar u_bar^T]."""
-    assert found.mass is not None and found.outer is not None
-    u = head.double()
-    metric = (u.T * found.mass) @ u - found.outer
-    values, vectors = torch.linalg.eigh(metric)
-    numbers = spectrum_numbers(metric)
-    numbers["trace_per_dimension"] = numbers["trace"] / len(metric)
-    order = values.argsort(descending=True)
-    kept = torch.cat([order[:_DIRECTIONS], order[-_DIRECTIONS:]]) if len(order) > 2 * _DIRECTIONS else order
-    return {"geometry": numbers, "directions": vectors[:, kept].T.tolist()}
-
-
-def _taught(teacher: Any, stretches: Any, vocabulary: int, draws: dict[str, Any]) -> Tensor:
-    """The teacher's distributions at the same contexts: which they are depends on lengths and seed alone."""
-    found = collect(
-        _model_of(teacher), stretches, divergences=(), layers=(0,), head=None, vocabulary=vocabulary, **draws
-    )
-    assert found.contexts is not None
-    return found.contexts
-
-
-def _untrained(model: Any, stretches: Any, layers: Sequence[int], draws: dict[str, Any]) -> dict[int, Tensor]:
-    """Hidden states of the same architecture with weights drawn by chance, at the same contexts."""
-    with own_chance(draws["seed"]):
-        fresh = type(model)(model.config).to(model.device).float().eval()
-    size = model.config.get_text_config().vocab_size
-    found = collect(fresh, stretches, divergences=(), layers=layers, head=None, vocabulary=size, **draws)
-    assert found.positions is not None and found.context_rows is not None
-    return {layer: found.positions.hidden[layer][found.context_rows] for layer in layers}
-
-
-def _alignment(
-    found: Collected,
-    head: Tensor,
-    layers: Sequence[int],
-    *,
-    kernel: str,
-    beta: float,
-    source: Any,
-    taught: Tensor | None,
-    untrained: dict[int, Tensor] | None,
-    permutations: int,
-    directions: list[list[float]],
-    seed: int,
-) -> dict[str, Any]:
-    assert found.positions is not None and found.contexts is not None and found.context_rows is not None
-    rows = found.context_rows
-    prototypes = torch.nn.functional.normalize(head, dim=1)
-    if source == "next-token":
-        vectors = prototypes[found.positions.following[rows, 0]]
-        gram = vectors @ vectors.T
-    else:
-        p = (found.contexts if taught is None else taught).float()
-        p = p / p.sum(-1, keepdim=True)
-        if kernel == "prototype":
-            vectors = p @ prototypes
-            gram = vectors @ vectors.T
-        else:
-            gram = predictive_similarity(p, kernel, beta=beta)
-            vectors = gram
-    own = kernel == "prototype"
-    chance = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(len(rows), generator=chance) for _ in range(permutations)]
-    aligned = []
-    for layer in layers:
-        h = found.positions.hidden[layer][rows].float()
-
-        def rho(states: Tensor) -> float:
-            return spectral_alignment(states, vectors, prototypes=own, seed=seed)
-
-        null = [rho(h[order]) for order in orders]
-        aligned.append(
-            Alignment(
-                layer,
-                rho(h),
-                linear_cka(h, gram),
-                (sum(null) / len(null), max(null)) if null else (0.0, 0.0),
-                None if untrained is None else rho(untrained[layer].float()),
-            )
-        )
-    last = found.positions.hidden[layers[-1]][rows].double()
-    axes = torch.tensor(directions, dtype=torch.float64)
-    half = len(axes) // 2
-    drawn = torch.nn.functional.normalize(torch.randn(64, axes.shape[1], generator=chance, dtype=torch.float64), dim=1)
-    energy = {
-        name: float(dirichlet_energy(gram, last @ chosen.T).mean())
-        for name, chosen in (("leading", axes[:half]), ("chance", drawn), ("last", axes[half:]))
-        if len(chosen)
-    }
-    return {
-        "alignment": aligned,
-        "kernel": kernel,
-        "source": source,
-        "spectrum": operator_spectrum(gram)[:64].tolist(),
-        "dirichlet": energy,
-    }
-
-
-def _surplus(
-    engine: Any,
-    model: Any,
-    found: Collected,
-    head: Tensor,
-    layers: Sequence[int],
-    horizon: int,
-    config: ProbeConfig | None,
-    folder: Path | None,
-    vocabulary: int,
-    seed: int,
-) -> dict[str, Any]:
-    seen = found.positions
-    if seen is None:
-        raise ValueError(f"no text is longer than {horizon + 1} tokens, so nothing follows: give longer texts.")
-    config = ProbeConfig(seed=seed, log_every=20) if config is None else config
-    parts = split_documents(seen.document, seed)
-    tested, document = parts["tested"], seen.document[parts["tested"]]
-    embeddings = model.get_input_embeddings().weight.detach()[:vocabulary]
-    begin = engine.tokenizer.bos_token_id
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) if folder is None else folder
-        for offset in range(1, horizon):
-            tokens, target = seen.following[:, :offset], seen.following[:, offset]
-            shared = (tokens, target, parts, embeddings, head)
-            blind, blind_best = train_probe(
-                seen.hidden[layers[0]], *shared, place / f"offset-{offset}-blind", config, sees=False
-            )
-            candidates = {
-                "probe": blind,
-                "model on the window": window_losses(model, tokens[tested], target[tested], begin, vocabulary),
-                "bigram": bigram_losses(tokens[:, -1], target, parts, vocabulary),
-            }
-            name, without = chosen_baseline(candidates)
-            whole = seen.nll[tested, offset]
-            wanted = seen.greedy[tested, offset]
-            for layer in layers:
-                loss, best = train_probe(
-                    seen.hidden[layer], *shared, place / f"offset-{offset}-layer{layer}", config, sees=True
-                )
-                rows.append(
-                    SurplusRow(
-                        layer=layer,
-                        offset=offset,
-                        without=by_document(without, document),
-                        baseline=name,
-                        with_state=by_document(loss, document),
-                        model=by_document(whole, document),
-                        surplus=by_document(without - loss, document),
-                        recovered=float((without - loss).mean() / (without - whole).mean()),
-                        top1_agreement=by_document((best == wanted).float(), document),
-                        top1_without=by_document((blind_best == wanted).float(), document),
-                    )
-                )
-    last = [row.recovered for row in rows if row.layer == layers[-1]]
-    return {"surplus": rows, "draft_length": useful_draft_length(last)}

@@ -15,6 +15,8 @@ it is. Losses are in scaled units: the mean over rows of ||s x - s x^||_2^2, and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class SparseAutoencoder(SparseCoder):
 
     def __init__(self, input_dim: int, dictionary_size: int, *, sparsity_weight: float = 1.0) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         self.sparsity_weight = sparsity_weight
 
     def activate(self, before: Tensor) -> Tensor:
@@ -82,6 +84,28 @@ class TopKSae(SparseCoder):
         check_number("dead_after", dead_after, low=1, integer=True)
         self.k, self.auxiliary_weight, self.auxiliary_k = k, auxiliary_weight, auxiliary_k
         self.dead_after = dead_after
+        self._quiet: tuple[Tensor, int] | None = None  # `idle`, as it was when `_left` was known
+        self._left = 0  # rows before which no feature can be dead
+
+    def _any_dead(self) -> bool:
+        """Whether a feature is dead; a GPU is asked only where one can be."""
+        seen = self._quiet
+        if seen is None or seen[0] is not self.idle or seen[1] != self.idle._version or self._left <= 0:
+            self._left = self.dead_after - int(self.idle.max())
+            self._quiet = (self.idle, self.idle._version)
+        return self._left <= 0
+
+    def reconstruction(self, target: Tensor, z: Tensor, sparse: Tensor | None = None) -> dict[str, Tensor]:
+        seen = self._quiet
+        known = seen is not None and seen[0] is self.idle and seen[1] == self.idle._version
+        found = super().reconstruction(target, z, sparse)
+        if known and self.training:
+            self._left -= len(z)
+            self._quiet = (self.idle, self.idle._version)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_quiet": None}  # a copy has counts of its own
 
     def activate(self, before: Tensor) -> Tensor:
         values, places = before.relu().topk(self.k, dim=-1)
@@ -97,8 +121,8 @@ class TopKSae(SparseCoder):
         z = self.chosen(before)
         found = self.reconstruction(target, z)
         loss = found["error"]
-        dead = self.idle >= self.dead_after
-        if self.auxiliary_weight and bool(dead.any()):
+        if self.auxiliary_weight and self._any_dead():
+            dead = self.idle >= self.dead_after
             left = (target - self.rebuild(z)).detach().float()
             values, places = before.masked_fill(~dead, 0.0).relu().topk(min(self.auxiliary_k, int(dead.sum())), dim=-1)
             helpers = torch.zeros_like(before).scatter(-1, places, values)
@@ -175,7 +199,7 @@ class JumpReluSae(SparseCoder):
         bandwidth: float = 0.05,
     ) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         check_number("threshold", threshold, low=1e-6)
         check_number("bandwidth", bandwidth, low=1e-6)
         self.sparsity_weight, self.bandwidth = sparsity_weight, bandwidth
@@ -230,7 +254,7 @@ class PAnnealSae(SparseCoder):
         epsilon: float = 1e-4,
     ) -> None:
         super().__init__(input_dim, dictionary_size)
-        check_number("sparsity_weight", sparsity_weight, low=0)
+        check_number("sparsity_weight", sparsity_weight, low=0, high=1e12)
         check_number("final_p", final_p, low=0, high=1)
         check_number("updates", updates, low=0, integer=True)
         check_number("epsilon", epsilon, low=1e-12)
@@ -239,13 +263,25 @@ class PAnnealSae(SparseCoder):
         self.register_buffer("updated", torch.tensor(0))
         self.register_buffer("weight", torch.tensor(float(sparsity_weight)))
         self.register_buffer("recent", torch.zeros(_RECENT, 2))  # penalties at p and at the next
+        self._known: dict[str, tuple[Tensor, int, float]] = {}
+
+    def _number(self, name: str) -> float:
+        """A buffer's number; a GPU is asked for it only after the buffer has changed."""
+        buffer = getattr(self, name)
+        known = self._known.get(name)
+        if known is None or known[0] is not buffer or known[1] != buffer._version:
+            known = self._known[name] = (buffer, buffer._version, buffer.item())
+        return known[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}  # a copy has buffers of its own
 
     def activate(self, before: Tensor) -> Tensor:
         return before.relu()
 
     def next_p(self) -> float:
         """p after the next update. (inferred) Of updates + 1 equal parts of the way the last is not gone."""
-        return 1.0 + (self.final_p - 1.0) * (int(self.updated) + 1) / (self.updates + 1)
+        return 1.0 + (self.final_p - 1.0) * (self._number("updated") + 1) / (self.updates + 1)
 
     def penalty(self, z: Tensor, p: float) -> Tensor:
         """Mean over rows [N, m] of sum_i (z_i + e)^p - e^p."""
@@ -254,8 +290,8 @@ class PAnnealSae(SparseCoder):
 
     def sparsity(self, z: Tensor) -> Tensor:
         """The penalty at the present p; in training it is noted for the next update."""
-        found = self.penalty(z, float(self.p))
-        if self.training and int(self.updated) < self.updates:
+        found = self.penalty(z, self._number("p"))
+        if self.training and self._number("updated") < self.updates:
             with torch.no_grad():
                 pair = torch.stack([found.detach(), self.penalty(z, self.next_p())])
                 self.recent.copy_(torch.cat([self.recent[1:], pair[None].to(self.recent)]))
@@ -269,14 +305,16 @@ class PAnnealSae(SparseCoder):
         return {"loss": found["error"] + self._weighted(found["penalty"]), **found, "p": self.p.float()}
 
     def _weighted(self, penalty: Tensor) -> Tensor:
-        return self.sparsity_scale * float(self.weight) * penalty
+        return self.sparsity_scale * self._number("weight") * penalty
 
     def begin_step(self, share: float, warmup: float, anneal_start: float) -> None:
         super().begin_step(share, warmup, anneal_start)
         if not self.updates or share < anneal_start:
             return
         due = min(self.updates, 1 + int((share - anneal_start) / max(1e-9, 1 - anneal_start) * self.updates))
-        if due > int(self.updated):
+        if due > self._number("updated") and bool(
+            self.recent.any()
+        ):  # before a step there is nothing to adapt lambda by
             self.update_p()
 
     @torch.no_grad()

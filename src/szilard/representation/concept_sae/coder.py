@@ -59,13 +59,16 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
         """Codes z [N, m] of activations x [N, d].
 
         Raises:
+            TypeError: no tensor.
             ValueError: another width.
         """
         return self.activate(self.before(self.scaled(x)))
 
     def decode(self, z: Tensor) -> Tensor:
         """Activations x^ [N, d] of codes z [N, m]."""
-        if z.shape[-1] != self.dictionary_size:
+        if not isinstance(z, Tensor):
+            raise TypeError(f"codes must be a tensor [rows, {self.dictionary_size}], not {type(z).__name__}.")
+        if not z.dim() or z.shape[-1] != self.dictionary_size:
             raise ValueError(f"codes must be [rows, {self.dictionary_size}], not {list(z.shape)}.")
         return self.rebuild(z) / self.input_scale
 
@@ -77,6 +80,10 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
         """The sparse codes S [N, m] of x [N, d] and, where the code has one, its low-rank part R [N, m]."""
         return self.encode(x), None
 
+    def rank_factors(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """X [N, q] and W [m, q] with R = X W^T for x [N, d]; None where the code has no low-rank part."""
+        return None
+
     @abstractmethod
     def activate(self, before: Tensor) -> Tensor:
         """Codes of what the encoder gives, both [N, m]."""
@@ -87,7 +94,9 @@ class SparseCoder(nn.Module, PyTorchModelHubMixin, ABC):
 
     def scaled(self, x: Tensor) -> Tensor:
         """s x."""
-        if x.shape[-1] != self.input_dim:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"activations must be a tensor [rows, {self.input_dim}], not {type(x).__name__}.")
+        if not x.dim() or x.shape[-1] != self.input_dim:
             raise ValueError(f"activations must be [rows, {self.input_dim}] for this autoencoder, not {list(x.shape)}.")
         return x.to(self.dictionary.dtype) * self.input_scale
 

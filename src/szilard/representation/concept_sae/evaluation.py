@@ -18,7 +18,7 @@ ceiling), and the score of a random dictionary with as many active features (the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,8 +156,18 @@ def evaluate_sae(
     check_bool("either_side", either_side)
     given = checked_states(states)
     encode, size = _encoder(sae, code)
+    least = min(given, key=lambda name: len(given[name][0]))
+    if selection == "split" and probes is None and len(given[least][0]) < 8:
+        raise ValueError(
+            f"concept {least!r} has {len(given[least][0])} pairs; a probe for each half needs 8: give more, or probes."
+        )
+    if not (probes is None or isinstance(probes, Mapping)):
+        raise TypeError(f"probes must map names to ConceptProbe, or be None, not {type(probes).__name__}.")
     if probes is not None and (missing := [name for name in given if name not in probes]):
         raise ValueError(f"there is no probe for concept {missing[0]!r}: fit one, or give probes=None.")
+    for name in given if probes is not None else ():
+        if not callable(getattr(probes[name], "log_posterior", None)):  # type: ignore[index]
+            raise TypeError(f"the probe of concept {name!r} must be a ConceptProbe, not {type(probes[name]).__name__}.")  # type: ignore[index]
     scores = []
     for at, (name, (first, second)) in enumerate(given.items()):
         x = torch.cat([first, second])
@@ -180,11 +190,11 @@ def evaluate_sae(
 @torch.no_grad()
 def grade_features(
     sae: Any,
-    features: Tensor,
-    log_posteriors: Tensor,
-    concepts: Tensor,
+    features: Any,
+    log_posteriors: Any,
+    concepts: Any,
     *,
-    names: tuple[str, ...] | None = None,
+    names: Sequence[str] | None = None,
     metric: str = "exp_pearson",
     selection: str = "split",
     code: str = "all",
@@ -209,12 +219,20 @@ def grade_features(
     _check(metric, selection, scaling, floor_draws, seed)
     check_choice("code", code, ("all", "sparse"))
     check_bool("either_side", either_side)
+    given = {"features": features, "log_posteriors": log_posteriors, "concepts": concepts}
+    features, log_posteriors, concepts = (_tensor(name, value) for name, value in given.items())
+    if concepts.dim() != 2 or not concepts.shape[1]:
+        raise ValueError(f"concepts must be [N, n], a column each, not {list(concepts.shape)}.")
+    if not bool(((concepts == 0) | (concepts == 1)).all()):
+        raise ValueError("concepts must be 0 or 1 everywhere: turn other values into one column each.")
     count, n = concepts.shape
     if log_posteriors.shape != (count, n, 2) or features.dim() != 2 or len(features) != count or count < 8:
         raise ValueError(
             "features [N, d], log_posteriors [N, n, 2] and concepts [N, n] must be of the same N >= 8 samples, not "
             f"{list(features.shape)}, {list(log_posteriors.shape)} and {list(concepts.shape)}."
         )
+    if names is not None and (isinstance(names, str) or len(names) != n):
+        raise ValueError(f"names must be {n}, one for each concept, not {names!r:.60}.")
     encode, size = _encoder(sae, code)
     x = features.double()
     codes = encode(x)
@@ -226,7 +244,7 @@ def grade_features(
             if labels[half].all() or not labels[half].any():
                 raise ValueError(f"concept {k} has one value only among {len(half)} samples: give more of them.")
         targets = [(log_posteriors[:, k, 1].double(), log_posteriors[:, k, 0].double())] * len(halves)
-        name = str(k) if names is None else names[k]
+        name = str(k) if names is None else str(names[k])
         scores.append(_scored(name, codes, x, labels, halves, targets, metric, scaling, either_side, floor_draws, seed))
     error, unexplained = _errors(sae, x)
     return SaeReport(tuple(scores), metric, selection, code, scaling, size, error, unexplained)
@@ -331,6 +349,13 @@ def _errors(sae: Any, x: Tensor) -> tuple[float | None, float | None]:
     error = float((sae.decode(sae.encode(given)).cpu().double() - x).square().sum(1).mean())
     variance = float((x - x.mean(0)).square().sum(1).mean())
     return error, error / variance if variance else 0.0
+
+
+def _tensor(name: str, given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor or an array of numbers, not {type(given).__name__}.") from error
 
 
 def _check(metric: str, selection: str, scaling: str, floor_draws: int, seed: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from szilard.options import check_choice, check_number
+from szilard.representation.concept_sae.layers import LayerReader
 from szilard.representation.concept_sae.store import NUMBERS, ActivationStore, ActivationWriter
-from szilard.whole_folder import check_folder, held
+from szilard.whole_folder import as_folder, check_folder, held
 
 _GROUP = 4  # batches whose texts are sorted by length
 
@@ -47,7 +49,7 @@ def harvest_activations(
         folder: of its own; gets the shards.
         layer: k of hidden_states[k]: 0 are the embeddings, -1 is what the output layer reads.
         tokenizer: for strings; an engine has one.
-        max_length: longer texts are cut, in tokens.
+        max_length: longer texts are cut, in tokens; never more than the model takes.
         max_rows: stop after so many rows.
         skip_first: tokens at the beginning of each text that give no row. Many models have giant activations on the
             first token; but single words, as concepts are tested with, have no other.
@@ -58,30 +60,62 @@ def harvest_activations(
 
     Raises:
         TypeError: no model of transformers, or texts that are neither strings nor token ids.
-        ValueError: no such layer, no text, a folder of other activations, or activations beyond the format.
+        ValueError: no such layer, a model that does not run on token ids alone, no text, a folder of other
+            activations, or activations beyond the format.
     """
-    folder = Path(folder)
+    folder = as_folder(folder)
     model, tokenizer = _model(engine_or_model, tokenizer)
     for name, value in (("max_length", max_length), ("batch_size", batch_size), ("shard_rows", shard_rows)):
         check_number(name, value, low=1, integer=True)
     check_number("max_rows", max_rows, low=1, integer=True, optional=True)
     check_number("skip_first", skip_first, low=0, integer=True)
-    check_number("layer", layer, integer=True)
     check_choice("numbers", numbers, tuple(NUMBERS))
-    config = model.config.get_text_config()
-    layers = int(config.num_hidden_layers)
-    if not -layers - 1 <= layer <= layers:
-        raise ValueError(f"layer must be between {-layers - 1} and {layers} for this model, not {layer}.")
-    max_length = min(max_length, int(getattr(config, "max_position_embeddings", None) or max_length))
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be several strings or lists of token ids, not {type(texts).__name__}.")
     check_folder(folder)
+    was = model.training
+    model.eval()
+    try:
+        reader = LayerReader(model, layer)
+        max_length = min(max_length, reader.positions or max_length)
+        return _harvest(
+            model,
+            reader,
+            texts,
+            folder,
+            tokenizer,
+            max_length,
+            max_rows,
+            skip_first,
+            batch_size,
+            numbers,
+            shard_rows,
+            progress,
+        )
+    finally:
+        model.train(was)
+
+
+def _harvest(
+    model: Any,
+    reader: LayerReader,
+    texts: Iterable[str | Sequence[int]],
+    folder: Path,
+    tokenizer: Any,
+    max_length: int,
+    max_rows: int | None,
+    skip_first: int,
+    batch_size: int,
+    numbers: str,
+    shard_rows: int,
+    progress: Callable[[int], None] | None,
+) -> ActivationStore:
     folder.mkdir(parents=True, exist_ok=True)
     header = {
         "model": str(getattr(model.config, "name_or_path", "") or type(model).__name__),
         "fingerprint": _fingerprint(model),
-        "layer": layer % (layers + 1),
-        "input_dim": int(config.hidden_size),
+        "layer": reader.layer,
+        "input_dim": reader.width,
         "numbers": numbers,
         "max_length": max_length,
         "max_rows": max_rows,
@@ -91,31 +125,25 @@ def harvest_activations(
         writer = ActivationWriter(folder, header)
         seen = hashlib.sha256()
         source = _known(iter(texts), writer, seen)
-        body = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model.base_model
-        was = model.training
-        model.eval()
-        try:
-            done = writer.texts
-            while max_rows is None or writer.rows < max_rows:
-                group = list(itertools.islice(source, batch_size * _GROUP))
-                if not group:
-                    break
-                ids = [_ids(text, tokenizer, max_length, int(config.vocab_size)) for text in group]
-                for rows in _rows(body, ids, layer, batch_size, skip_first):
-                    left = len(rows) if max_rows is None else max_rows - writer.rows
-                    if left > 0:
-                        writer.append(rows[:left])
-                done += len(group)
-                for text in group:
-                    seen.update(_bytes(text))
-                if writer.in_memory >= shard_rows:
-                    writer.flush(done, seen.hexdigest())
-                if progress is not None:
-                    progress(writer.rows)
-            if done > writer.texts:
+        done = writer.texts
+        while max_rows is None or writer.rows < max_rows:
+            group = list(itertools.islice(source, batch_size * _GROUP))
+            if not group:
+                break
+            ids = [_ids(text, tokenizer, max_length, reader.vocabulary) for text in group]
+            for rows in _rows(reader, ids, batch_size, skip_first):
+                left = len(rows) if max_rows is None else max_rows - writer.rows
+                if left > 0:
+                    writer.append(rows[:left])
+            done += len(group)
+            for text in group:
+                seen.update(_bytes(text))
+            if writer.in_memory >= shard_rows:
                 writer.flush(done, seen.hexdigest())
-        finally:
-            model.train(was)
+            if progress is not None:
+                progress(writer.rows)
+        if done > writer.texts:
+            writer.flush(done, seen.hexdigest())
     if not writer.rows:
         raise ValueError("the texts give no activations: each is empty, or shorter than skip_first.")
     return ActivationStore(folder)
@@ -153,7 +181,7 @@ def _ids(text: Any, tokenizer: Any, max_length: int, vocabulary: int) -> list[in
             raise ValueError("strings need a tokenizer: give tokenizer=..., or token ids.")
         return list(tokenizer(text)["input_ids"])[:max_length]
     try:
-        ids = [int(token) for token in text][:max_length]
+        ids = [operator.index(token) for token in text][:max_length]
     except (TypeError, ValueError) as error:
         raise TypeError(f"a text must be a string or token ids, not {text!r:.60}.") from error
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
@@ -161,23 +189,20 @@ def _ids(text: Any, tokenizer: Any, max_length: int, vocabulary: int) -> list[in
     return ids
 
 
-def _rows(body: nn.Module, texts: list[list[int]], layer: int, batch_size: int, skip: int) -> list[Tensor]:
+def _rows(reader: LayerReader, texts: list[list[int]], batch_size: int, skip: int) -> list[Tensor]:
     """Per text [tokens - skip, d], on the CPU."""
     found = [torch.empty(0)] * len(texts)
     order = sorted((at for at in range(len(texts)) if len(texts[at]) > skip), key=lambda at: len(texts[at]))
-    device = next(body.parameters()).device
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         lengths = torch.tensor([len(texts[at]) for at in chosen])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         ids = torch.zeros(mask.shape, dtype=torch.int64)
         ids[mask] = torch.tensor([token for at in chosen for token in texts[at]])
-        states = body(
-            input_ids=ids.to(device), attention_mask=mask.long().to(device), output_hidden_states=True
-        ).hidden_states[layer]
+        states = reader(ids, mask.long())
         kept = mask.clone()
         kept[:, :skip] = False
-        parts = states[kept.to(device)].float().cpu().split((lengths - skip).tolist())
+        parts = states[kept.to(states.device)].float().cpu().split((lengths - skip).tolist())
         for at, part in zip(chosen, parts, strict=True):
             found[at] = part
     return [part for part in found if part.numel()]

@@ -14,6 +14,13 @@ p(c|y) - p(c|y_0):
 Rows of L sum to 0, so that A has a direction that it does not see, and where tokens are more than dimensions ^+ is a
 pseudo-inverse. f_x is affine in log p(c|x) as far as h does not depend on x, for which a small
 epsilon = 1 - max_c p(c|x,y) alone is not enough.
+
+Of a joint value c = (c_1..c_m), B_k [l, v] lifts the log-posterior of concept k: 1 where c has c_k = v. Where two
+contexts differ in concept k only, so that p(c_others|c_k, x) is the same,
+
+    f_x(x_1) - f_x(x_0) = A~_k (log p(c_k|x_1) - log p(c_k|x_0)) - (Lhat^T)^+ (h(x_1) - h(x_0)),   A~_k = A B_k
+
+and adding A~_k delta to f_x is to add delta to log p(c_k|x), up to the sum of the posterior.
 """
 
 from __future__ import annotations
@@ -97,8 +104,8 @@ def posterior_identity(p_x_given_c: Any, p_y_given_c: Any, p_c: Any) -> Posterio
     joint_y = (prior[:, None] * token).T
     of_token = joint_y / joint_y.sum(1, keepdim=True)  # [Y, l]
     following = posterior @ token  # p(y|x) [X, Y]
-    if bool((following == 0).any()):
-        raise ValueError("a token's probability is too small for float64: make the tables less extreme.")
+    if bool((following == 0).any()) or bool((posterior == 0).any()):
+        raise ValueError("a context's or token's probability is too small for float64: make the tables less extreme.")
     both = posterior[:, None] * token.T / following[..., None]  # p(c|x,y) [X, Y, l]
     return PosteriorIdentity(
         log_next=following.log(),
@@ -133,6 +140,36 @@ def affine_map(token_vectors: Any, identity: PosteriorIdentity, reference: int =
     bias = identity.bias[rest] - identity.bias[reference]
     remainder = identity.remainder[:, rest] - identity.remainder[:, reference : reference + 1]
     return inverse @ concepts, inverse @ bias, remainder @ inverse.T
+
+
+def concept_map(joint_map: Any, values: Any, concept: int) -> Tensor:
+    """A~_k = A B_k [d, v]: how f_x moves with the log-posterior of each value of one concept; float64.
+
+    Columns sum to 0, as those of A do: for a binary concept A~_k[:, 1] is the step that raises its log-odds by 1 nat.
+
+    Args:
+        joint_map: A [d, l], as `affine_map` gives it.
+        values: of the concepts in each joint value [l, m], whole numbers from 0, as `ConceptWorld.values`.
+        concept: k.
+
+    Raises:
+        TypeError: values that are no whole numbers.
+        ValueError: shapes that do not match, no such concept, or a value that no joint value has.
+    """
+    a, table = torch.as_tensor(joint_map).double(), torch.as_tensor(values)
+    if table.is_floating_point() or table.is_complex():
+        raise TypeError(f"values must be whole numbers from 0, not {table.dtype}.")
+    if a.dim() != 2 or table.dim() != 2 or a.shape[1] != len(table) or not table.numel():
+        raise ValueError(
+            f"joint_map [d, l] and values [l, m] must be of the same l joint values, not {list(a.shape)} and "
+            f"{list(table.shape)}."
+        )
+    check_number("concept", concept, low=0, high=table.shape[1] - 1, integer=True)
+    own = table[:, concept].long()
+    if own.unique().tolist() != list(range(int(own.max()) + 1)):
+        raise ValueError(f"concept {concept} must have the values 0, 1, ..., not {own.unique().tolist()}.")
+    lift = torch.nn.functional.one_hot(own).to(a)  # B_k [l, v]
+    return a @ lift
 
 
 def _distribution(name: str, given: Any, dimensions: int) -> Tensor:

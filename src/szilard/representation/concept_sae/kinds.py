@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from szilard.options import check_choice
 from szilard.representation.concept_sae.autoencoders import (
     BatchTopKSae,
@@ -43,11 +45,23 @@ def load_sae(folder: Path | str) -> SparseCoder:
     """An autoencoder that was written by `train_sae` or `save_pretrained`, in evaluation mode.
 
     Raises:
-        ValueError: none is there.
+        ValueError: none is there, or one that is cut off.
     """
     try:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["kind"]
         cls = KINDS[kind]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder)!r} holds no sparse autoencoder: train one with szilard train sae.") from error
-    return cls.from_pretrained(str(folder)).eval()
+    try:
+        return cls.from_pretrained(str(folder)).eval()
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(folder)!r} holds a sparse autoencoder that cannot be read ({str(error).splitlines()[0]:.80}): "
+            "train it anew, or copy the folder again."
+        ) from error
+
+
+def trained_on(folder: Path | str) -> dict[str, Any]:
+    """ "model" and "layer" of the activations that the autoencoder of a folder was trained on; {}: not known."""
+    found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("activations")
+    return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ rank = singular values of R / sqrt(N) above 1 % of the root mean squared norm of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,16 +38,24 @@ def sae_measures(
         "rank" and "low_rank_share", too.
 
     Raises:
-        ValueError: no rows, or of another width.
+        TypeError: no autoencoder, no activations, or rows that are no slice.
+        ValueError: no rows, of another width, or numbers that are none.
     """
     check_number("batch_size", batch_size, low=1, integer=True)
+    if not isinstance(sae, SparseCoder):
+        raise TypeError(f"sae must be one of the autoencoders of this package, not {type(sae).__name__}.")
+    if not isinstance(activations, (ActivationStore, Tensor)):
+        raise TypeError(f"activations must be an ActivationStore or a tensor, not {type(activations).__name__}.")
+    if not (rows is None or (isinstance(rows, slice) and rows.step in (None, 1))):
+        raise TypeError(f"rows must be a slice without a step, or None, not {rows!r:.60}.")
     first, last, _ = (rows or slice(None)).indices(len(activations))
     if last <= first:
         raise ValueError("there are no activations to measure an autoencoder on.")
     device, d = sae.dictionary.device, sae.input_dim
     wide: dict[str, Any] = {"device": device, "dtype": torch.float64}
     total, squares = torch.zeros(d, **wide), torch.zeros((), **wide)
-    kept: Tensor | None = None
+    gram: Tensor | None = None
+    right = torch.empty(0)
     error, active = torch.zeros((), **wide), torch.zeros((), **wide)
     fired = torch.zeros(sae.dictionary_size, dtype=torch.bool, device=device)
     codes = torch.zeros((), **wide)
@@ -63,8 +72,9 @@ def sae_measures(
             codes += (sparse + dense).double().square().sum()
             by_sparse += (sparse @ sae.dictionary.T).double().square().sum()
             by_dense += (dense @ sae.dictionary.T).double().square().sum()
-            # What R's singular values need of the rows so far: d + 1 of them at most, since that bounds R's rank.
-            kept = _condensed(dense if kept is None else torch.cat([kept, dense]), d + 1)
+        if (factors := sae.rank_factors(x)) is not None:  # R = X W^T: its singular values need X^T X alone
+            left, right = factors[0].double(), factors[1].double()
+            gram = left.T @ left if gram is None else gram.addmm_(left.T, left)
     count = last - first
     spread = float(squares - total.square().sum() / count)
     found = {
@@ -73,17 +83,13 @@ def sae_measures(
         "l0": float(active) / count,
         "dead": 1 - float(fired.float().mean()),
     }
-    if kept is not None:
-        values = torch.linalg.svdvals(kept)
-        found["rank"] = float((values.double() > _RANK * codes.sqrt()).sum())
+    if not all(map(math.isfinite, found.values())):
+        raise ValueError("the activations, or the autoencoder's weights, are not finite: there is nothing to measure.")
+    if gram is not None:
+        values, vectors = torch.linalg.eigh(gram)
+        root = vectors * values.clamp(min=0).sqrt()  # X^T X = root root^T
+        squared = torch.linalg.eigvalsh(root.T @ (right.T @ right) @ root)
+        found["rank"] = float((squared > _RANK**2 * codes).sum())
         both = float(by_sparse + by_dense)
         found["low_rank_share"] = float(by_dense) / both if both > 0 else 0.0
     return found
-
-
-def _condensed(rows: Tensor, rank: int) -> Tensor:
-    """At most `rank` rows with the singular values, and the right vectors, of rows [n, m] of at most that rank."""
-    if len(rows) <= rank:
-        return rows
-    _values, vectors = torch.linalg.eigh((rows @ rows.T).double())
-    return vectors[:, -rank:].T.to(rows.dtype) @ rows

@@ -38,6 +38,7 @@ class ConceptPairs(Mapping[str, Pairs]):
             raise TypeError(f"concepts must be a mapping of names to pairs of words, not {type(concepts).__name__}.")
         read = {str(name): _checked(str(name), pairs) for name, pairs in concepts.items()}
         self._pairs = {name: pairs for name, pairs in read.items() if len(pairs) >= least}
+        self._least = least
         self.skipped = {name: len(pairs) for name, pairs in read.items() if len(pairs) < least}
         if not self._pairs:
             raise ValueError(
@@ -84,12 +85,20 @@ class ConceptPairs(Mapping[str, Pairs]):
         """
         from szilard.representation.concept_sae.word_pairs import WORD_PAIRS
 
+        if isinstance(names, str):
+            raise TypeError(f"names must be a list of concepts, not the string {names!r}.")
         wanted = list(WORD_PAIRS) if names is None else list(names)
         for name in wanted:
             if name not in WORD_PAIRS:
                 known = ", ".join(WORD_PAIRS)
                 raise ValueError(f"there is no packaged concept {name!r}{nearest(name, WORD_PAIRS)} Concepts: {known}.")
         return cls({name: WORD_PAIRS[name] for name in wanted})
+
+    def __or__(self, other: Mapping[str, Iterable[tuple[str, str]]]) -> ConceptPairs:
+        """With further concepts; of a name that both have, those of `other`."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return ConceptPairs({**self._pairs, **other}, least=self._least)
 
     def __getitem__(self, name: str) -> Pairs:
         return self._pairs[name]
@@ -109,7 +118,7 @@ def _checked(name: str, pairs: Any) -> Pairs:
         raise TypeError(f"concept {name!r} must be a list of pairs of words, not {type(pairs).__name__}.")
     found = []
     for pair in pairs:
-        words = tuple(pair) if not isinstance(pair, str) else ()
+        words = tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else ()
         if len(words) != 2 or not all(isinstance(word, str) for word in words):
             raise TypeError(f"concept {name!r} must hold pairs of two strings, not {pair!r:.60}.")
         if not all(word.strip() for word in words):

@@ -82,6 +82,7 @@ class ConceptWorld:
     def sample(self, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Concepts [count, m] and observations [count, n], 0 or 1."""
         check_number("count", count, low=1, integer=True)
+        check_number("seed", seed, low=0, integer=True)
         draws = torch.Generator().manual_seed(seed)
         chosen = torch.multinomial(self.log_prior.exp(), count, replacement=True, generator=draws)
         seen = self.table[chosen]
@@ -156,11 +157,17 @@ def plant_features(
         mixing_seed: of A; the same for a training and a test set.
 
     Raises:
+        TypeError: no world, or a number of another kind.
         ValueError: a number out of its range, or another word for mixed.
     """
+    if not isinstance(world, ConceptWorld):
+        raise TypeError(f"world must be a ConceptWorld, as ConceptWorld.random draws one, not {type(world).__name__}.")
     check_choice("mixed", mixed, ("concepts", "joint"))
     check_number("input_dim", input_dim, low=1, integer=True)
-    check_number("noise", noise, low=0)
+    check_number("hidden_share", hidden_share, low=0.0, high=1.0)
+    check_number("noise", noise, low=0, high=1e6)
+    check_number("seed", seed, low=0, high=2**63 - 3, integer=True)
+    check_number("mixing_seed", mixing_seed, low=0, integer=True)
     concepts, observations = world.sample(count, seed=seed)
     visible = masks(count, observations.shape[1], hidden_share, seed=seed + 1)
     log_joint = world.log_joint_posterior(observations, visible)

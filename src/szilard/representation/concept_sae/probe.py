@@ -169,27 +169,53 @@ class ConceptProbe:
         weight, intercept = spanned.raw(*logistic(spanned.positive, spanned.negative, chosen, iterations))
         return cls(weight, intercept, (first - second).mean(0), chosen / spanned.scale**2, accuracy)
 
-    def logit(self, states: Tensor) -> Tensor:
-        """log p(c = 1 | h) - log p(c = 0 | h), [...], of [..., d]."""
-        if states.shape[-1] != len(self.weight):
-            raise ValueError(f"this probe reads states of width {len(self.weight)}, not {states.shape[-1]}.")
-        return states.double() @ self.weight.to(states.device) + self.intercept
+    def logit(self, states: Any) -> Tensor:
+        """log p(c = 1 | h) - log p(c = 0 | h), float64 [...], of [..., d].
 
-    def log_posterior(self, states: Tensor, value: int = 1) -> Tensor:
+        Raises:
+            TypeError: states that are no numbers.
+            ValueError: states of another width.
+        """
+        read = self._read(states).double()
+        return read @ self.weight.to(read.device) + self.intercept
+
+    def _read(self, states: Any) -> Tensor:
+        """States [..., d] as a tensor."""
+        try:
+            found = torch.as_tensor(states)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"states must be numbers [..., {len(self.weight)}], not {type(states).__name__}."
+            ) from error
+        if found.is_complex():
+            raise TypeError(f"states must be real numbers, not {found.dtype}.")
+        if not found.dim() or found.shape[-1] != len(self.weight):
+            given = f"{found.shape[-1]}" if found.dim() else "a single number"
+            raise ValueError(f"this probe reads states of width {len(self.weight)}, not {given}.")
+        return found
+
+    def log_posterior(self, states: Any, value: int = 1) -> Tensor:
         """log p(c = value | h) in nats, float64 [...], of [..., d].
 
         Raises:
-            ValueError: a value that is neither 0 nor 1, or states of another width.
+            TypeError, ValueError: a value that is neither 0 nor 1, or states as `logit` says.
         """
-        if value not in (0, 1):
+        if not isinstance(value, int) or value not in (0, 1):
             raise ValueError(f"value must be 0 or 1, not {value!r}.")
         return torch.nn.functional.logsigmoid(self.logit(states) * (1 if value else -1))
 
-    def steer(self, states: Tensor, strength: float) -> Tensor:
+    def steer(self, states: Any, strength: float) -> Tensor:
         """States [..., d] moved along the concept's direction until the logit has risen by `strength` nats.
 
         The direction is the mean difference, not w: it is how the model itself moves between the two sides.
+
+        Raises:
+            TypeError: states that are no floats (rounded, a step would be nothing), or a strength that is no number.
+            ValueError: states of another width, or a strength that is not finite.
         """
-        check_number("strength", strength)
+        check_number("strength", strength, low=-1e12, high=1e12)
+        read = self._read(states)
+        if not read.is_floating_point():
+            raise TypeError(f"states to steer must be floats, not {read.dtype}: give states.float().")
         step = self.direction / (self.weight @ self.direction)
-        return states + (strength * step).to(states)
+        return read + (strength * step).to(read)

@@ -24,8 +24,10 @@ from torch.utils.data import Dataset
 
 from szilard.options import check_number
 from szilard.representation.concept_sae.planted import ConceptWorld, masks
+from szilard.representation.concept_sae.training import check_device
 from szilard.training.config import TrainingConfig, setting
 from szilard.training.loop import fit
+from szilard.whole_folder import as_folder
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,17 @@ def simulate(
         device: None: what there is.
 
     Raises:
-        ValueError: a world with one observation, or a concept with one value only among the contexts.
+        TypeError: no world, no such config, or no path.
+        ValueError: a device that is none, a world with one observation, or a concept with one value only among the
+            contexts.
         ImportError: scikit-learn is not installed.
     """
     config = SimulationConfig() if config is None else config
+    if not isinstance(world, ConceptWorld):
+        raise TypeError(f"world must be a ConceptWorld, as ConceptWorld.random draws one, not {type(world).__name__}.")
+    if not isinstance(config, SimulationConfig):
+        raise TypeError(f"config must be a SimulationConfig, not {type(config).__name__}.")
+    check_device(device)
     if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
             return simulate(world, Path(scratch), config, device=device)
@@ -158,7 +167,7 @@ def simulate(
         predictor,
         Contexts(observations, visible),
         config,
-        Path(folder),
+        as_folder(folder),
         collate=Contexts.collate,
         resume=resume,
         device=device,

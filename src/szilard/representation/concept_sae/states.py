@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from szilard.options import check_number
+from szilard.representation.concept_sae.layers import LayerReader
 from szilard.representation.concept_sae.pairs import ConceptPairs
 
 States = Mapping[str, tuple[Tensor, Tensor]]
@@ -35,19 +36,15 @@ def concept_states(
 
     Raises:
         TypeError: an engine without a model of transformers.
-        ValueError: no such layer, a word without tokens, or states that are no numbers.
+        ValueError: no such layer, a model that does not run on token ids alone, a word without tokens, or states that
+            are no numbers.
     """
     concepts = pairs if isinstance(pairs, ConceptPairs) else ConceptPairs(pairs)
     check_number("batch_size", batch_size, low=1, integer=True)
-    check_number("layer", layer, integer=True)
     model: Any = getattr(engine, "model", None)
     tokenizer: Any = getattr(engine, "tokenizer", None)
     if not isinstance(getattr(engine, "model", None), nn.Module) or tokenizer is None:
         raise TypeError(f"concept states need an engine of transformers, not {type(engine).__name__}.")
-    config = model.config.get_text_config()
-    layers = int(config.num_hidden_layers)
-    if not -layers - 1 <= layer <= layers:
-        raise ValueError(f"layer must be between {-layers - 1} and {layers} for this model, not {layer}.")
     words = list(dict.fromkeys(word for both in concepts.values() for pair in both for word in pair))
     ids = [list(tokenizer(word)["input_ids"]) for word in words]
     for word, tokens in zip(words, ids, strict=True):
@@ -56,7 +53,12 @@ def concept_states(
     was = model.training
     model.eval()
     try:
-        states = _last_states(model, ids, layer, batch_size)
+        reader = LayerReader(model, layer)
+        most = reader.positions
+        for word, tokens in zip(words, ids, strict=True):
+            if most is not None and len(tokens) > most:
+                raise ValueError(f"{word[:40]!r}... has {len(tokens)} tokens, and the model takes {most}: shorten it.")
+        states = _last_states(reader, ids, batch_size)
     finally:
         model.train(was)
     if not bool(torch.isfinite(states).all()):
@@ -70,10 +72,8 @@ def concept_states(
     return found
 
 
-def _last_states(model: Any, texts: list[list[int]], layer: int, batch_size: int) -> Tensor:
+def _last_states(reader: LayerReader, texts: list[list[int]], batch_size: int) -> Tensor:
     """[words, d], float32 on the CPU."""
-    body = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model.base_model
-    device = next(body.parameters()).device
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     parts = []
     for first in range(0, len(order), batch_size):
@@ -82,11 +82,11 @@ def _last_states(model: Any, texts: list[list[int]], layer: int, batch_size: int
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         ids = torch.zeros(mask.shape, dtype=torch.int64)
         ids[mask] = torch.tensor([token for tokens in chosen for token in tokens])
-        hidden = body(
-            input_ids=ids.to(device), attention_mask=mask.long().to(device), output_hidden_states=True
-        ).hidden_states[layer]
+        hidden = reader(ids, mask.long())
         # The end of the real tokens, which is on the right of them only because the padding is on the right.
-        parts.append(hidden[torch.arange(len(chosen)), (lengths - 1).to(device)].float().cpu())
+        parts.append(
+            hidden[torch.arange(len(chosen), device=hidden.device), (lengths - 1).to(hidden.device)].float().cpu()
+        )
     found = torch.cat(parts)
     return found[torch.tensor(order).argsort()]
 
@@ -118,13 +118,26 @@ def checked_states(states: Any) -> dict[str, tuple[Tensor, Tensor]]:
 
 def checked_pair(name: str, positive: Any, negative: Any) -> tuple[Tensor, Tensor]:
     """E1 and E0 [N, d] as float64 on the CPU; errors as of `checked_states`."""
-    first, second = (torch.as_tensor(side).detach().cpu().double() for side in (positive, negative))
+    first, second = (_numbers(name, side) for side in (positive, negative))
     if first.dim() != 2 or first.shape != second.shape:
         raise ValueError(
             f"the states of {name} must be [pairs, d] twice, not {list(first.shape)} and {list(second.shape)}."
         )
+    if not first.shape[1]:
+        raise ValueError(f"the states of {name} have width 0: there is nothing to read a concept from.")
     if len(first) < 4:
         raise ValueError(f"{name} has {len(first)} pairs; cross-validation needs at least 4.")
     if not bool(torch.isfinite(first).all() & torch.isfinite(second).all()):
         raise ValueError(f"the states of {name} are not all finite.")
     return first, second
+
+
+def _numbers(name: str, side: Any) -> Tensor:
+    """Float64 on the CPU of what a user gave as states."""
+    try:
+        found = torch.as_tensor(side)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"the states of {name} must be two arrays of numbers, not {type(side).__name__}.") from error
+    if found.is_complex():
+        raise TypeError(f"the states of {name} must be real numbers, not {found.dtype}.")
+    return found.detach().cpu().double()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from szilard.whole_folder import write_whole
+from szilard.whole_folder import as_folder, write_whole
 
 HEADER, SHARDS, FORMAT = "header.json", "shards.json", "szilard activations 1"
 NUMBERS: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
@@ -36,12 +36,13 @@ class ActivationStore:
 
     Raises:
         ValueError: no such folder, or a shard that is missing or cut off.
+        TypeError: no path.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.folder = as_folder(folder)
         header, journal = read_header(self.folder), read_shards(self.folder)
-        if header is None or not journal["rows"]:
+        if header is None or not isinstance(header.get("input_dim"), int) or not journal["rows"]:
             raise ValueError(f"{str(folder)!r} holds no activations: write them with harvest_activations.")
         self.header: dict[str, Any] = header
         self.input_dim = int(self.header["input_dim"])
@@ -65,17 +66,13 @@ class ActivationStore:
         return int(self.offsets[-1])
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """Rows by a slice, or by whole numbers in any order, as float32 [n, d]; [d] for one.
+        """Rows by a slice, by whole numbers in any order, or by a truth value for each; float32 [n, d], [d] for one.
 
         Raises:
             IndexError: a row that is not there.
+            TypeError: neither whole numbers nor truth values.
         """
-        if isinstance(rows, slice):
-            chosen = np.arange(*rows.indices(len(self)))
-        else:
-            chosen = np.asarray(rows)
-            if chosen.dtype == bool:
-                chosen = np.flatnonzero(chosen)
+        chosen = self._numbers(rows)
         wanted = np.atleast_1d(chosen).astype(np.int64)
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
@@ -87,6 +84,18 @@ class ActivationStore:
             out[here] = self.shards[number][wanted[here] - self.offsets[number]]
         found = torch.from_numpy(out)
         return found[0] if chosen.ndim == 0 else found
+
+    def _numbers(self, rows: Any) -> np.ndarray:
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(len(self)))
+        chosen = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise IndexError(f"truth values must be one for each of {len(self)} rows, not {list(chosen.shape)}.")
+            return np.flatnonzero(chosen)
+        if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise TypeError(f"rows are given by a slice, a whole number or a list of them, not {rows!r:.60}.")
+        return chosen
 
 
 class ActivationWriter:
@@ -179,9 +188,9 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 def read_shards(folder: Path) -> dict[str, Any]:
     """The shards that count."""
+    none: dict[str, Any] = {"rows": [], "texts": 0, "digest": "", "sum": None, "norms": 0.0}
     try:
         found = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
-        assert isinstance(found, dict)
-        return found
     except (OSError, ValueError):
-        return {"rows": [], "texts": 0, "digest": "", "sum": None, "norms": 0.0}
+        return none
+    return found if isinstance(found, dict) and none.keys() <= found.keys() else none

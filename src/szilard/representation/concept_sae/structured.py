@@ -65,7 +65,7 @@ class StructuredSparseAutoencoder(PAnnealSae):
             updates=updates,
             epsilon=epsilon,
         )
-        check_number("rank_weight", rank_weight, low=0)
+        check_number("rank_weight", rank_weight, low=0, high=1e12)
         check_choice("rank_head", rank_head, HEADS)
         check_number("rank", rank, low=1, integer=True)
         self.rank_weight, self.rank_head = rank_weight, rank_head
@@ -95,15 +95,26 @@ class StructuredSparseAutoencoder(PAnnealSae):
             return centred @ self.rank_in @ self.rank_out.T
         return None
 
+    def rank_factors(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """X [N, q] and W [m, q] with R = X W^T for activations x [N, d], q = d + 1 or r; None without a head."""
+        return self._factors(self.scaled(x))
+
+    def _factors(self, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        centred = (target - self.decoder_bias).float()
+        if self.rank_head == "linear":  # the bias is one more column
+            whole = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)
+            return whole, torch.cat([self.rank_matrix, self.rank_bias[:, None]], 1)
+        return (centred @ self.rank_in, self.rank_out) if self.rank_head == "factorised" else None
+
     def rank_penalty(self, target: Tensor) -> Tensor:
         """||R / sqrt(N)||_nuc of scaled activations, or the surrogate of the factorised head; a scalar."""
-        centred, rows = (target - self.decoder_bias).float(), len(target)
+        factors = self._factors(target)
+        if factors is None:
+            return target.new_zeros(())
+        left, right = factors
         if self.rank_head == "factorised":
-            inner = centred @ self.rank_in
-            return 0.5 * (inner.square().sum() / rows + self.rank_out.square().sum())
-        whole = torch.cat([centred, torch.ones_like(centred[:, :1])], 1)  # the bias is one more column
-        weight = torch.cat([self.rank_matrix, self.rank_bias[:, None]], 1)
-        return (nuclear_norm_of_product(whole, weight) / rows**0.5).float()
+            return 0.5 * (left.square().sum() / len(left) + right.square().sum())
+        return (nuclear_norm_of_product(left, right) / len(left) ** 0.5).float()
 
     def loss(self, x: Tensor) -> dict[str, Tensor]:
         target = self.scaled(x)

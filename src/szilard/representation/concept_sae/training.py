@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
@@ -20,9 +22,10 @@ from szilard.representation.concept_sae.coder import SparseCoder
 from szilard.representation.concept_sae.measures import sae_measures
 from szilard.representation.concept_sae.store import ActivationStore
 from szilard.training.config import TrainingConfig, setting
+from szilard.training.loop import planned_steps
 from szilard.training.recipe import Stage, StageResult, run_recipe
 from szilard.training.run_folder import claim
-from szilard.whole_folder import check_folder, write_whole
+from szilard.whole_folder import as_folder, check_folder, held, write_whole
 
 _NOTE, _STAGE = "autoencoder.yaml", "autoencoder"
 
@@ -129,10 +132,16 @@ def train_sae(
 
     Raises:
         TypeError: activations that are neither a store nor a tensor of floats.
-        ValueError: activations of another width, too few, without a spread or no numbers; a folder of another run.
+        ValueError: a device that is none; activations of another width, too few, without a spread or no numbers; a
+            folder of another run.
     """
-    config, folder = SaeConfig() if config is None else config, Path(folder)
+    config, folder = SaeConfig() if config is None else config, as_folder(folder)
+    if not isinstance(config, SaeConfig):
+        raise TypeError(f"config must be a SaeConfig, not {type(config).__name__}.")
+    check_device(device)
     mean, scale = _checked(sae, activations)
+    if isinstance(activations, Tensor):
+        activations = activations.detach()
     kept = min(config.held_out_rows, round(config.held_out * len(activations)))
     learned = len(activations) - kept
     if learned < 2:
@@ -140,19 +149,10 @@ def train_sae(
     measured = slice(learned, None) if kept else slice(0, min(learned, config.held_out_rows))
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    source = _source(activations)
     given = getattr(sae, "_hub_mixin_config", None) or {}
-    claim(
-        folder,
-        f"# sparse autoencoder {sae.kind} {json.dumps(given, sort_keys=True)}\n# {_identity(activations, mean)}\n",
-        folders=(_STAGE,),
-        files=(),
-        restart=not resume,
-        other="autoencoder or activations",
-        note=_NOTE,
-    )
-    if not bool(sae.begun):
-        sae.initialise(mean, scale if config.scale_inputs else 1.0)
-    steps = config.steps or max(1, round(config.epochs * -(-learned // config.batch_size)))
+    note = f"# sparse autoencoder {sae.kind} {json.dumps(given, sort_keys=True)}\n# {_identity(activations, mean)}\n"
+    steps = planned_steps(learned, config)
     stage = Stage(
         _STAGE,
         config,
@@ -163,12 +163,55 @@ def train_sae(
         evaluate_every=max(1, steps // config.evaluations),
         callbacks=(_Steps(sae, config),),
     )
-    found = run_recipe([stage], folder, resume=resume, device=device)[_STAGE]
-    sae.sparsity_scale = 1.0
-    sae.cpu().eval()
-    sae.save_pretrained(folder)
-    write_whole(folder / "README.md", _card(sae, config, activations, found))
+    with contextlib.ExitStack() as opened:
+        main = PartialState(**({"cpu": True} if str(device) == "cpu" else {})).is_main_process
+        if main:
+            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
+            claim(
+                folder,
+                note,
+                folders=(_STAGE,),
+                files=(),
+                restart=not resume,
+                other="autoencoder or activations",
+                note=_NOTE,
+            )
+        if not bool(sae.begun):
+            sae.initialise(mean, scale if config.scale_inputs else 1.0)
+        found = run_recipe([stage], folder, resume=resume, device=device)[_STAGE]
+        sae.sparsity_scale = 1.0
+        sae.cpu().eval()
+        if main:
+            sae.save_pretrained(folder, config={**given, **source})
+            write_whole(folder / "README.md", _card(sae, config, activations, found))
     return found
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that a training cannot have.
+
+    Raises:
+        TypeError: no name.
+        ValueError: no such device, or one that is not here.
+    """
+    if device is None:
+        return
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a name, a torch.device or None, not {device!r:.60}.")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {str(device)!r}: name cpu, cuda or mps, or leave it out.") from error
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(kind, True) or kind == "meta":
+        raise ValueError(f"there is no device {str(device)!r} here: name another, or leave it out.")
+
+
+def _source(activations: ActivationStore | Tensor) -> dict[str, Any]:
+    """What config.json keeps of where the activations are from."""
+    if isinstance(activations, Tensor):
+        return {}
+    return {"activations": {name: activations.header[name] for name in ("model", "layer")}}
 
 
 def _checked(sae: SparseCoder, activations: Any) -> tuple[Tensor, float]:
@@ -183,8 +226,12 @@ def _checked(sae: SparseCoder, activations: Any) -> tuple[Tensor, float]:
         if not bool(torch.isfinite(activations).all()):
             raise ValueError("activations must be finite: leave out the rows that are not.")
         width = activations.shape[1]
-        mean = activations.mean(0, dtype=torch.float32).cpu()
-        scale = width**0.5 / max(float(activations.norm(dim=1, dtype=torch.float32).mean()), 1e-30)
+        wide = torch.promote_types(activations.dtype, torch.float32)
+        mean = activations.detach().mean(0, dtype=wide).float().cpu()
+        norm = float(activations.detach().norm(dim=1, dtype=wide).mean())
+        scale = width**0.5 / max(norm, 1e-30)
+        if not norm < 1e15:  # the squares of what is added up must be numbers, too
+            raise ValueError(f"the activations have a mean norm of {norm:.3g}, too large for float32: scale them down.")
     else:
         raise TypeError(
             f"activations must be an ActivationStore or a tensor of floats [N, d], not {type(activations).__name__}."

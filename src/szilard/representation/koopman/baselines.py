@@ -21,7 +21,7 @@ class DmdForecast:
     """DMD over all sequences at once.
 
     Args:
-        rank: of the decomposition; 0: chosen by PyDMD's threshold.
+        rank: of the decomposition; 0: all of it.
     """
 
     def __init__(self, rank: int = 0) -> None:
@@ -29,7 +29,21 @@ class DmdForecast:
         self.rank = rank
 
     def fit(self, trajectories: Tensor) -> DmdForecast:
-        """[S, L, n]. Raises ImportError where PyDMD is not installed."""
+        """To [S, L, n].
+
+        Raises:
+            ValueError: another shape, fewer than two pairs of states, or numbers that are none.
+            ImportError: PyDMD is not installed.
+        """
+        if (
+            trajectories.dim() != 3
+            or len(trajectories) * (trajectories.shape[1] - 1) < 2
+            or not bool(torch.isfinite(trajectories).all())
+        ):
+            raise ValueError(
+                "trajectories must be finite numbers [sequences, time, n] with two pairs of states, not "
+                f"{list(trajectories.shape)}."
+            )
         lifted = self._lift_first(trajectories)
         pairs = lifted.reshape(len(lifted), lifted.shape[1], -1)
         before = np.concatenate([one[:-1] for one in pairs]).T
@@ -43,7 +57,16 @@ class DmdForecast:
         return self
 
     def rollout(self, start: Tensor, steps: int) -> Tensor:
-        """[B, n] -> [B, steps, n]."""
+        """[B, n] -> [B, steps, n].
+
+        Raises:
+            ValueError: before `fit`, or another shape.
+        """
+        check_number("steps", steps, low=1, integer=True)
+        if not hasattr(self, "matrix"):
+            raise ValueError("there is nothing to forecast with yet: call fit first.")
+        if start.dim() != 2 or start.shape[1] != len(self.mean):
+            raise ValueError(f"states must be [batch, {len(self.mean)}], not {list(start.shape)}.")
         state, path = self._lift(start.double().numpy()), []
         for _ in range(steps):
             state = np.clip(state @ self.matrix.T, -1e12, 1e12)

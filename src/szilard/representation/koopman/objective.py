@@ -9,7 +9,14 @@ over batch and state, as in the published code. S is the von Neumann entropy of 
 
 The variational form (the paper's for control) samples z from the encoder's Gaussian and, per step, has -log p(x | z)
 with a unit variance, KL(p(z | x) || N(0, I)), and beta KL(p(z_n | x_n) || N(K z_{n-1} + B a_{n-1}, Sigma)), which is
-the mutual information that dissipates. The paper counts -log p(x | z) twice, alone and in the ELBO; so does this.
+the mutual information that dissipates.
+
+# Paper: its two -log p(x | z), alone and in the ELBO, have the same z; here: the one alone decodes K z_{n-1}, as the
+# autoencoder's does, and the one in the ELBO the sampled z_n.
+
+# Paper: ||z_{n+1} - K z_n||^2 adds up over dimensions; here: it is their mean, so that beta means the same for every d.
+
+# Published code: InfoNCE over the first T states of a window; here: over all T + 1, since all of them are encoded.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from szilard.information.temporal_infonce import temporal_infonce
 from szilard.representation.koopman.model import InformationKoopman, ridge_operator
 
 if TYPE_CHECKING:
-    from szilard.representation.koopman.training import KoopmanConfig
+    from szilard.representation.koopman.config import KoopmanConfig
 
 
 class KoopmanObjective(nn.Module):
@@ -65,7 +72,7 @@ class KoopmanObjective(nn.Module):
         found["identity"] = identity
         loss = found["forward"] + config.identity_weight * identity
         if log_variance is not None:
-            loss = loss + self._variational(found, mean, log_variance, before, controls, target)
+            loss = loss + self._variational(found, mean, log_variance, predicted, target)
         elif config.consistency_weight:
             found["consistency"] = (after - predicted).square().mean()
             loss = loss + config.consistency_weight * found["consistency"]
@@ -80,26 +87,19 @@ class KoopmanObjective(nn.Module):
         return {"loss": loss, **found}
 
     def _variational(
-        self,
-        found: dict[str, Tensor],
-        mean: Tensor,
-        log_variance: Tensor,
-        before: Tensor,
-        controls: Tensor | None,
-        target: Tensor,
+        self, found: dict[str, Tensor], mean: Tensor, log_variance: Tensor, predicted: Tensor, target: Tensor
     ) -> Tensor:
-        """KL to N(0, I), beta times KL to the step before, and the second -log p(x | z); sums over steps."""
-        model = self.model
-        assert model.log_noise is not None
+        """KL to N(0, I), beta times KL to the step before, and the ELBO's -log p(x | z); sums over steps."""
+        noise = self.model.log_noise
+        assert noise is not None
         prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-        noise = model.log_noise
-        step = model.step(before, controls) if model.operator_kind == "learned" else before @ model.forward_matrix
         ahead, spread = mean[:, 1:], log_variance[:, 1:]
-        dissipated = 0.5 * (((ahead - step).square() + spread.exp()) / noise.exp() - 1 + noise - spread).sum(-1)
+        dissipated = 0.5 * (((ahead - predicted).square() + spread.exp()) / noise.exp() - 1 + noise - spread).sum(-1)
         found["prior"], found["dissipated"] = prior.mean(0).sum(), dissipated.mean(0).sum()
-        size = target[0, 0].numel()
-        # Means over the state are what the other terms are on; a KL is a sum over dimensions, so it is brought to them.
-        return (found["prior"] + self.settings.consistency_weight * found["dissipated"]) / size + found["identity"]
+        # -log p of a unit variance is half the sum of squares, and reconstructions are means over the state: the KL
+        # terms are brought to these.
+        scale = 2 / target[0, 0].numel()
+        return (found["prior"] + self.settings.consistency_weight * found["dissipated"]) * scale + found["identity"]
 
 
 def _by_step(decoded: Tensor, target: Tensor) -> Tensor:

@@ -8,7 +8,10 @@ from html import escape
 import torch
 from torch import Tensor
 
+from szilard.options import check_number
+
 SIDE, MARGIN = 300, 30
+PARTS = 6  # shades along a trajectory
 COLOURS = ("#4269d0", "#d1495b", "#2e8b57", "#efb118", "#8f5bd6", "#1b7f8c")
 _STYLE = "text{font:12px system-ui,sans-serif;fill:#222}.axis{stroke:#ccc}.circle{fill:none;stroke:#777}"
 
@@ -22,10 +25,13 @@ def eigenvalue_picture(spectra: Mapping[str, Tensor]) -> str:
         spectra: by name, complex [d].
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: nothing to draw, or numbers that are none.
     """
     if not spectra:
         raise ValueError("there are no eigenvalues to draw.")
+    for name, values in spectra.items():
+        if values.dim() != 1 or not values.numel() or not bool(torch.isfinite(values.abs()).all()):
+            raise ValueError(f"the eigenvalues of {name!r} must be a row of finite numbers.")
     reach = max(1.15, *(min(2.0, 1.1 * float(values.abs().max())) for values in spectra.values()))
     panels = []
     for number, (name, values) in enumerate(spectra.items()):
@@ -48,8 +54,36 @@ def eigenvalue_picture(spectra: Mapping[str, Tensor]) -> str:
     return _panels(panels, "Eigenvalues of Koopman operators")
 
 
+def leading_plane(latents: Tensor) -> tuple[Tensor, float]:
+    """Latents in their two leading principal components.
+
+    Args:
+        latents: [S, T, d] with d of at least 2.
+
+    Returns:
+        [S, T, 2] float64, around 0, and the share of the variance that lies in the plane.
+
+    Raises:
+        ValueError: another shape, or numbers that are none.
+    """
+    if latents.dim() != 3 or latents.shape[-1] < 2 or not latents.numel():
+        raise ValueError(
+            f"latents must be [sequences, time, dimensions] with at least two dimensions, not {list(latents.shape)}."
+        )
+    z = latents.detach().double()
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError("latents must be finite to be drawn.")
+    centred = z - z.mean((0, 1))
+    _, sizes, axes = torch.linalg.svd(centred.flatten(0, 1), full_matrices=False)
+    power = sizes.square()
+    return centred @ axes[:2].T, float(power[:2].sum() / power.sum().clamp(min=1e-300))
+
+
 def manifold_picture(latents: Mapping[str, Tensor], *, sequences: int = 12) -> str:
     """One panel per model: trajectories in the plane of the latents' two leading principal components.
+
+    A trajectory begins at a dot, pale, and darkens with time. Where there are more dimensions than two, the share of
+    the variance that the plane shows stands below.
 
     Args:
         latents: by name, [S, T, d] with d of at least 2.
@@ -58,20 +92,28 @@ def manifold_picture(latents: Mapping[str, Tensor], *, sequences: int = 12) -> s
     Raises:
         ValueError: nothing to draw, or latents of one dimension.
     """
-    if not latents or any(z.dim() != 3 or z.shape[-1] < 2 for z in latents.values()):
-        raise ValueError("latents must be [sequences, time, dimensions] with at least two dimensions.")
+    check_number("sequences", sequences, low=1, integer=True)
+    if not latents:
+        raise ValueError("there are no latents to draw.")
     panels = []
     for number, (name, z) in enumerate(latents.items()):
-        flat = z.detach().double().flatten(0, 1)
-        centred = flat - flat.mean(0)
-        axes = torch.linalg.svd(centred, full_matrices=False)[2][:2]
-        plane = ((z.detach().double() - flat.mean(0)) @ axes.T)[:sequences]
+        plane, share = leading_plane(z)
         unit = (SIDE / 2 - MARGIN) / float(plane.abs().max().clamp(min=1e-12))
-        shapes = [f'<text x="{SIDE / 2}" y="18" text-anchor="middle">{escape(name)}</text>']
-        for path in plane:
-            points = " ".join(f"{SIDE / 2 + unit * x:.1f},{SIDE / 2 - unit * y:.1f}" for x, y in path.tolist())
-            colour = COLOURS[number % len(COLOURS)]
-            shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-opacity=".55"/>')
+        colour, middle = COLOURS[number % len(COLOURS)], SIDE / 2
+        shapes = [f'<text x="{middle}" y="18" text-anchor="middle">{escape(name)}</text>']
+        if z.shape[-1] > 2:
+            told = f"{100 * share:.0f} % of the variance"
+            shapes.append(f'<text x="{middle}" y="{SIDE - 8}" text-anchor="middle">{told}</text>')
+        for path in (middle + unit * plane[:sequences] * plane.new_tensor([1.0, -1.0])).tolist():
+            parts = range(0, len(path) - 1, max(1, len(path) // PARTS))
+            for at in parts:
+                points = " ".join(f"{x:.1f},{y:.1f}" for x, y in path[at : at + parts.step + 1])
+                dark = 0.15 + 0.7 * at / max(1, parts[-1])
+                shapes.append(
+                    f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-opacity="{dark:.2f}"/>'
+                )
+            x, y = path[0]
+            shapes.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{colour}" fill-opacity=".6"/>')
         panels.append(shapes)
     return _panels(panels, "Latents in their two leading principal components")
 

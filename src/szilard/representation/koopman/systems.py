@@ -56,8 +56,11 @@ def trajectories(
     check_choice("system", system, tuple(STEPS))
     for name, value in (("sequences", sequences), ("length", length)):
         check_number(name, value, low=1, integer=True)
-    check_number("noise", noise, low=0)
-    check_number("step", step, low=1e-6, optional=True)
+    check_number("noise", noise, low=0, high=1e6)
+    check_number("step", step, low=1e-6, high=1e6, optional=True)
+    check_number("seed", seed, low=0, integer=True)
+    if system == "kuramoto" and step is not None and abs(step / 0.25 - round(step / 0.25)) > 1e-9:
+        raise ValueError(f"kuramoto is integrated in steps of 0.25: step must be a multiple of it, not {step!r}.")
     chance = np.random.default_rng([seed, sorted(STEPS).index(system)])
     found = _MADE[system](chance, sequences, length, STEPS[system] if step is None else step)
     if noise:

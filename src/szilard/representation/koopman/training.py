@@ -2,101 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from szilard.engines.loading import check_device
 from szilard.information.gaussian_latents import effective_dimension
-from szilard.options import check_choice, check_number
-from szilard.representation.koopman.model import RIDGE, InformationKoopman
+from szilard.options import nearest
+from szilard.representation.koopman.config import KoopmanConfig
+from szilard.representation.koopman.model import InformationKoopman
 from szilard.representation.koopman.objective import KoopmanObjective
-from szilard.training.config import TrainingConfig, setting
+from szilard.representation.koopman.windows import (
+    ControlledWindows,
+    Windows,
+    checked_controls,
+    checked_trajectories,
+)
 from szilard.training.recipe import Stage, StageResult, run_recipe
-from szilard.whole_folder import write_whole
+from szilard.training.run_folder import check_ours, claim
+from szilard.whole_folder import check_folder, held, write_whole
 
-
-@dataclass(frozen=True)
-class KoopmanConfig(TrainingConfig):
-    """Settings; the paper's weights are alpha, beta, gamma (its configuration file calls them alpha, -, beta)."""
-
-    epochs: float = setting(100.0, "Passes over the windows.")
-    batch_size: int = setting(16, "Windows per step.")
-    window: int = setting(16, "T: steps of a window; it has T + 1 states.")
-    mutual_information_weight: float = setting(2.0, "alpha: of InfoNCE over time; 0 with gamma 0: a plain KAE.")
-    consistency_weight: float = setting(0.0, "beta: of the latent step's error; for a learned operator.")
-    entropy_weight: float = setting(0.1, "gamma: of the von Neumann entropy, which is raised; below 0 it is lowered.")
-    identity_weight: float = setting(0.1, "lambda: of the reconstruction of the states themselves.")
-    neighbors: int = setting(3, "k: neighbours in time on each side.")
-    temperature: float = setting(0.1, "tau: of InfoNCE.")
-    negatives: str = setting("sequence", "sequence (the published code) or batch (the paper's text).")
-    positives: str = setting("sum_inside", "sum_inside (the published code) or mean_outside (the paper's text).")
-    ridge: float = setting(RIDGE, "Of the regression for the operator.")
-    held_out: float = setting(0.1, "Share of the trajectories kept for measuring rollouts.")
-    horizon: int = setting(20, "Steps of the rollouts whose error is reported.")
-    evaluations: int = setting(10, "On the way; the weights of the best rollouts over a window are kept.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("window", "neighbors", "horizon", "evaluations"):
-            check_number(name, getattr(self, name), low=1, integer=True)
-        for name in ("mutual_information_weight", "consistency_weight", "identity_weight", "ridge"):
-            check_number(name, getattr(self, name), low=0)
-        check_number("entropy_weight", self.entropy_weight)
-        check_number("temperature", self.temperature, low=1e-8)
-        check_number("held_out", self.held_out, low=0, high=0.9)
-        check_choice("negatives", self.negatives, ("sequence", "batch"))
-        check_choice("positives", self.positives, ("sum_inside", "mean_outside"))
-
-
-class Windows(Dataset[Tensor]):
-    """All windows of T + 1 states, with stride 1.
-
-    Args:
-        trajectories: [S, L, *state].
-        window: T.
-    """
-
-    def __init__(self, trajectories: Tensor, window: int) -> None:
-        self.trajectories, self.window = trajectories, window
-        self.per_sequence = trajectories.shape[1] - window
-
-    def __len__(self) -> int:
-        return len(self.trajectories) * self.per_sequence
-
-    def __getitem__(self, index: int) -> Tensor:
-        sequence, start = divmod(index, self.per_sequence)
-        return self.trajectories[sequence, start : start + self.window + 1]
-
-    @staticmethod
-    def collate(examples: list[Tensor]) -> dict[str, Tensor]:
-        """{"states": [B, T + 1, *state]}."""
-        return {"states": torch.stack(examples)}
-
-
-class ControlledWindows(Windows):
-    """Windows with their controls, [S, L - 1, controls]."""
-
-    def __init__(self, trajectories: Tensor, controls: Tensor, window: int) -> None:
-        super().__init__(trajectories, window)
-        self.controls = controls
-
-    def __getitem__(self, index: int) -> Any:
-        sequence, start = divmod(index, self.per_sequence)
-        return super().__getitem__(index), self.controls[sequence, start : start + self.window]
-
-    @staticmethod
-    def collate(examples: list[Any]) -> dict[str, Tensor]:
-        """{"states": [B, T + 1, *state], "controls": [B, T, controls]}."""
-        states, controls = zip(*examples, strict=True)
-        return {"states": torch.stack(states), "controls": torch.stack(controls)}
+_MADE_FOR, _NOTE, _STAGE = "# Koopman model", "koopman.txt", "koopman"
+_FILES = ("config.json", "model.safetensors")
 
 
 def train_koopman(
@@ -115,7 +51,7 @@ def train_koopman(
     Args:
         model: is trained in place.
         trajectories: [S, L, *state], numpy or torch, in steps of equal time.
-        folder: gets the model, its card, `metrics.jsonl` and checkpoints; a run that was stopped goes on.
+        folder: gets the model, its card, and in `koopman/` metrics and checkpoints; a run that was stopped goes on.
         config: the settings.
         controls: [S, L - 1, controls] for a model with controls.
         resume: False: forget an earlier run.
@@ -126,14 +62,24 @@ def train_koopman(
         The rows of the loop, and of the evaluations: rollout error, effective dimension, largest |eigenvalue|.
 
     Raises:
-        ValueError: trajectories that are no numbers, too short for a window, or with a channel that does not move.
+        TypeError: no model of ours, or trajectories that are no array.
+        ValueError: trajectories that are no numbers, too short for a window, or with a channel that does not move; a
+            folder of something else, or of a run with other settings, another model or other trajectories.
     """
-    config = KoopmanConfig() if config is None else config
+    if not isinstance(model, InformationKoopman):
+        raise TypeError(f"the model must be an InformationKoopman, not a {type(model).__name__}.")
+    if device is not None:
+        check_device(str(device))
+    config, folder = KoopmanConfig() if config is None else config, Path(folder)
+    if not isinstance(config, KoopmanConfig):
+        raise TypeError(f"config must be a KoopmanConfig, not a {type(config).__name__}.")
     states = checked_trajectories(trajectories, model.state, config.window)
-    acted = _checked_controls(controls, states, model.controls)
-    kept = max(1, round(config.held_out * len(states))) if config.held_out and len(states) > 1 else 0
-    learned, held = states[: len(states) - kept], states[len(states) - kept :] if kept else states
-    held_controls = None if acted is None else acted[len(states) - kept :] if kept else acted
+    acted = checked_controls(controls, states, model.controls)
+    kept = min(len(states) - 1, max(1, round(config.held_out * len(states)))) if config.held_out else 0
+    learned, unseen = states[: len(states) - kept], states[len(states) - kept :] if kept else states
+    unseen_controls = None if acted is None else acted[len(states) - kept :] if kept else acted
+    check_folder(folder)
+    check_ours(folder, _MADE_FOR, (_STAGE, *_FILES), _NOTE)
     model.standardise(learned)
     data: Windows
     if acted is None:
@@ -146,10 +92,10 @@ def train_koopman(
     def evaluate(objective: nn.Module) -> dict[str, float]:
         if model.operator_kind == "ridge":
             model.fit_operator(learned, config.window, config.ridge)
-        return rollout_errors(model, held, config.horizon, held_controls, window=config.window)
+        return rollout_errors(model, unseen, config.horizon, unseen_controls, window=config.window)
 
     stage = Stage(
-        "koopman",
+        _STAGE,
         config,
         objective=lambda: KoopmanObjective(model, config),
         data=lambda: data,
@@ -159,25 +105,49 @@ def train_koopman(
         best="window_error",
         higher_is_better=False,
     )
-    found = run_recipe([stage], folder, resume=resume, device=device)["koopman"]
-    model.cpu().eval()
-    if model.operator_kind == "ridge":
-        model.fit_operator(learned, config.window, config.ridge)
-    model.save_pretrained(folder)
-    text = card(found) if card is not None else _card(model, config, states, found)
-    write_whole(folder / "README.md", text)
+    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
+    with contextlib.ExitStack() as opened:
+        if processes.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
+            claim(
+                folder,
+                f"{_MADE_FOR}\n{_identity(model, states, acted)}\n",
+                folders=(_STAGE,),
+                files=_FILES,
+                restart=not resume,
+                other="trajectories, or of another model",
+                note=_NOTE,
+            )
+        processes.wait_for_everyone()
+        found = run_recipe([stage], folder, resume=resume, device=device)[_STAGE]
+        model.cpu().eval()
+        if model.operator_kind == "ridge":
+            model.fit_operator(learned, config.window, config.ridge)
+        if processes.is_main_process:
+            model.save_pretrained(folder)
+            text = card(found) if card is not None else _card(model, config, states, found)
+            write_whole(folder / "README.md", text)
+        processes.wait_for_everyone()
     return found
 
 
 def fit_model(model: InformationKoopman, trajectories: Any, folder: Any = None, **settings: Any) -> StageResult:
-    """`train_koopman` with the settings as keywords; without a folder nothing is left on disk."""
-    controls = settings.pop("controls", None)
-    device = settings.pop("device", None)
+    """`train_koopman` with the settings as keywords; without a folder nothing is left on disk.
+
+    Raises:
+        ValueError: a setting that there is not, or what `train_koopman` refuses.
+    """
+    further = {name: settings.pop(name) for name in ("controls", "device", "resume", "card") if name in settings}
+    names = [field.name for field in dataclasses.fields(KoopmanConfig)]
+    for name in settings:
+        if name not in names:
+            raise ValueError(f"there is no setting {name!r}{nearest(name, names)} Settings: {', '.join(names)}.")
     config = KoopmanConfig(**settings)
     if folder is not None:
-        return train_koopman(model, trajectories, Path(folder), config, controls=controls, device=device)
+        return train_koopman(model, trajectories, Path(folder), config, **further)
     with tempfile.TemporaryDirectory() as scratch:
-        return train_koopman(model, trajectories, Path(scratch), config, controls=controls, device=device)
+        return train_koopman(model, trajectories, Path(scratch), config, **further)
 
 
 @torch.no_grad()
@@ -225,42 +195,17 @@ def _error(model: InformationKoopman, parts: Tensor, controls: Tensor | None) ->
     return float(wrong.square().mean().sqrt().nan_to_num(1e6, posinf=1e6).clamp(max=1e6))
 
 
-def checked_trajectories(given: Any, state: tuple[int, ...], window: int) -> Tensor:
-    """[S, L, *state] float32.
-
-    Raises:
-        ValueError: another shape, numbers that are none, or fewer than T + 1 states in a trajectory.
-    """
-    try:
-        found = (
-            given.detach().cpu().float()
-            if isinstance(given, Tensor)
-            else torch.from_numpy(np.asarray(given, np.float32))
-        )
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"trajectories must be an array of numbers, not {type(given).__name__}.") from error
-    if found.dim() != 2 + len(state) or tuple(found.shape[2:]) != state or not found.numel():
-        wanted = ", ".join(["sequences", "time", *map(str, state)])
-        raise ValueError(f"trajectories must be [{wanted}], not {list(found.shape)}.")
-    if not bool(torch.isfinite(found).all()):
-        bad = int((~torch.isfinite(found)).flatten(1).any(1).int().argmax())
-        raise ValueError(f"trajectories must be finite; sequence {bad} is not: leave it out, or cut it before.")
-    if found.shape[1] <= window:
-        raise ValueError(
-            f"a window of {window} steps needs trajectories of {window + 1} states, not {found.shape[1]}: shorten it."
-        )
-    return found
-
-
-def _checked_controls(given: Any, states: Tensor, width: int) -> Tensor | None:
-    if given is None and not width:
-        return None
-    shape = (len(states), states.shape[1] - 1, width)
-    found = None if given is None else torch.as_tensor(np.asarray(given), dtype=torch.float32)
-    if found is None or tuple(found.shape) != shape or not bool(torch.isfinite(found).all()):
-        told = "nothing" if found is None else list(found.shape)
-        raise ValueError(f"this model and these trajectories need finite controls {list(shape)}, not {told}.")
-    return found
+def _identity(model: InformationKoopman, states: Tensor, controls: Tensor | None) -> str:
+    """What a run is of: the parts of the model, and a digest of what it learns from."""
+    parts = [f"{name} {list(value.shape)}" for name, value in model.state_dict().items()]
+    shape = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(states.contiguous().numpy().tobytes())
+    if controls is not None:
+        digest.update(controls.contiguous().numpy().tobytes())
+    return (
+        f"model: d {model.latent_dim}, operator {model.operator_kind}, variational {model.variational}, parts {shape}\n"
+        f"trajectories: {list(states.shape)}, {digest.hexdigest()[:16]}"
+    )
 
 
 def _card(model: InformationKoopman, config: KoopmanConfig, states: Tensor, found: StageResult) -> str:

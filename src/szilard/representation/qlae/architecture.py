@@ -6,7 +6,8 @@
              (s, b) = ReLU(linear(w)) of each convolution's own; a last 3x3 convolution gives logits
 
 so that z acts through scales and shifts of whole maps only. "large" is the paper's default, "small" has one 4x4
-convolution a stage. Each stage halves the side of the picture.
+convolution a stage; that its norms and its decoder are those of "large" is inferred, and so is the number of stages for
+other sizes than 64 pixels. Each stage halves the side of the picture.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def make_shape(
     if dense is None:
         dense = [256, 256] if architecture == "large" else [512]
     for name, sizes in (("widths", widths), ("dense", dense)):
+        if not isinstance(sizes, (list, tuple)):
+            raise TypeError(f"{name} must be a list of whole numbers or None, not {sizes!r}.")
         if not sizes:
             raise ValueError(f"{name} must list a width at least.")
         for size in sizes:

@@ -1,6 +1,7 @@
 """What can stand between encoder and decoder: the latent quantiser, and what it is compared with.
 
     ae         nothing: the features are the latents
+    bioae      the same, drawn to be non-negative and small              Whittington et al., ICLR 2023, arXiv 2210.01768
     beta-vae   a Gaussian posterior, KL to the standard normal           Higgins et al., ICLR 2017
     beta-tcvae the same, its total correlation weighted apart            Chen et al., NeurIPS 2018, arXiv 1802.04942
     qlae       a learned scalar codebook per latent                      see quantizer.py
@@ -68,6 +69,10 @@ class Bottleneck(nn.Module):
         self.num_latents, self.features, self.outputs = num_latents, num_latents * features, num_latents * outputs
         self.register_buffer("counts", counts, persistent=False)
 
+    def extra_repr(self) -> str:
+        values = "" if self.counts is None else f", {self.counts.tolist()} values"
+        return f"{self.num_latents} latents{values}"
+
     def forward(self, features: Tensor) -> Code:
         """[B, features] -> latent, codes, penalties."""
         return Coded(features, features, {})
@@ -81,6 +86,8 @@ class Bottleneck(nn.Module):
         if codes.shape[-1:] != (self.num_latents,) or not codes.is_floating_point():
             kind = str(codes.dtype).removeprefix("torch.")
             raise ValueError(f"codes must be numbers [..., {self.num_latents}], not {kind} {tuple(codes.shape)}.")
+        if not bool(codes.isfinite().all()):
+            raise ValueError("codes must be finite numbers.")
         return codes
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -90,6 +97,22 @@ class Bottleneck(nn.Module):
             ValueError: there is no prior.
         """
         raise ValueError("the latents of a plain autoencoder have no prior to draw from: encode pictures.")
+
+
+class Biological(Bottleneck):
+    """BioAE: "nonnegativity" is the mean of ReLU(-c), "activity" the mean of c^2 (their form is inferred).
+
+    The decay of weights (in the paper an L2 loss of 1e-4) is the training's `weight_decay`.
+    """
+
+    weights: ClassVar[dict[str, float]] = {"nonnegativity": 1.0, "activity": 0.01}
+
+    def __init__(self, num_latents: int) -> None:
+        super().__init__(num_latents, 1, 1)
+
+    def forward(self, features: Tensor) -> Code:
+        penalties = {"nonnegativity": (-features).relu().mean(), "activity": features.square().mean()}
+        return Coded(features, features, penalties)
 
 
 class Quantizing(Bottleneck):
@@ -194,6 +217,7 @@ class Gaussian(Bottleneck):
         return {"divergence": divergence}
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        check_number("batch", batch, low=1, integer=True)
         return torch.randn(batch, self.num_latents, generator=generator)
 
 
@@ -216,7 +240,7 @@ class TotalCorrelation(Gaussian):
         return super().penalties(mean, log_variance, latent) | {"total_correlation": correlation}
 
 
-BOTTLENECKS = ("qlae", "ae", "beta-vae", "beta-tcvae", "vq-vae", "fsq")
+BOTTLENECKS = ("qlae", "ae", "bioae", "beta-vae", "beta-tcvae", "vq-vae", "fsq")
 
 
 def make_bottleneck(
@@ -234,6 +258,8 @@ def make_bottleneck(
         return Rounding(num_latents, num_values)
     if name == "vq-vae":
         return VectorQuantizing(num_latents)
+    if name == "bioae":
+        return Biological(num_latents)
     if name == "ae":
         return Bottleneck(num_latents, 1, 1)
     return Gaussian(num_latents) if name == "beta-vae" else TotalCorrelation(num_latents)

@@ -24,6 +24,8 @@ class QlaeConfig(TrainingConfig):
     max_grad_value: float = setting(1.0, "Gradients of decayed weights are cut to this size, each number; 0: never.")
     quantization_weight: float | None = setting(None, "Draws codebooks to latents (none: 0.01; VQ-VAE 1).")
     commitment_weight: float | None = setting(None, "Draws latents to codebooks (none: 0.01; VQ-VAE 0.25).")
+    nonnegativity_weight: float | None = setting(None, "Of BioAE: draws latents above zero (none: 1).")
+    activity_weight: float | None = setting(None, "Of BioAE: draws latents to zero (none: 0.01).")
     beta: float = setting(1.0, "Of beta-VAE: weight of the divergence. Of beta-TCVAE: of the total correlation.")
     evaluate_every: int = setting(5000, "Steps between two evaluations.")
     evaluation_pictures: int = setting(10_000, "Pictures that are evaluated on, at most.")
@@ -33,7 +35,7 @@ class QlaeConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("quantization_weight", "commitment_weight", "beta"):
+        for name in ("quantization_weight", "commitment_weight", "nonnegativity_weight", "activity_weight", "beta"):
             check_number(name, getattr(self, name), low=0, optional=name != "beta")
         for name in ("evaluate_every", "evaluation_pictures"):
             check_number(name, getattr(self, name), low=1, integer=True)

@@ -13,7 +13,6 @@ the generator, which also moves the codebooks.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from szilard.representation.qlae.model import QLAE, unit
 from szilard.representation.qlae.objective import is_decayed
 from szilard.representation.qlae.pictures import Pictures
 from szilard.representation.qlae.quantizer import Quantized
-from szilard.representation.qlae.training import QlaeResult, check_fit, known, run
+from szilard.representation.qlae.training import QlaeResult, check_fit, run, settled
 from szilard.training.recipe import Stage
 
 
@@ -83,7 +82,7 @@ class InfoGanObjective(nn.Module):
         of_fake, of_real = self.value(features).mean(1).chunk(2)
         found, error = self._recovered(encoder.head(features[: len(fake)]), z)
         loss = of_fake.mean() - of_real.mean() + self.settings.gradient_penalty * penalty
-        # The codebooks are the generator's: here they stand still, and only the commitment counts.
+        # Paper: with L_q; here: without, because it only moves codebooks, and those are the generator's.
         return (
             loss + self.settings.latent_weight * error + self.settings.commitment_weight * found.commitment_loss,
             error.detach(),
@@ -132,7 +131,7 @@ def train_infogan(
     Raises:
         TypeError, ValueError: as `train_qlae`.
     """
-    config = dataclasses.replace(config or InfoGanConfig(), **known(InfoGanConfig, settings))
+    config = settled(InfoGanConfig, config, settings)
     source = pictures if isinstance(pictures, Pictures) else Pictures(pictures)
     check_fit(model, source)
     if not isinstance(model, QLAE):

@@ -35,7 +35,8 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
     """Encoder, bottleneck and style decoder.
 
     Args:
-        bottleneck: "qlae", or what it is compared with: "ae", "beta-vae", "beta-tcvae", "vq-vae", "fsq".
+        bottleneck: "qlae", or what it is compared with: "ae", "bioae", "beta-vae", "beta-tcvae",
+            "vq-vae", "fsq".
         image_size, channels: of the pictures.
         num_latents: n_z; the paper takes twice the number of factors.
         num_values: n_v, or a list with a number per latent ("qlae", "fsq").
@@ -100,14 +101,23 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
             ValueError: pictures of another size, or numbers outside [0, 1].
         """
         self._check(pictures)
-        return torch.cat([self.bottleneck(self.encoder(part)).codes for part in self._batches(pictures, batch_size)])
+        found = []
+        for part in self._batches(pictures, batch_size):
+            features = self.encoder(part)
+            if not bool(features.isfinite().all()):
+                raise ValueError("the encoder's latents are no numbers: its weights are damaged, so train it anew.")
+            found.append(self.bottleneck(features).codes)
+        return torch.cat(found)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, batch_size: int = 256) -> Tensor:
         """Pictures [N, C, s, s] in [0, 1] of codes [N, n_z], as `encode` gives them."""
         check_number("batch_size", batch_size, low=1, integer=True)
+        if not isinstance(codes, Tensor):
+            raise TypeError(f"codes must be a tensor [N, {self.num_latents}], not a {type(codes).__name__}.")
         if codes.dim() != 2 or not len(codes):
             raise ValueError(f"codes must be [N, {self.num_latents}], N at least 1, not {tuple(codes.shape)}.")
+        codes = codes.float() if codes.is_floating_point() else codes
         parts = codes.to(self.decoder.constant.device).split(batch_size)
         return torch.cat([self.decoder(self.bottleneck.decode(part)).sigmoid() for part in parts])
 
@@ -130,11 +140,16 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
             ValueError: no such latent, or no values for a latent that is a number.
         """
         check_number("latent", latent, low=0, high=self.num_latents - 1, integer=True)
-        codes = self.encode(picture.unsqueeze(0))
+        self._check(picture[None] if isinstance(picture, Tensor) else picture)
+        codes = self.encode(picture[None])
         if values is None:
             if self.bottleneck.counts is None:
                 raise ValueError("a latent that is a number has no list of values: name some.")
             values = torch.arange(int(self.bottleneck.counts[latent]))
+        if not isinstance(values, Tensor) or values.dim() != 1 or not len(values):
+            raise ValueError("values must be a tensor [n] of codes, one at least.")
+        if self.discrete and values.is_floating_point():
+            raise ValueError("values of a discrete latent are indices, whole numbers from 0.")
         codes = codes.repeat(len(values), 1)
         codes[:, latent] = values.to(codes)
         return self.decode(codes)
@@ -211,6 +226,8 @@ class LatentAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="szilard",
         return ModelCard("\n".join(lines))
 
     def _check(self, pictures: Tensor) -> None:
+        if not isinstance(pictures, Tensor):
+            raise TypeError(f"pictures must be a tensor, not a {type(pictures).__name__}: torch.from_numpy makes one.")
         shape = self.shape
         wanted = (shape.channels, shape.image_size, shape.image_size)
         if pictures.dim() != 4 or pictures.shape[1:] != wanted or not len(pictures):

@@ -26,7 +26,12 @@ def is_decayed(name: str) -> bool:
 
 def penalty_weights(model: LatentAutoencoder, config: QlaeConfig) -> dict[str, float]:
     """The weights of a bottleneck's penalties by name."""
-    given = {"quantization": config.quantization_weight, "commitment": config.commitment_weight}
+    given = {
+        "quantization": config.quantization_weight,
+        "commitment": config.commitment_weight,
+        "nonnegativity": config.nonnegativity_weight,
+        "activity": config.activity_weight,
+    }
     if model.kind == "beta-vae":
         given["divergence"] = config.beta
     elif model.kind == "beta-tcvae":  # KL + (beta - 1) TC

@@ -110,9 +110,19 @@ class LatentQuantizer(nn.Module):
 
         Args:
             continuous: c [..., n_z].
+
+        Raises:
+            TypeError, ValueError: another type or shape, or, in evaluation mode, no finite numbers.
         """
-        if continuous.shape[-1:] != (self.num_latents,):
-            raise ValueError(f"latents must be [..., {self.num_latents}], not {tuple(continuous.shape)}.")
+        if not isinstance(continuous, Tensor) or not continuous.is_floating_point():
+            kind = getattr(continuous, "dtype", type(continuous).__name__)
+            raise TypeError(f"latents must be a tensor of numbers [..., {self.num_latents}], not {kind}.")
+        if continuous.shape[-1:] != (self.num_latents,) or not continuous.numel():
+            raise ValueError(
+                f"latents must be [..., {self.num_latents}], one row at least, not {tuple(continuous.shape)}."
+            )
+        if not self.training and not bool(continuous.isfinite().all()):  # in training the loss shows it
+            raise ValueError("latents must be finite: NaN has no nearest value.")
         with torch.no_grad():
             distance = (continuous.unsqueeze(-1) - self.codebook).abs()  # [..., n_z, n_v]
             if not self._even:
@@ -145,7 +155,9 @@ class LatentQuantizer(nn.Module):
     def extra_repr(self) -> str:
         counts = sorted(set(self.counts.tolist()))
         shared = ", shared" if self.shared_codebook else ""
-        return f"{self.num_latents} latents of {counts[0] if len(counts) == 1 else counts} values{shared}"
+        kept = "" if self.codebook.requires_grad else ", fixed"
+        shown = counts[0] if len(counts) == 1 else self.counts.tolist()
+        return f"{self.num_latents} latents of {shown} values{shared}{kept}"
 
     def _look_up(self, indices: Tensor) -> Tensor:
         latents = torch.arange(self.num_latents, device=indices.device)
@@ -158,6 +170,8 @@ def check_codes(indices: Tensor, counts: Tensor) -> None:
     Raises:
         ValueError: another shape or type, or an index out of range.
     """
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"codes must be a tensor [..., {len(counts)}], not a {type(indices).__name__}.")
     if indices.is_floating_point() or indices.shape[-1:] != counts.shape:
         kind = str(indices.dtype).removeprefix("torch.")
         raise ValueError(f"codes must be whole numbers [..., {len(counts)}], not {kind} {tuple(indices.shape)}.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from szilard.engines.loading import check_device
+from szilard.information.infomec import source_labels
 from szilard.representation.qlae.config import QlaeConfig
 from szilard.representation.qlae.model import LatentAutoencoder
 from szilard.representation.qlae.objective import ReconstructionObjective, measure
 from szilard.representation.qlae.pictures import Pictures
-from szilard.training.config import TrainingConfig
+from szilard.training.config import Config, TrainingConfig
 from szilard.training.course import split
 from szilard.training.loop import planned_steps
 from szilard.training.recipe import Stage, StageResult, run_recipe
@@ -81,10 +83,10 @@ def train_qlae(
         TypeError, ValueError: pictures that do not fit the model, factors of other pictures, an unknown setting, or a
             folder of something else or of other settings.
     """
-    config = dataclasses.replace(config or QlaeConfig(), **known(QlaeConfig, settings))
+    config = settled(QlaeConfig, config, settings)
     source = pictures if isinstance(pictures, Pictures) else Pictures(pictures)
     check_fit(model, source)
-    labels = None if factors is None else torch.as_tensor(factors)
+    labels = None if factors is None else _table(factors)
     if labels is not None and (labels.dim() != 2 or len(labels) != len(source)):
         raise ValueError(f"factors must be [{len(source)}, n_s], a row per picture, not {list(labels.shape)}.")
     learned, kept = split(range(len(source)), config.held_out, config.seed)
@@ -95,6 +97,10 @@ def train_qlae(
     shown_labels = None if labels is None else labels[measured_on]
     if shown_labels is not None and bool((shown_labels == shown_labels[:1]).all()):
         raise ValueError("every factor has one value on the pictures that are measured on: leave factors out.")
+    told = source.digest
+    if labels is not None and shown_labels is not None:
+        source_labels(shown_labels[:, (shown_labels != shown_labels[:1]).any(0)], "factors")  # refused before any work
+        told += f", factors {hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16]}"
     train_on = Pictures(source.pixels, source.chosen[torch.tensor(learned)])
     stage = Stage(
         name="train",
@@ -105,7 +111,7 @@ def train_qlae(
         evaluate=lambda objective: measure(model, shown, shown_labels),
         evaluate_every=config.evaluate_every,
     )
-    result = run(stage, model, train_on, folder, source.digest, data, resume=resume, device=device)
+    result = run(stage, model, train_on, folder, told, data, resume=resume, device=device)
     return QlaeResult(result.metrics, result.evaluations)
 
 
@@ -127,7 +133,7 @@ def run(
         model: what it trains.
         pictures: what it trains on.
         folder: None: nothing is kept.
-        digest: of the pictures.
+        digest: of the pictures and, where they are measured, factors.
         data: what the pictures are, for the card.
         resume, device: as in `train_qlae`.
     """
@@ -148,7 +154,7 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
             text = f"{_MADE_FOR}\n# {model.kind}, {model.shape}, {model.bottleneck}\n# data: {digest}\n"
-            text = text.replace("\n  ", " ") + config.to_yaml()
+            text = text.replace("\n  ", " ").replace("\n)", ")") + config.to_yaml()
             other = "settings or pictures, or of another model"
             claim(folder, text, folders=_FOLDERS, files=_FILES, restart=not resume, other=other)
         processes.wait_for_everyone()
@@ -164,6 +170,24 @@ def run(
             model.save_pretrained(folder)
         processes.wait_for_everyone()
     return result
+
+
+def settled(cls: type[Config], config: Config | None, settings: dict[str, Any]) -> Config:
+    """A config with settings by name before it.
+
+    Raises:
+        TypeError, ValueError: another config, or what `known` and the config refuse.
+    """
+    if config is not None and not isinstance(config, cls):
+        raise TypeError(f"config must be a {cls.__name__} or None, not a {type(config).__name__}.")
+    return dataclasses.replace(config or cls(), **known(cls, settings))
+
+
+def _table(factors: Any) -> Tensor:
+    try:
+        return torch.as_tensor(factors).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError("factors must be a table of numbers [N, n_s]: number the words.") from error
 
 
 def known(cls: type[TrainingConfig], settings: dict[str, Any]) -> dict[str, Any]:
