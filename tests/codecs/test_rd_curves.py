@@ -97,7 +97,7 @@ def test_a_small_common_range_is_told_and_a_large_one_is_not() -> None:
 
 
 def test_three_points_are_too_few() -> None:
-    with pytest.raises(ValueError, match=r"has 3 points; 4 are needed"):
+    with pytest.raises(ValueError, match=r"too few points: 3; 4 are needed"):
         bd_rate(ANCHOR, RDCurve("short", (0.1, 0.2, 0.3), (28.0, 30.0, 32.0)))
 
 

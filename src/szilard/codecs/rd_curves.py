@@ -152,7 +152,7 @@ def bd_psnr(anchor: RDCurve, test: RDCurve, method: str = "pchip", metric: str =
 def _checked(curve: RDCurve, metric: str) -> tuple[float, ...]:
     found = curve.quality(metric)
     if len(found) < LEAST:
-        raise ValueError(f"the curve {curve.name!r} has {len(found)} points; {LEAST} are needed at least.")
+        raise ValueError(f"the curve {curve.name!r} has too few points: {len(found)}; {LEAST} are needed at least.")
     for place in range(1, len(found)):
         if found[place] <= found[place - 1] or curve.rates[place] <= curve.rates[place - 1]:
             raise ValueError(
