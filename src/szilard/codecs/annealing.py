@@ -189,7 +189,8 @@ def _descend(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        row = {"temperature": heat, "bpp": float(bpp), "mse": float(mse), "loss": float(loss)}
+        costs = {"bpp": bpp, "mse": mse, "loss": loss}
+        row = {"temperature": heat} | {name: float(cost.detach()) for name, cost in costs.items()}
         found.history.append(row)
         if callback is not None:
             callback(step, row)
