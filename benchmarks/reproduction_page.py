@@ -14,9 +14,11 @@ from typing import Any
 
 import adaptive_page as adaptive
 import attention_page as attention
+import codecs_page as codecs
 import compression_page as compression
 import diffusion_page as diffusion
 import entropy_guided_attention_page as entropy_guided_attention
+import feds_page as feds
 import hyperfitting_page as hyperfitting
 import koopman_page as koopman
 import ladir_page as ladir
@@ -69,7 +71,7 @@ def main() -> None:
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
-    sections += [*qlae.page(), *koopman.page(), *sae.page(), *vl_jepa.page(), *markov_lm.page()]
+    sections += [*qlae.page(), *koopman.page(), *sae.page(), *vl_jepa.page(), *markov_lm.page(), *codecs.page(), *feds.page()]
     sections += [*training.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")

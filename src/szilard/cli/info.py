@@ -1,9 +1,10 @@
-"""`szilard info`: what a model is, and which methods it can run."""
+"""`szilard info`: what a model is and which methods it can run, or what a coded picture is."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +17,7 @@ from szilard.registry import methods
 
 def info_command(
     name: Annotated[
-        str | None, typer.Argument(help="Hub id, folder, *.gguf or zoo/<name>; default: the embedded.")
+        str | None, typer.Argument(help="Hub id, folder, *.gguf or zoo/<name>, or a coded picture; default: embedded.")
     ] = None,
     model: o.ModelOption = None,
     engine: o.EngineOption = "auto",
@@ -24,7 +25,10 @@ def info_command(
     dtype: o.DtypeOption = "auto",
     json_: o.JsonOption = False,
 ) -> None:
-    """Describe a model and the methods that it can run."""
+    """Describe a model and the methods that it can run, or a picture of `szilard encode`."""
+    if name is not None and _is_picture(Path(name)):
+        _print(_of_picture(Path(name)), json_)
+        return
     loaded = load_engine(name or model, engine, device, dtype)
     runs = {slug: sorted(entry.needs - loaded.provides) for slug, entry in methods().items()}
     facts = {
@@ -41,7 +45,42 @@ def info_command(
     if hasattr(loaded, "model"):
         facts |= {"architecture": type(loaded.model).__name__, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
         facts |= {"device": str(loaded.model.device)}
-    if json_:
+    _print(facts, json_)
+
+
+def _is_picture(file: Path) -> bool:
+    from szilard.codecs.container import is_coded
+
+    return file.suffix.lower() == ".szc" or (file.is_file() and is_coded(file))
+
+
+def _of_picture(file: Path) -> dict[str, Any]:
+    """What a coded picture is; needs no codec."""
+    from szilard.codecs.container import FLOAT32, REFINED, Bitstream
+
+    coded = Bitstream.load(file)
+    own = coded.header
+    tiles = f"{len(coded.tiles)} of {own.tile}, overlapping by {own.overlap}" if own.tile else "none"
+    return {
+        "picture": str(file),
+        "width": own.width,
+        "height": own.height,
+        "colours": "grey" if own.channels == 1 else "RGB",
+        "bits": own.depth,
+        "alpha": coded.has_alpha,
+        "codec": own.codec,
+        "weights": own.weights.hex(),
+        "arithmetic": "float32" if own.flags & FLOAT32 else "exact",
+        "refined": bool(own.flags & REFINED),
+        "tiles": tiles,
+        "bytes": len(coded.to_bytes()),
+        "bits per pixel": coded.bpp,
+        "bits of payload": coded.payload_bpp,
+    }
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(facts))
         return
     console = Console()
@@ -50,6 +89,8 @@ def info_command(
             value = "yes" if value else "no"
         elif isinstance(value, int):
             value = f"{value:,}"
+        elif isinstance(value, float):
+            value = f"{value:.4f}"
         elif isinstance(value, list):
             value = ", ".join(value)
         elif isinstance(value, dict):

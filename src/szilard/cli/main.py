@@ -25,8 +25,11 @@ from szilard.cli import (
     chat,
     compare,
     compress,
+    decode,
     doctor,
+    encode,
     evaluate,
+    evaluate_codecs,
     generate,
     info,
     lm_eval,
@@ -37,8 +40,10 @@ from szilard.cli import (
     train_aded,
     train_arc_encoder,
     train_caad,
+    train_codec,
     train_comprexit,
     train_entropy_guided_attention,
+    train_feds,
     train_heads,
     train_koopman,
     train_ladir,
@@ -64,8 +69,11 @@ app.command("generate")(generate.generate_command)
 app.command("chat")(chat.chat_command)
 app.command("compare")(compare.compare_command)
 app.command("compress")(compress.compress_command)
+app.command("encode")(encode.encode_command)
+app.command("decode")(decode.decode_command)
 app.command("trace")(trace.trace_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("evaluate-codecs")(evaluate_codecs.evaluate_codecs_command)
 app.command("report")(report.report_command)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval_command)
 app.command("doctor")(doctor.doctor_command)
@@ -74,8 +82,10 @@ train.command("adadec")(train_adadec.adadec)
 train.command("aded")(train_aded.aded)
 train.command("arc-encoder")(train_arc_encoder.arc_encoder)
 train.command("caad")(train_caad.caad)
+train.command("codec")(train_codec.codec)
 train.command("comprexit")(train_comprexit.comprexit)
 train.command("entropy-guided-attention")(train_entropy_guided_attention.entropy_guided_attention)
+train.command("feds")(train_feds.feds)
 train.command("koopman")(train_koopman.koopman)
 train.command("ladir")(train_ladir.ladir)
 train.command("infogan")(train_qlae.infogan)

@@ -1,0 +1,218 @@
+"""The reproduction page's part on FEDS, from results/feds.jsonl."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from curve_picture import Panel, picture
+from markdown_table import table
+from results_store import Store
+
+Record = dict[str, Any]
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "feds-channels.svg"
+METHODS = ("scratch", "kd", "feature", "feds")
+NAMES = {"mean-scale": "Mean-scale hyperprior", "mlicv2": "MLICv2 with attention"}
+HEAD = """## FEDS
+
+**Claim** (Fu, Liang, Fang, Han 2025, arXiv 2503.06399). A student with about 63 % fewer parameters that encodes and decodes in about
+73 % less time loses 1.24 % BD-rate to its teacher on Kodak, 1.17 % on Tecnick, 0.55 % on CLIC. Only the abstract is known: the losses here are a
+reconstruction, so what is measured here is this reconstruction, not the paper's method.
+
+Here: small codecs, trained on the packaged photographs (8 crops of 64 pixels a step) and measured on the middle 256 x 256 pixels of
+Kodak's 24 pictures: J = lambda 255² MSE + bpp, bits by the likelihoods, PSNR after rounding to 8 bits. Students of a lambda and
+seed begin with the same weights and see the same crops in the same order for the same steps. Seconds are of one core.
+
+```
+python benchmarks/feds.py --kodak FOLDER --work FOLDER --family mean-scale --part teacher    # students, ablation, channels
+```
+"""
+READING = ""
+
+
+def page() -> Iterator[str]:
+    """Lines of the page; none where nothing was measured."""
+    records = list(Store("feds"))
+    if not records:
+        return
+    yield HEAD
+    for family, title in NAMES.items():
+        own = [record for record in records if record["key"]["family"] == family]
+        if own:
+            yield f"### {title}\n"
+            yield from _family(own)
+    channels = [record for record in records if record["key"]["part"] == "channels"]
+    if channels:
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_text(_picture(channels), encoding="utf-8")
+        yield "Entropy of the teachers' channels on Kodak's pictures, in bits per element:\n"
+        yield _channels(channels)
+        yield f"![bits by channels](pictures/{PICTURE.name})\n"
+    if READING:
+        yield READING
+
+
+def _part(records: Sequence[Record], part: str) -> list[Record]:
+    return [record for record in records if record["key"]["part"] == part]
+
+
+def _family(records: Sequence[Record]) -> Iterator[str]:
+    teachers = {record["key"]["lambda"]: record for record in _part(records, "teacher")}
+    students = _part(records, "students")
+    if teachers:
+        yield "Cost, for one picture of 256 x 256 pixels:\n"
+        yield _costs(list(teachers.values()), students)
+    if teachers and students:
+        yield "Students, mean over seeds; BD-rate against the teacher (pchip), J relative to the student from scratch:\n"
+        yield _students(teachers, students)
+        yield "J of the students while they train, at the end of each phase, relative to the one from scratch:\n"
+        yield _phases(students)
+    ablation = _part(records, "ablation")
+    if ablation:
+        yield "What the terms are worth, at lambda = 0.013: J relative to the student from scratch of the same seed:\n"
+        yield _ablation(students, ablation)
+
+
+def _costs(teachers: Sequence[Record], students: Sequence[Record]) -> str:
+    rows = []
+    for name, own in (("teacher", teachers), ("student", students)):
+        if own:
+            seconds = [statistics.median(one[f"{verb}_seconds"] for one in own) for verb in ("encode", "decode")]
+            rows.append([name, own[0]["parameters"], *seconds])
+    lines = [[name, f"{count:,}", *(f"{one:.3f}" for one in seconds)] for name, count, *seconds in rows]
+    if len(rows) == 2:
+        changes = [100 * (new / old - 1) for old, new in zip(rows[0][1:], rows[1][1:], strict=True)]
+        lines.append(["change", *(f"{one:+.0f} %" for one in changes)])
+    return table(["", "parameters", "encode, s", "decode, s"], lines)
+
+
+def _of(students: Sequence[Record], method: str, seed: int) -> dict[float, Record]:
+    keys = {"method": method, "seed": seed}
+    chosen = [record for record in students if keys.items() <= record["key"].items()]
+    return {record["key"]["lambda"]: record for record in chosen}
+
+
+def _seeds(records: Sequence[Record]) -> list[int]:
+    return sorted({record["key"]["seed"] for record in records})
+
+
+def bd_rate(anchor: dict[float, Record], test: dict[float, Record]) -> float | None:
+    """Per cent of the bits; None where there are fewer than four points, or the curves do not rise or overlap."""
+    import bjontegaard
+
+    curves = [sorted((one["psnr"], one["bpp"]) for one in points.values()) for points in (anchor, test)]
+    if any(len(curve) < 4 or [rate for _, rate in curve] != sorted(rate for _, rate in curve) for curve in curves):
+        return None
+    (q0, r0), (q1, r1) = (tuple(zip(*curve, strict=True)) for curve in curves)
+    if max(q0[0], q1[0]) >= min(q0[-1], q1[-1]):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the overlap is what it is; the page gives the points
+        return float(bjontegaard.bd_rate(r0, q0, r1, q1, method="pchip", require_matching_points=False))
+
+
+def _students(teachers: dict[float, Record], students: Sequence[Record]) -> str:
+    lambdas = sorted(teachers)
+    seeds = _seeds(students)
+    points = [f"{teachers[lmbda]['bpp']:.3f} / {teachers[lmbda]['psnr']:.2f}" for lmbda in lambdas]
+    rows = [["teacher", *points, "", "", ""]]
+    for method in METHODS:
+        by_seed = [found for seed in seeds if (found := _of(students, method, seed))]
+        cells = []
+        for lmbda in lambdas:
+            own = [found[lmbda] for found in by_seed if lmbda in found]
+            bpp, psnr = ([one[name] for one in own] for name in ("bpp", "psnr"))
+            cells.append(f"{statistics.fmean(bpp):.3f} / {statistics.fmean(psnr):.2f}" if own else "")
+        rates = [rate for found in by_seed if (rate := bd_rate(teachers, found)) is not None]
+        against = [
+            rate for seed in seeds if (rate := bd_rate(_of(students, "scratch", seed), _of(students, method, seed))) is not None
+        ]  # fmt: skip
+        rows.append([method, *cells, _spread(rates), _spread(against), _spread(_gains(students, method))])
+    columns = [*(f"lambda {lmbda:g}: bpp / dB" for lmbda in lambdas), "BD-rate to the teacher", "to scratch", "J"]
+    return table(["", *columns], rows)
+
+
+def _gains(students: Sequence[Record], method: str, of: Sequence[Record] | None = None) -> list[float]:
+    """J in per cent of the student's from scratch, mean over lambdas, one per seed."""
+    records = students if of is None else of
+    found = []
+    for seed in _seeds(records):
+        scratch, own = _of(students, "scratch", seed), _of(records, method, seed)
+        shared = sorted(scratch.keys() & own.keys())
+        if shared:
+            found.append(statistics.fmean(100 * (own[one]["J"] / scratch[one]["J"] - 1) for one in shared))
+    return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.2f}{spread} %"
+
+
+def _phases(students: Sequence[Record]) -> str:
+    """Rows: methods; columns: steps at which a phase ends."""
+    ends = sorted({int(step) for record in students for step in record["phases"]})
+    rows = []
+    for method in METHODS:
+        cells = []
+        for end in map(str, ends):
+            gains = []
+            for seed in _seeds(students):
+                scratch, own = _of(students, "scratch", seed), _of(students, method, seed)
+                pairs = [(scratch[one]["phases"], own[one]["phases"]) for one in scratch.keys() & own.keys()]
+                gains += [100 * (new[end] / old[end] - 1) for old, new in pairs if end in new and end in old]
+            cells.append(f"{statistics.fmean(gains):+.2f} %" if gains else "")
+        rows.append([method, *cells])
+    return table(["", *(f"step {end}" for end in ends)], rows)
+
+
+def _ablation(students: Sequence[Record], ablation: Sequence[Record]) -> str:
+    base = {record["key"]["lambda"] for record in ablation}
+    same = [record for record in students if record["key"]["lambda"] in base]
+    names = list(dict.fromkeys(record["key"]["method"] for record in ablation))
+    rows = [[name, _spread(_gains(same, name))] for name in METHODS if _gains(same, name)]
+    rows += [[name, _spread(_gains(same, name, ablation))] for name in names]
+    return table(["", "J"], rows)
+
+
+def _channels(records: Sequence[Record]) -> str:
+    rows = []
+    for record in sorted(records, key=lambda one: (one["key"]["family"], one["key"]["lambda"])):
+        own = record["entropies"]
+        shares = [f"{100 * sum(own[: round(len(own) * part)]) / sum(own):.0f} %" for part in (0.25, 0.5, 0.75)]
+        agree = [f"{100 * record[name]:.0f} %" for name in ("shared_with_learned", "shared_with_empirical")]
+        key = record["key"]
+        rows.append(
+            [key["family"], f"{key['lambda']:g}", str(len(own)), str(record["empty"]), f"{own[0]:.2f}", *shares, *agree]
+        )
+    columns = ["teacher", "lambda", "channels", "below 0.001", "largest", "top 25 %", "top 50 %", "top 75 %"]
+    columns += ["same half on the training pictures", "by histogram"]
+    return table(columns, rows)
+
+
+def _picture(records: Sequence[Record]) -> str:
+    """Share of the bits in the first channels, by their entropy; a panel per family."""
+    panels, most = [], 1
+    for family, title in NAMES.items():
+        own = sorted((one for one in records if one["key"]["family"] == family), key=lambda one: one["key"]["lambda"])
+        curves = {}
+        for record in own:
+            entropies, total, points = record["entropies"], 0.0, []
+            for place, value in enumerate(entropies):
+                total += value
+                points.append((place + 1, 100 * total / sum(entropies)))
+            most = max(most, len(entropies))
+            curves[f"lambda {record['key']['lambda']:g}"] = points
+        if curves:
+            panels.append(Panel(title, curves, "channels, the largest first"))
+    across = [(1, "1"), *((value, str(value)) for value in (2, 4, 8, 16, 32) if value < most), (most, str(most))]
+    return picture(panels, across, columns=len(panels) + 1)
+
+
+if __name__ == "__main__":
+    print("\n".join(page()))

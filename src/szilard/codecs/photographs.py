@@ -1,0 +1,140 @@
+"""Photographs to train on: crops of files, and those that scikit-image, scikit-learn and matplotlib ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from szilard.codecs.images import FORMATS, read_picture
+from szilard.options import check_number
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+_KEPT = 256  # decoded files in memory
+_OF_SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The pictures in a folder and below, by name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r} with pictures.")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(FORMATS)}).")
+    return found
+
+
+def packaged_photographs() -> dict[str, np.ndarray]:
+    """uint8 [H, W, 3] by name, of the packages that are installed; none of them is in Kodak's set.
+
+    Raises:
+        ValueError: neither scikit-image nor scikit-learn is installed.
+    """
+    found: dict[str, np.ndarray] = {}
+    try:
+        from skimage import data
+
+        for name in _OF_SKIMAGE:
+            found[name] = np.ascontiguousarray(getattr(data, name)()[..., :3])
+    except ModuleNotFoundError:
+        pass
+    try:
+        from sklearn.datasets import load_sample_image
+
+        for name in ("china", "flower"):
+            found[name] = np.ascontiguousarray(load_sample_image(f"{name}.jpg"))
+    except ModuleNotFoundError:
+        pass
+    if not found:
+        raise ValueError(
+            "packaged photographs need scikit-image or scikit-learn: pip install scikit-image scikit-learn"
+        )
+    return found
+
+
+class Crops(Dataset[Tensor]):
+    """Random crops: which one belongs to an index is the same in every run.
+
+    Args:
+        pictures: uint8 arrays [H, W, 3] by name, or files.
+        size: side of a crop; smaller pictures are refused.
+        count: how many crops there are.
+        seed: of the draws.
+        halved: share of the crops that are cut twice as large and halved, where the picture allows it.
+    """
+
+    def __init__(
+        self,
+        pictures: Mapping[str, np.ndarray] | Sequence[Path],
+        size: int,
+        count: int,
+        seed: int = 0,
+        halved: float = 0.3,
+    ) -> None:
+        check_number("size", size, low=16, integer=True)
+        check_number("count", count, low=1, integer=True)
+        self.size, self.count, self.seed, self.halved = size, count, seed, halved
+        self._arrays = dict(pictures) if isinstance(pictures, Mapping) else None
+        self._names: list[str] = list(pictures) if isinstance(pictures, Mapping) else [str(file) for file in pictures]
+        if not self._names:
+            raise ValueError("there are no pictures to cut crops of.")
+        sizes = [self._size(name) for name in self._names]
+        for name, (height, width) in zip(self._names, sizes, strict=True):
+            if min(height, width) < size:
+                raise ValueError(f"{name!r} has {width} x {height} pixels, too few for crops of {size}.")
+        areas = torch.tensor([height * width for height, width in sizes], dtype=torch.float64)
+        self._shares = areas / areas.sum()
+
+    def _size(self, name: str) -> tuple[int, int]:
+        if self._arrays is not None:
+            height, width = self._arrays[name].shape[:2]
+            return height, width
+        from PIL import Image
+
+        with Image.open(name, formats=FORMATS) as opened:
+            width, height = opened.size
+        return height, width
+
+    def _picture(self, name: str) -> np.ndarray:
+        return self._arrays[name] if self._arrays is not None else _read(name)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        place = int(torch.multinomial(self._shares, 1, generator=draw))
+        samples = self._picture(self._names[place])
+        height, width = samples.shape[:2]
+        double = float(torch.rand((), generator=draw)) < self.halved and min(height, width) >= 2 * self.size
+        side = 2 * self.size if double else self.size
+        top = int(torch.randint(height - side + 1, (), generator=draw))
+        left = int(torch.randint(width - side + 1, (), generator=draw))
+        largest = 65535 if samples.dtype == np.uint16 else 255
+        crop = (
+            torch.from_numpy(samples[top : top + side, left : left + side].astype(np.float32)).permute(2, 0, 1)
+            / largest
+        )
+        if double:
+            crop = F.avg_pool2d(crop[None], 2)[0]
+        return crop.flip(-1) if float(torch.rand((), generator=draw)) < 0.5 else crop
+
+    @staticmethod
+    def collate(examples: list[Tensor]) -> dict[str, Tensor]:
+        """{"pixels": [B, 3, size, size]}."""
+        return {"pixels": torch.stack(examples)}
+
+
+@lru_cache(maxsize=_KEPT)
+def _read(name: str) -> np.ndarray:
+    return read_picture(name, alpha="drop").samples
