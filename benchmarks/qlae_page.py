@@ -69,7 +69,7 @@ def page() -> Iterator[str]:
         PICTURE.write_text(_picture(by_decay), encoding="utf-8")
         yield f"![InfoM, InfoE and PSNR by weight decay](pictures/{PICTURE.name})\n"
     if TRAVERSALS.is_file():
-        yield "A trained QLAE (decay 0.1): a row per latent, one picture with that latent at each of its values.\n"
+        yield "A trained QLAE (large objects, 5,000 steps, losses weighted 0.1: `--part picture --widths 8,32,64 --sprites large --steps 5000 --rate 2e-3 --penalty 0.1`): a row per latent, one picture with that latent at each of its values.\n"
         yield f"![traversals of ten latents](pictures/{TRAVERSALS.name})\n"
     if READING:
         yield READING
