@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -80,22 +81,18 @@ def test_a_model_of_stock_parts_is_read_back(tmp_path: Path) -> None:
         add_pooling_layer=False,
     )
     vision = TransformersVision(vit)
-    predictor = VLJEPAPredictor.from_causal_lm(
-        tiny_model("llama"), visual_width=8, layers=slice(1, 3), embed_dim=10
-    ).float()
-    text = TextEncoder(tiny_model("qwen3").get_decoder().float(), embed_dim=10, pooling="last")
+    llama, qwen3 = (copy.deepcopy(tiny_model(name)).float() for name in ("llama", "qwen3"))
+    llama.config.dtype = qwen3.config.dtype = "float64"  # as a model that was saved in it says
+    predictor = VLJEPAPredictor.from_causal_lm(llama, visual_width=8, layers=slice(1, 3), embed_dim=10)
+    text = TextEncoder(qwen3.get_decoder(), embed_dim=10, pooling="last")
     model = VLJEPA(vision, predictor, text, query_tokenizer=words, answer_tokenizer=words).eval()
-    try:
-        model.save_pretrained(tmp_path)
-        read = VLJEPA.from_pretrained(tmp_path)
-        with torch.no_grad():
-            queries = ["how many do you see ?", "where is the heart ?"]
-            torch.testing.assert_close(read.predict(pictures(2), queries), model.predict(pictures(2), queries))
-            torch.testing.assert_close(
-                read.encode_text(["red", "a blue heart"]), model.encode_text(["red", "a blue heart"])
-            )
-    finally:
-        tiny_model("qwen3").double()  # others share it
+    model.save_pretrained(tmp_path)
+    read = VLJEPA.from_pretrained(tmp_path)
+    with torch.no_grad():
+        queries = ["how many do you see ?", "where is the heart ?"]
+        torch.testing.assert_close(read.predict(pictures(2), queries), model.predict(pictures(2), queries))
+        texts = ["red", "a blue heart"]
+        torch.testing.assert_close(read.encode_text(texts), model.encode_text(texts))
 
 
 @torch.no_grad()

@@ -313,6 +313,7 @@ class VLJEPA(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags=["szi
             max_tokens=settings["max_tokens"],
         )
         model.trained_on = settings.get("trained_on", {})
+        model.float()  # a stock part's config may name the type that its model once had
         folder.fill(model)
         return model.to(map_location).eval()
 
