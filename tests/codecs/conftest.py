@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
 from szilard.codecs.mlicv2 import MLICv2, MLICv2Config
@@ -23,7 +23,7 @@ def tiny_codec(**changes: Any) -> MLICv2:
         torch.manual_seed(3)
         codec = MLICv2(MLICv2Config(**sizes | changes)).eval()
     with torch.no_grad():
-        codec.g_a.analysis_transform[-1].weight.mul_(20)
+        [part for part in codec.g_a.analysis_transform if isinstance(part, nn.Conv2d)][-1].weight.mul_(20)
         codec.h_a.reduction[-1].weight.mul_(60)
         for heads in (codec.entropy_parameters_anchor, codec.entropy_parameters_nonanchor):
             for head in heads:

@@ -34,7 +34,7 @@ def test_a_convolution_gives_the_same_bits_for_permuted_channels() -> None:
     assert torch.equal(first, second)
     plain = F.conv2d(x, weight, padding=1)
     assert not torch.equal(plain, F.conv2d(x[:, order], weight[:, order], padding=1))
-    assert torch.allclose(first, plain, atol=1e-2)  # factors of 7 and sums of 864: 20 bits each
+    assert torch.allclose(first, plain, atol=1e-3)
 
 
 def test_products_and_sums_give_the_same_bits_in_any_order() -> None:
@@ -158,15 +158,16 @@ def test_other_processes_with_other_numbers_of_threads_decode_the_same_latents(t
 
     codec = tiny_codec()
     codec.save_pretrained(tmp_path / "codec")
-    coded = encode(codec, Picture(samples(100, 130)))
+    coded = encode(codec, Picture(samples(60, 70)))
     coded.save(tmp_path / "picture.szc")
     tile = coded.tiles[0]
     latent = codec.decode_latents([[one] for one in tile.streams], tile.shape, [tile.check])
     wanted = zlib.crc32(latent.numpy().tobytes())
     started = []
-    for threads in ("1", "2", "4"):
+    for threads in ("1", "2", "4"):  # at once: most of the time goes into imports
         command = [sys.executable, "-c", _DECODER, str(tmp_path / "codec"), str(tmp_path / "picture.szc"), threads]
         environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment["OMP_WAIT_POLICY"] = "passive"  # more threads than cores
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     for threads, process in zip(("1", "2", "4"), started, strict=True):
         assert process.communicate()[0].split() == [threads, str(wanted)]

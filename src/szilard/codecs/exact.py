@@ -75,9 +75,19 @@ def _rounded(x: Tensor, bits: Tensor) -> Tensor:
     return (x * _power(bits)).round_() * _power(-bits)
 
 
-def _share(own: Tensor, total: int = _BITS) -> Tensor:
-    """Bits behind the point for one of two factors below 2^own; of itself alone, so that samples do not matter."""
+def _share(own: Tensor, total: Tensor | int) -> Tensor:
+    """Bits behind the point for one of two factors below 2^own, which keep as many bits each.
+
+    Of itself alone, so that what becomes of a sample does not depend on the others of its batch.
+    """
     return (total // 2 - own).clamp(max=_MOST)
+
+
+def _with_weights(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both rounded, so that every sum of products with an output's weights [outputs, ...] is exact."""
+    largest = _largest_bits(weight.reshape(-1), 0)
+    total = _BITS - (_norm_bits(weight) - largest)  # sums stay below 2^norm times the largest x
+    return _rounded(x, _share(_largest_bits(x), total)), _rounded(weight, _share(largest, total))
 
 
 def _conv2d(
@@ -90,10 +100,9 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     _check(x, weight)
-    bits = _share(_largest_bits(x))
-    weight_bits = _share(_norm_bits(weight))  # |sum of products| < 2^(norm + largest)
+    x, weight = _with_weights(x, weight)
     with torch.backends.cudnn.flags(enabled=False):  # its algorithms are not all plain sums of products
-        found = F.conv2d(_rounded(x, bits), _rounded(weight, weight_bits), None, stride, padding, dilation, groups)
+        found = F.conv2d(x, weight, None, stride, padding, dilation, groups)
     return found if bias is None else found + bias[None, :, None, None]
 
 
@@ -110,11 +119,11 @@ def _conv_transpose2d(
     _check(x, weight)
     if groups != 1:
         raise TypeError("a transposed convolution in groups has no exact form here.")
-    bits, weight_bits = _share(_largest_bits(x)), _share(_norm_bits(weight.transpose(0, 1)))
+    x, weight = _with_weights(x, weight.transpose(0, 1))
     with torch.backends.cudnn.flags(enabled=False):
         found = F.conv_transpose2d(
-            _rounded(x, bits),
-            _rounded(weight, weight_bits),
+            x,
+            weight.transpose(0, 1),
             None,
             stride,
             padding,
@@ -127,8 +136,8 @@ def _conv_transpose2d(
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     _check(x, weight)
-    bits, weight_bits = _share(_largest_bits(x)), _share(_norm_bits(weight))
-    found = F.linear(_rounded(x, bits), _rounded(weight, weight_bits))
+    x, weight = _with_weights(x, weight)
+    found = F.linear(x, weight)
     return found if bias is None else found + bias
 
 

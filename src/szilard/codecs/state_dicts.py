@@ -51,7 +51,7 @@ def configuration_of(state_dict: Mapping[str, Tensor]) -> MLICv2Config:
         channel=some("channel_context.1."),
         local=fusion is not None,
         inter=some("global_inter_context.1."),
-        intra=some("global_intra_context.1."),
+        intra=some("global_intra_context."),
         hgcp="anchor+nonanchor" if some("guide_anchor.") else "nonanchor" if guided else "off",
         reweighting=some("reweight_"),
         rope=any(".rope." in key for key in state_dict),
