@@ -106,7 +106,8 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         y = self.g_a(x)
         z = self.h_a(y)
         _, z_likelihoods = self.entropy_bottleneck(z)
-        if torch.is_grad_enabled() or self.training:
+        differentiable = torch.is_grad_enabled() or self.training
+        if differentiable:
             medians = self.entropy_bottleneck.medians
             difference = z - medians
             z_hat = difference + (difference.round() - difference).detach() + medians
@@ -120,7 +121,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         if found.coded is not None and not self.training:
             likelihoods = torch.where(found.coded, likelihoods, likelihoods.new_ones(()))
         return {
-            "x_hat": self.g_s(found.y_hat.to(y.dtype)),
+            "x_hat": self.g_s(found.y_hat.to(y.dtype)) if differentiable else self._synthesized(found.y_hat),
             "likelihoods": {"y": likelihoods, "z": z_likelihoods},
             "selection": found.selection,
             "scales": found.scales,
@@ -171,7 +172,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             CorruptStream: bytes that no encoder of these weights wrote.
         """
         y_hat = self.decode_latents(strings, shape, checks)
-        return {"x_hat": self.g_s(y_hat.to(self.entropy_bottleneck.quantiles.dtype)).clamp_(0, 1)}
+        return {"x_hat": self._synthesized(y_hat).clamp_(0, 1)}
 
     @torch.no_grad()
     def decode_latents(self, strings: list[list[bytes]], shape: tuple[int, int], checks: Any = None) -> Tensor:
@@ -204,14 +205,24 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         with torch.no_grad(), _exact_outside(quantizer) as own:
             return twin.walk(twin.h_s(z_hat.double()), own)
 
+    def _synthesized(self, y_hat: Tensor) -> Tensor:
+        """g_s, for exact files in float64: what sums differ by between machines stays far below a sample."""
+        kind = self.entropy_bottleneck.quantiles.dtype
+        if self._arithmetic == "float32":
+            found: Tensor = self.g_s(y_hat.to(kind))
+            return found
+        wide: Tensor = self._exact_twin().g_s(y_hat.double())
+        return wide.to(kind)
+
     def _exact_twin(self) -> LearnedCodec:
-        """This codec with float64 copies of all that predicts y; made anew when a weight has changed."""
-        parts = [part for name in self.entropy_parts for part in getattr(self, name).parameters()]
+        """This codec with float64 copies of all that a decoder runs; made anew when a weight has changed."""
+        names = (*self.entropy_parts, "g_s")
+        parts = [part for name in names for part in getattr(self, name).parameters()]
         version = tuple((id(part), part._version, part.data_ptr()) for part in parts)
         if self._twin is None or self._twin[0] != version:
             twin = copy.copy(self)
             twin.__dict__["_modules"] = dict(self._modules) | {
-                name: exact_copy(getattr(self, name)) for name in self.entropy_parts
+                name: exact_copy(getattr(self, name)) for name in names
             }
             self._twin = (version, twin)
         return self._twin[1]
