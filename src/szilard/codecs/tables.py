@@ -34,17 +34,16 @@ def frequency_table(probabilities: Tensor) -> Tensor:
     Returns:
         int32 [K + 1], from 0 to 65536.
     """
-    rounded = (probabilities.double() * TOTAL).round().long().cpu()
+    rounded = (probabilities.double() * TOTAL + 0.5).floor().long().cpu()  # halves go up, as in CompressAI
     rounded = rounded * TOTAL // rounded.sum().clamp(min=1)
     cumulative = torch.cat([rounded.new_zeros(1), rounded.cumsum(0)])
     cumulative[-1] = TOTAL
-    counts = cumulative.diff()
-    for place in (counts <= 0).nonzero()[:, 0].tolist():  # a few rare symbols: each takes one from the rarest that can
-        rich = torch.where(counts > 1, counts, TOTAL + 1)
-        giver = int(rich.argmin())
+    counts = np.diff(cumulative.numpy())
+    for place in np.flatnonzero(counts <= 0):  # few: each takes one from the first of the rarest that can give
+        giver = np.where(counts > 1, counts, TOTAL + 1).argmin()  # torch's argmin may return any of equals
         counts[giver] -= 1
         counts[place] += 1
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    return torch.cat([cumulative[:1], torch.from_numpy(counts).cumsum(0)]).int()
 
 
 @dataclass(frozen=True)
