@@ -11,21 +11,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import TrainerCallback
 
 from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.photographs import Crops
 from szilard.codecs.selective import worth_coding
 from szilard.options import check_choice, check_number
 from szilard.training.config import TrainingConfig, setting
-from szilard.training.loop import fit
 from szilard.training.run_folder import check_ours, claim
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
@@ -172,6 +173,8 @@ def train_codec(
     Raises:
         ValueError: pictures that are too small, or a folder of something else or of other settings.
     """
+    from szilard.training.loop import fit  # slow: not for a command that only reads settings
+
     planned = config.steps if config.steps is not None else 1
     data = Crops(pictures, config.crop, planned * config.batch_size, config.seed, config.halved)
     note = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n{config.to_yaml()}"

@@ -1,0 +1,129 @@
+"""`szilard encode`, `decode`, and `info` of a coded picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import szilard_zoo
+from szilard.cli.main import main
+from szilard.codecs.container import REFINED, Bitstream
+from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> str:
+    assert main([str(argument) for argument in arguments]) == code
+    found = capsys.readouterr()
+    return found.out if code == 0 else found.err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    codec = MeanScaleHyperprior(HyperpriorConfig(8, 8)).eval()
+    codec.update()
+    codec.trained_on = {"lambda": 0.01}
+    folder = tmp_path_factory.mktemp("codec")
+    codec.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)).save(file)
+    return file
+
+
+def test_a_picture_is_coded_described_and_decoded(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    coded, decoded = tmp_path / "photo.szc", tmp_path / "photo.png"
+    assert "70 x 40" in run(capsys, "encode", photo, coded, "--model", model)
+    facts = json.loads(run(capsys, "info", coded, "--json"))
+    assert (facts["width"], facts["height"], facts["codec"]) == (70, 40, "mean-scale")
+    assert facts["bytes"] == coded.stat().st_size
+    assert "bits per pixel" in run(capsys, "info", coded)
+    run(capsys, "decode", coded, decoded, "--model", model)
+    with Image.open(decoded) as opened:
+        assert (opened.size, opened.mode) == ((70, 40), "RGB")
+
+
+def test_json_of_both_commands(capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path) -> None:
+    coded = tmp_path / "photo.szc"
+    facts = json.loads(run(capsys, "encode", photo, coded, "--model", model, "--json"))
+    assert facts["bytes"] == coded.stat().st_size
+    assert facts["bpp"] == pytest.approx(facts["bytes"] * 8 / 2800)
+    assert json.loads(run(capsys, "decode", coded, tmp_path / "a.png", "--model", model, "--json"))["width"] == 70
+
+
+def test_a_refined_file_says_so(capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path) -> None:
+    coded = tmp_path / "photo.szc"
+    run(capsys, "encode", photo, coded, "--model", model, "--refine", "--steps", 3, "--arithmetic", "float32")
+    assert Bitstream.load(coded).header.flags & REFINED
+    facts = json.loads(run(capsys, "info", coded, "--json"))
+    assert facts["refined"]
+    assert facts["arithmetic"] == "float32"
+
+
+def test_the_zoos_codec_is_found_by_quality_and_by_a_files_weights(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(szilard_zoo, "names", lambda: ["mlicv2-q2"])
+    monkeypatch.setattr(szilard_zoo, "path", lambda name: model)
+    coded = tmp_path / "photo.szc"
+    run(capsys, "encode", photo, coded, "--quality", 2)
+    run(capsys, "decode", coded, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
+    assert "has no codec mlicv2-q3 (it has mlicv2-q2)" in run(capsys, "encode", photo, coded, code=2)
+    monkeypatch.setattr(szilard_zoo, "names", list)
+    assert "which the zoo does not have: name one with --model" in run(
+        capsys, "decode", coded, tmp_path / "a.png", code=2
+    )
+
+
+def test_transparency_is_refused_unless_told(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    clear, coded = tmp_path / "clear.png", tmp_path / "clear.szc"
+    values = np.random.default_rng(0).integers(0, 256, (10, 12, 4), dtype=np.uint8)
+    Image.fromarray(values).save(clear)
+    assert "has transparency" in run(capsys, "encode", clear, coded, "--model", model, code=2)
+    assert not coded.exists()
+    run(capsys, "encode", clear, coded, "--model", model, "--alpha", "keep")
+    assert "JPEG has not" in run(capsys, "decode", coded, tmp_path / "a.jpg", "--model", model, code=2)
+    run(capsys, "decode", coded, tmp_path / "a.png", "--model", model)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert np.array_equal(np.asarray(opened)[..., 3], values[..., 3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("encode", "PHOTO", "OUT", "--steps", "5"), "belongs to --refine"),
+        (("encode", "PHOTO", "OUT", "--model", "MODEL", "--quality", "2"), "give one of the two"),
+        (("encode", "PHOTO", "OUT", "--quality", "5"), "between 1 and 4"),
+        (("encode", "PHOTO", "OUT", "--model", "MODEL", "--tile", "100"), "multiple of 64"),
+        (("encode", "PHOTO", "OUT", "--alpha", "some"), "--alpha must be one of"),
+        (("encode", "PHOTO", "OUT", "--arithmetic", "fast"), "--arithmetic must be one of"),
+        (("encode", "none.png", "OUT", "--model", "MODEL"), "there is no file"),
+        (("encode", "PHOTO", "none/out.szc", "--model", "MODEL"), "does not exist"),
+        (("encode", "PHOTO", "OUT", "--model", "./none/none"), "holds no learned codec"),
+        (("encode", "PHOTO", "OUT", "--model", "MODEL", "--device", "tpu9"), "is not available"),
+        (("decode", "PHOTO", "a.png", "--model", "MODEL"), "does not begin with SZLC"),
+        (("decode", "none.szc", "a.png", "--model", "MODEL"), "cannot be read"),
+        (("info", "none.szc"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    named = {"PHOTO": photo, "MODEL": model, "OUT": tmp_path / "out.szc"}
+    told = run(capsys, *(named.get(one, one) for one in arguments), code=2)
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
