@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import struct
 from dataclasses import replace
@@ -18,6 +19,7 @@ from szilard.codecs.container import CHECKED, FLOAT32, MAX_PIXELS, REFINED, Bits
 from szilard.codecs.deep_png import deep_png
 from szilard.codecs.hyperprior import MeanScaleHyperprior
 from szilard.codecs.images import Picture, check_target, read_picture, write_picture
+from szilard.codecs.mlicv2 import MLICv2
 from tests.codecs.conftest import samples, tiny_codec
 
 
@@ -234,3 +236,13 @@ def test_names_that_cannot_hold_a_picture_are_told(name: str, options: dict[str,
 def test_what_is_no_picture_is_told(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"cannot be read|damaged"):
         read_picture(data)
+
+
+def test_weights_that_were_changed_through_their_data_write_files_that_others_decode() -> None:
+    codec, picture = copy.deepcopy(tiny_codec()), Picture(samples(20, 30))
+    encode(codec, picture)
+    codec.entropy_parameters_anchor[0].fusion[-1].bias.data.add_(0.7)
+    coded = encode(codec, picture)
+    other = MLICv2(codec.settings).eval()
+    other.load_state_dict(codec.state_dict())
+    assert np.array_equal(decode(other, coded).samples, decode(codec, coded).samples)

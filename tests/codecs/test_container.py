@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -178,3 +181,12 @@ def test_the_fuzzers_mending_reaches_what_is_behind_the_checksums() -> None:
     with pytest.raises(CorruptFile, match="its checksum does not match"):
         Bitstream.from_bytes(damaged)
     assert Bitstream.from_bytes(mended(damaged)).header == Bitstream.from_bytes(whole).header
+
+
+def test_the_fuzzer_runs(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    script = Path(__file__).with_name("fuzz_container.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path), "-runs=40"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

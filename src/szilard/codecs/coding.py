@@ -124,6 +124,7 @@ def encode(
     """
     height, width = picture.size
     tiling, places = _places(height, width, tile, codec.stride)
+    weights = codec.weights_id()  # first: it sees whether weights have changed
     tiles = []
     for number, (top, left) in enumerate(places):
         part = picture.samples[top : top + tiling.length(top, height), left : left + tiling.length(left, width)]
@@ -134,7 +135,7 @@ def encode(
     extra = {} if picture.alpha is None else {ALPHA: coded_alpha(picture.alpha)}
     header = Header(
         codec.name,
-        codec.weights_id(),
+        weights,
         width,
         height,
         tiling.tile,

@@ -24,6 +24,7 @@ from szilard.options import check_choice
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 ALPHAS = ("refuse", "keep", "drop")
+_SAVED: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
 _KINDS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -165,7 +166,7 @@ def write_picture(picture: Picture, target: Path) -> None:
     samples = picture.samples[..., :1] if picture.channels == 1 else picture.samples
     if picture.alpha is not None:
         samples = np.dstack([samples, picture.alpha])
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
+    options = _SAVED.get(kind, {})
     many = picture.depth == 16 and samples.shape[-1] > 1
     coded = deep_png(samples) if many else None  # before the file is there
     image = None if many else _pillow().fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)

@@ -73,6 +73,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         self.gaussian_conditional = GaussianConditional()
         self._arithmetic = "exact"
         self._twin: tuple[object, LearnedCodec] | None = None
+        self._named = b""
         self.trained_on: dict[str, Any] = {}  # for the card
 
     @property
@@ -261,7 +262,10 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
 
     def weights_id(self) -> bytes:
         """8 bytes that name these weights and tables."""
-        return id_of(self.state_dict())
+        found = id_of(self.state_dict())
+        if found != self._named:  # weights may have been changed behind autograd's back, through `.data`
+            self._named, self._twin = found, None
+        return found
 
     def rate_parameters(self) -> Iterator[nn.Parameter]:
         """What the rate-distortion loss trains: all but the quantiles."""

@@ -173,7 +173,7 @@ class MLICv2(LearnedCodec):
         self.h_a, self.h_s = HyperAnalysis(channels, own.N), HyperSynthesis(channels, own.N)
 
         def each(build: Any, first: bool = True) -> nn.ModuleList:
-            return nn.ModuleList([build(place) if place or first else None for place in range(slices)])
+            return nn.ModuleList([build(place) if place or first else None for place in range(slices)])  # type: ignore[misc]
 
         def none(_: int) -> None:
             return None

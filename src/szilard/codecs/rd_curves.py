@@ -93,8 +93,9 @@ class RDCurve:
         results = read.get("results", read) if isinstance(read, dict) else {}
         if not isinstance(results, dict) or not _numbers(results.get("bpp")):
             raise ValueError(f'{str(path)!r} holds no curve: it needs a list "bpp" beside "psnr-rgb" or "psnr".')
-        psnr = next((results[name] for name in ("psnr-rgb", "psnr") if _numbers(results.get(name))), [])
-        similar = next((results[name] for name in ("ms-ssim-rgb", "ms-ssim") if _numbers(results.get(name))), [])
+        psnr: list[float] = next((results[name] for name in ("psnr-rgb", "psnr") if _numbers(results.get(name))), [])
+        named = (results[name] for name in ("ms-ssim-rgb", "ms-ssim") if _numbers(results.get(name)))
+        similar: list[float] = next(named, [])
         if any(not 0 <= value < 1 for value in similar):
             raise ValueError(f"{str(path)!r} has MS-SSIM outside of [0, 1).")
         return cls(str(read.get("name", path.stem)), tuple(results["bpp"]), tuple(psnr), tuple(map(decibels, similar)))

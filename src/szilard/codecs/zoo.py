@@ -16,7 +16,7 @@ from szilard.codecs.opening import open_codec
 from szilard.options import check_number
 
 QUALITIES = 4
-_NONE = "name one with --model (a folder or a hub id)"
+_NONE = "name one with --model (a folder or a hub id); `szilard train codec` makes one"
 
 
 def codec_folders() -> dict[str, Path]:
