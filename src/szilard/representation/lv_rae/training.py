@@ -1,0 +1,166 @@
+"""Stage I and stage II through the one loop, resumable: a folder per stage, the model in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from szilard.representation.lv_rae.config import LVRAETraining
+from szilard.representation.lv_rae.discriminator import Discriminator
+from szilard.representation.lv_rae.losses import perceptual_loss
+from szilard.representation.lv_rae.model import LVRAE
+from szilard.representation.lv_rae.objective import AutoencoderObjective, measure
+from szilard.representation.lv_rae.patches import grid_of
+from szilard.representation.qlae.model import unit
+from szilard.representation.qlae.pictures import Pictures
+from szilard.training.recipe import Stage, StageResult, run_recipe
+from szilard.training.run_folder import check_ours, claim
+from szilard.whole_folder import check_folder, held
+
+_MADE_FOR = "# lv-rae:"
+STAGES = ("stage-1", "stage-2", "stage-2-adversarial")
+_FILES = ("model.safetensors", "config.json", "README.md")
+
+
+@dataclass(frozen=True)
+class LVRAEResult:
+    """What a training did.
+
+    Attributes:
+        stages: rows of the loop and of the measurements, by the stage's name.
+        metrics: the last measurement: PSNR clean and under noise, cosine to LN_Phi(u).
+    """
+
+    stages: dict[str, StageResult]
+    metrics: dict[str, float]
+
+
+def train_lv_rae(
+    model: LVRAE,
+    pictures: Pictures | Tensor,
+    folder: Path | str | None = None,
+    config: LVRAETraining | None = None,
+    *,
+    discriminator: Discriminator | None = None,
+    perceptual: nn.Module | None = None,
+    resume: bool = True,
+    device: torch.device | str | None = None,
+    data: str = "",
+) -> LVRAEResult:
+    """Train an autoencoder in place: stage I, and stage II where its steps are not 0.
+
+    Args:
+        model: LV-RAE, RAE (`residual=False`, one stage with noise) or F.T.-VFM (`tune_vfm=True`).
+        pictures: [N, 3, H, W], bytes or numbers in [0, 1].
+        folder: gets a folder per stage and the model; a run that was stopped goes on. None: nothing is kept.
+        config: settings.
+        discriminator: for the adversarial part; None: heads on the model's own vision model.
+        perceptual: a loss of one's own beside L1, ([-1, 1], [-1, 1]) -> scalar; None: what the config names.
+        resume: False: forget an earlier run.
+        device: "cpu" keeps a GPU out of it.
+        data: what the pictures are, for the card.
+
+    Raises:
+        TypeError, ValueError: pictures that do not fit, a perceptual loss that is not at hand, or a folder of something
+            else or of other settings.
+    """
+    config = LVRAETraining() if config is None else config
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="lv-rae-") as scratch:
+            return train_lv_rae(
+                model, pictures, scratch, config, discriminator=discriminator, perceptual=perceptual, device=device
+            )
+    if not isinstance(model, LVRAE):
+        raise TypeError(f"the model must be an LVRAE, not a {type(model).__name__}.")
+    source = pictures if isinstance(pictures, Pictures) else Pictures(pictures)
+    grid_of(unit(source[0][None]), model.config.patch)
+    folder = Path(folder)
+    check_folder(folder)
+    check_ours(folder, _MADE_FOR, (*STAGES, *_FILES))
+    beside = perceptual_loss(config.perceptual) if perceptual is None else perceptual
+    if beside is not None:  # before any work: whether it can judge pictures of this size
+        beside(*(2 * unit(source[0][None]) - 1,) * 2)
+    train_on, kept = _divided(source, config)
+    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
+    with contextlib.ExitStack() as opened:
+        if processes.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
+            told = f"{model.config} on {model.backbone.fingerprint()}".replace("\n", " ")
+            note = f"{_MADE_FOR} {told}\n# data: {source.digest}\n{config.to_yaml()}"
+            other = "settings, pictures or model"
+            claim(folder, note, folders=STAGES, files=_FILES, restart=not resume, other=other)
+        processes.wait_for_everyone()
+        stages = _stages(model, train_on, kept, config, beside, discriminator)
+        results = run_recipe(stages, folder, resume=resume, device=device)
+        model.eval()
+        metrics = {name: value for name, value in results[stages[-1].name].evaluations[-1].items() if name != "step"}
+        if processes.is_main_process:
+            model.trained_on = _told(config, source, data, perceptual, metrics)
+            model.save_pretrained(folder)
+        processes.wait_for_everyone()
+    return LVRAEResult(results, metrics)
+
+
+def _divided(source: Pictures, config: LVRAETraining) -> tuple[Pictures, Tensor]:
+    """What is learned from, and what is measured on."""
+    order = source.chosen[torch.randperm(len(source), generator=torch.Generator().manual_seed(config.seed))]
+    count = max(1, round(config.held_out * len(source))) if config.held_out and len(source) > 1 else 0
+    measured = Pictures(source.pixels, order[:count] if count else order)
+    shown = measured.__getitems__(list(range(min(len(measured), config.evaluation_pictures))))
+    return Pictures(source.pixels, order[count:]), shown
+
+
+def _stages(
+    model: LVRAE,
+    pictures: Pictures,
+    kept: Tensor,
+    config: LVRAETraining,
+    perceptual: nn.Module | None,
+    discriminator: Discriminator | None,
+) -> list[Stage]:
+    robust = dataclasses.replace(config, learning_rate=config.robust_learning_rate)
+    judge = discriminator
+    if config.adversarial_steps and judge is None:
+        judge = Discriminator(model.backbone)
+
+    def stage(name: str, number: int, settings: LVRAETraining, with_judge: bool) -> Stage:
+        learns = ("model.decoder.", "discriminator.heads.")
+        return Stage(
+            name=name,
+            config=settings,
+            objective=lambda: AutoencoderObjective(model, settings, number, perceptual, judge if with_judge else None),
+            data=lambda: pictures,
+            collate=Pictures.collate,
+            learns=None if number == 1 else lambda weight: weight.startswith(learns),
+            evaluate=lambda _: measure(model, kept),
+            evaluate_every=config.evaluate_every,
+        )
+
+    stages = [stage(STAGES[0], 1, config, False)]
+    if config.robust_steps:
+        stages.append(stage(STAGES[1], 2, dataclasses.replace(robust, steps=config.robust_steps), False))
+    if config.adversarial_steps:
+        stages.append(stage(STAGES[2], 2, dataclasses.replace(robust, steps=config.adversarial_steps), True))
+    return stages
+
+
+def _told(
+    config: LVRAETraining, source: Pictures, data: str, perceptual: nn.Module | None, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """What the card says."""
+    named = type(perceptual).__name__ if perceptual is not None else config.perceptual
+    loss = "L1 alone (no LPIPS)" if named == "none" else f"L1 + {config.perceptual_weight:g} {named}"
+    found: dict[str, Any] = {"pictures": f"{len(source)}" + (f" ({data})" if data else ""), "loss": loss}
+    found |= {
+        name: getattr(config, name) for name in ("steps", "robust_steps", "adversarial_steps", "batch_size", "seed")
+    }
+    return found | {name: round(value, 4) for name, value in metrics.items()}
