@@ -65,7 +65,7 @@ class VisionBackbone(nn.Module):
         )
         if not self.norm_name:
             raise ValueError(
-                f"{type(self.model).__name__} has no final LayerNorm named {', '.join(_NORMS)}: wrap it in a module that has."
+                f"{type(self.model).__name__} has no final LayerNorm named {', '.join(_NORMS)}: wrap it so that it has."
             )
         found = patch if patch is not None else getattr(settings, "patch_size", None)
         if isinstance(found, (tuple, list)):

@@ -60,7 +60,7 @@ class LVRAEConfig:
         check_bool("tune_vfm", self.tune_vfm)
         if self.hidden % (4 * self.heads):
             raise ValueError(
-                f"hidden={self.hidden} must be a multiple of 4 x heads={4 * self.heads}: two axes turn pairs of numbers."
+                f"hidden={self.hidden} must be a multiple of 4 x heads={4 * self.heads}: both axes turn pairs."
             )
         if self.residual and self.tune_vfm:
             raise ValueError("tune_vfm trains the vision model in the place of the residual: set residual=False.")

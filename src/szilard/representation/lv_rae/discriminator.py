@@ -4,7 +4,7 @@ Zheng, Ma, Tong, Xie, "Diffusion Transformers with Representation Autoencoders",
 "StyleGAN-T", ICML 2023; augmentation after Zhao et al., "Differentiable Augmentation", NeurIPS 2020.
 
     heads on blocks 2, 5, 8, 11 (of 12) and on the last block once more:
-    spectral Conv1d 1 -> BatchNorm -> LeakyReLU;  residual: Conv1d 9 over tokens -> the same;  Conv1d 1 -> a logit a token
+    spectral Conv1d 1 -> BatchNorm -> LeakyReLU;  residual: Conv1d 9 over tokens -> the same;  Conv1d 1: a logit a token
 
 RAE's trunk is DINO ViT-S/8; any vision model that `backbone` reads is taken here.
 """

@@ -108,8 +108,8 @@ class Lpips(nn.Module):
         kept = Path(torch.hub.get_dir()) / "checkpoints"
         if not list(kept.glob("vgg16-*.pth")):
             raise ValueError(
-                f"perceptual='lpips' needs VGG-16's weights in {str(kept)!r}: take 'ms-ssim' or 'none', or fetch them once "
-                "with torchvision.models.vgg16(weights='DEFAULT')."
+                f"perceptual='lpips' needs VGG-16's weights in {str(kept)!r}: take 'ms-ssim' or 'none', or fetch "
+                "them once with torchvision.models.vgg16(weights='DEFAULT')."
             )
         self.net = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
 

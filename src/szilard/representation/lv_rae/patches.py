@@ -20,7 +20,7 @@ def grid_of(pixels: Tensor, patch: int) -> tuple[int, int]:
     height, width = pixels.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(
-            f"height and width must be multiples of the patch of {patch} pixels, not {height} x {width}: crop or resize."
+            f"height and width must be multiples of the patch of {patch} pixels, not {height} x {width}: crop them."
         )
     return height // patch, width // patch
 

@@ -1,8 +1,8 @@
 """A small vision model that sees no colour, and pictures to train it on: an LV-RAE without any download.
 
-It is a ViT of transformers with one channel, so that `VisionBackbone` shows it the luminance with mean 0 and deviation 1
-of each picture: what it says about a picture cannot hold colours. It learns by rebuilding hidden patches (SimMIM, Xie et
-al., CVPR 2022).
+It is a ViT of transformers with one channel, so that `VisionBackbone` shows it the luminance with mean 0 and deviation
+1 of each picture: what it says about a picture cannot hold colours. It learns by rebuilding hidden patches (SimMIM, Xie
+et al., CVPR 2022).
 """
 
 from __future__ import annotations

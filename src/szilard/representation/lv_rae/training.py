@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ def train_lv_rae(
     folder: Path | str | None = None,
     config: LVRAETraining | None = None,
     *,
+    from_stage: int = 1,
     discriminator: Discriminator | None = None,
     perceptual: nn.Module | None = None,
     resume: bool = True,
@@ -62,6 +64,7 @@ def train_lv_rae(
         pictures: [N, 3, H, W], bytes or numbers in [0, 1].
         folder: gets a folder per stage and the model; a run that was stopped goes on. None: nothing is kept.
         config: settings.
+        from_stage: 2: the model has gone through stage I; only its decoder is trained, on noisy latents.
         discriminator: for the adversarial part; None: heads on the model's own vision model.
         perceptual: a loss of one's own beside L1, ([-1, 1], [-1, 1]) -> scalar; None: what the config names.
         resume: False: forget an earlier run.
@@ -74,12 +77,16 @@ def train_lv_rae(
     """
     config = LVRAETraining() if config is None else config
     if folder is None:
+        given: Any = {"from_stage": from_stage, "discriminator": discriminator, "perceptual": perceptual}
+        rare = dataclasses.replace(config, save_every=config.log_every * 10**6)  # there is nothing to go on from
         with tempfile.TemporaryDirectory(prefix="lv-rae-") as scratch:
-            return train_lv_rae(
-                model, pictures, scratch, config, discriminator=discriminator, perceptual=perceptual, device=device
-            )
+            return train_lv_rae(model, pictures, scratch, rare, device=device, **given)
     if not isinstance(model, LVRAE):
         raise TypeError(f"the model must be an LVRAE, not a {type(model).__name__}.")
+    if from_stage not in (1, 2):
+        raise ValueError(f"from_stage must be 1 or 2, not {from_stage!r}.")
+    if from_stage == 2 and not config.robust_steps + config.adversarial_steps:
+        raise ValueError("stage II alone needs robust_steps or adversarial_steps above 0.")
     source = pictures if isinstance(pictures, Pictures) else Pictures(pictures)
     grid_of(unit(source[0][None]), model.config.patch)
     folder = Path(folder)
@@ -95,11 +102,12 @@ def train_lv_rae(
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
             told = f"{model.config} on {model.backbone.fingerprint()}".replace("\n", " ")
-            note = f"{_MADE_FOR} {told}\n# data: {source.digest}\n{config.to_yaml()}"
+            start = "" if from_stage == 1 else f"# start: {_hash(model)}\n"
+            note = f"{_MADE_FOR} {told}\n# data: {source.digest}\n{start}{config.to_yaml()}"
             other = "settings, pictures or model"
             claim(folder, note, folders=STAGES, files=_FILES, restart=not resume, other=other)
         processes.wait_for_everyone()
-        stages = _stages(model, train_on, kept, config, beside, discriminator)
+        stages = _stages(model, train_on, kept, config, beside, discriminator)[0 if from_stage == 1 else 1 :]
         results = run_recipe(stages, folder, resume=resume, device=device)
         model.eval()
         metrics = {name: value for name, value in results[stages[-1].name].evaluations[-1].items() if name != "step"}
@@ -108,6 +116,14 @@ def train_lv_rae(
             model.save_pretrained(folder)
         processes.wait_for_everyone()
     return LVRAEResult(results, metrics)
+
+
+def _hash(model: LVRAE) -> str:
+    """Of the weights that stage II starts from."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.own_state().items()):
+        found.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _divided(source: Pictures, config: LVRAETraining) -> tuple[Pictures, Tensor]:
