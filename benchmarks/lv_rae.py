@@ -1,6 +1,7 @@
 """LV-RAE at toy size: reconstruction with and without the residual, what noise does to decoders, and to samples.
 
     python benchmarks/lv_rae.py --part small --seed 0       # and 1, 2: about 9 minutes each on one core
+    python benchmarks/lv_rae.py --part colour --seed 0      # and 1, 2: about 5 minutes each
     python benchmarks/lv_rae.py --part toy --seed 0         # and 1, 2: about 6 minutes each
     python benchmarks/lv_rae.py --part diffusion --seed 0   # about 45 minutes, or 15 each with --latents "RAE: LN(u)",
                                                             # "LV-RAE, eta 5", "LV-RAE, eta 0.1"; after small
@@ -8,7 +9,8 @@
 "small": pictures of 32 pixels (a coloured shape on a coloured wavy background); the vision model is a ViT (patch 4, 64
 tokens, width 64, 4 blocks) trained for 100 steps to rebuild hidden patches, which sees luminance alone, so that its tokens
 cannot hold colour; E has 2 blocks, D 4; L1 without LPIPS, AdamW at 1e-3, 500 steps of 32 pictures; stage II 250 steps at
-3e-4. PSNR of 128 held-out pictures. "toy": the model of section 3.2, its closed forms, and a flow in D dimensions.
+3e-4. PSNR of 128 held-out pictures. "colour": the same with a vision model that sees colours, so that RAE and F.T.-VFM
+can do more. "toy": the model of section 3.2, its closed forms, and a flow in D dimensions.
 "diffusion": a flow on the latents (LV-RAE's and RAE's), decoded with and without smoothing noise.
 
 Models lie in build/lv-rae; every run is recorded when it ends, in results/lv-rae.jsonl, and is not run again.
@@ -55,6 +57,7 @@ STAGE_ONE: dict[str, LVRAEConfig] = {
     "LV-RAE, eta 5": BASE,
     "LV-RAE, eta 0.1": dataclasses.replace(BASE, align_weight=0.1),
 }
+COLOUR = ("RAE: LN(u)", "F.T.-VFM", "LV-RAE, eta 5")
 STAGE_TWO: dict[str, dict[str, Any]] = {  # from the model of eta 5
     "eta 5, stage II, no noise": {"noise": "none"},
     "eta 5, stage II, sigma 0.1 fixed": {"noise": "fixed", "noise_tau": 0.1},
@@ -71,12 +74,12 @@ TOY_WIDTHS, TOY_GAINS = (4, 16, 64, 256, 1024), (0.0, 0.5, 1.0, 2.0, 5.0)
 class Small:
     """The models of one seed, trained where they are not in the work folder yet."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        self.work, self.seed = work / f"seed-{seed}", seed
+    def __init__(self, work: Path, seed: int, channels: int = 1) -> None:
+        self.work, self.seed = work / f"seed-{seed}{'' if channels == 1 else '-colour'}", seed
         self.held = wavy_pictures(HELD, seed=10_000)
         self.pictures = wavy_pictures(TRAINED, seed=seed)
         folder = self.work / "vision-model"
-        self.vit = small_vit(seed=seed)
+        self.vit = small_vit(channels=channels, seed=seed)
         config = TrainingConfig(steps=100, batch_size=64, seed=seed, save_every=100, log_every=20)
         torch.manual_seed(seed)
         train_small_backbone(self.vit, self.pictures, folder, config, device="cpu")
@@ -108,12 +111,13 @@ class Small:
         return model.eval(), time.perf_counter() - start
 
 
-def small(store: Store, work: Path, seed: int) -> None:
-    """The table of the small experiment."""
-    names = [name for name in (*STAGE_ONE, *STAGE_TWO) if {"part": "small", "model": name, "seed": seed} not in store]
+def small(store: Store, work: Path, seed: int, part: str) -> None:
+    """The table of the small experiment, or of three models on a vision model that sees colours."""
+    chosen = COLOUR if part == "colour" else (*STAGE_ONE, *STAGE_TWO)
+    names = [name for name in chosen if {"part": part, "model": name, "seed": seed} not in store]
     if not names:
         return
-    own = Small(work, seed)
+    own = Small(work, seed, channels=3 if part == "colour" else 1)
     features = wavy_pictures(1000, seed=20_000).float() / 255
     for name in names:
         model, seconds = own.model(name)
@@ -126,9 +130,9 @@ def small(store: Store, work: Path, seed: int) -> None:
         values["residual"] = round(float(model.residual(own.held.float() / 255).square().mean().sqrt()), 4)
         values["gain"] = [round(value, 4) for value in decoder_sensitivity(model, own.held, (0.02, 0.1, 0.2)).gain]
         values["seconds"] = round(seconds, 1)
-        store.add({"part": "small", "model": name, "seed": seed}, values)
+        store.add({"part": part, "model": name, "seed": seed}, values)
         print(name, values, flush=True)
-    if seed == 0:
+    if seed == 0 and part == "small":
         _sheet_of_reconstructions(own)
 
 
@@ -278,14 +282,14 @@ def _sheet_of_samples(own: Small, flow: LatentFlow) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("small", "toy", "diffusion"), required=True)
+    parser.add_argument("--part", choices=("small", "colour", "toy", "diffusion"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("build/lv-rae"), help="models and checkpoints")
     parser.add_argument("--latents", choices=tuple(FLOWS), action="append", help="of diffusion; default: all")
     given = parser.parse_args()
     store = Store("lv-rae")
-    if given.part == "small":
-        small(store, given.work, given.seed)
+    if given.part in ("small", "colour"):
+        small(store, given.work, given.seed, given.part)
     elif given.part == "toy":
         toy(store, given.seed)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from szilard.options import check_bool, check_choice, check_number
 from szilard.training.config import TrainingConfig, setting
@@ -95,3 +95,44 @@ class LVRAETraining(TrainingConfig):
         check_number("held_out", self.held_out, low=0, high=0.9)
         check_number("evaluation_pictures", self.evaluation_pictures, low=1, integer=True)
         check_number("evaluate_every", self.evaluate_every, low=1, integer=True, optional=True)
+
+
+@dataclass(frozen=True)
+class LVRAERun(LVRAETraining):
+    """What the command takes: the settings of the stages, and what the model is made of."""
+
+    image_size: int = setting(256, "Side of the pictures, in pixels; a multiple of the patch.")
+    vfm: str = setting(LVRAEConfig.vfm, "The frozen vision model: a hub id, a folder, or `small`: one is trained here.")
+    discriminator_vfm: str | None = setting(None, "The discriminator's vision model; none: the same one.")
+    patch: int = setting(LVRAEConfig.patch, "Side of a token, in pixels.")
+    encoder_depth: int = setting(LVRAEConfig.encoder_depth, "Blocks of the residual encoder.")
+    decoder_depth: int = setting(LVRAEConfig.decoder_depth, "Blocks of the decoder.")
+    hidden: int = setting(LVRAEConfig.hidden, "Width of the blocks.")
+    heads: int = setting(LVRAEConfig.heads, "Of attention.")
+    align_weight: float = setting(LVRAEConfig.align_weight, "eta: of the distance to the vision model's own tokens.")
+    align_target: str = setting(LVRAEConfig.align_target, "normalised or raw: what the latent is drawn to.")
+    noise: str = setting(LVRAEConfig.noise, "uniform, half_normal, fixed or none: sigma of a picture.")
+    noise_tau: float = setting(LVRAEConfig.noise_tau, "tau: largest deviation of the noise that the decoder learns on.")
+    gan_weight: float = setting(LVRAEConfig.gan_weight, "kappa: of the adversarial term.")
+    residual: bool = setting(True, "Off: RAE, which has no residual.")
+    tune_vfm: bool = setting(False, "F.T.-VFM: a copy of the vision model learns; with --no-residual.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("image_size", self.image_size, low=1, integer=True)
+        if self.image_size % self.model.patch:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}.")
+        if self.residual is False and not self.tune_vfm and self.robust_steps:
+            raise ValueError(
+                "RAE learns with noise in its one stage: set robust_steps=0 (adversarial_steps may follow)."
+            )
+
+    @property
+    def model(self) -> LVRAEConfig:
+        """What the model is made of."""
+        return LVRAEConfig(**{entry.name: getattr(self, entry.name) for entry in fields(LVRAEConfig)})
+
+    @property
+    def stages(self) -> LVRAETraining:
+        """The settings of the stages."""
+        return LVRAETraining(**{entry.name: getattr(self, entry.name) for entry in fields(LVRAETraining)})

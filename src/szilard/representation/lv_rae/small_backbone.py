@@ -8,6 +8,7 @@ et al., CVPR 2022).
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,29 @@ from szilard.representation.qlae.pictures import Pictures
 from szilard.representation.sprites import COLOURS, SHAPES, render
 from szilard.training.config import TrainingConfig
 from szilard.training.loop import fit
+from szilard.whole_folder import whole_folder
 
 _HIDDEN = 0.4  # share of the patches
+_STEPS = 100
 
 
-def small_vit(size: int = 32, patch: int = 4, width: int = 64, depth: int = 4, heads: int = 4, *, seed: int = 0) -> Any:
-    """A ViT of one channel with random weights: `transformers.ViTModel`."""
+def small_vit(
+    size: int = 32,
+    patch: int = 4,
+    width: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    *,
+    channels: int = 1,
+    seed: int = 0,
+) -> Any:
+    """A ViT of one channel, or of three, with random weights: `transformers.ViTModel`."""
     from transformers import ViTConfig, ViTModel
 
     config = ViTConfig(
         image_size=size,
         patch_size=patch,
-        num_channels=1,
+        num_channels=channels,
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
@@ -47,21 +59,21 @@ def small_vit(size: int = 32, patch: int = 4, width: int = 64, depth: int = 4, h
 
 
 class HiddenPatches(nn.Module):
-    """Mean squared error of all patches of the grey view, hidden or not; see `small_vit`."""
+    """Mean squared error of all patches of what the model sees, hidden or not; see `small_vit`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone = VisionBackbone(model, learns=True)
-        self.rebuild = nn.Linear(self.backbone.width, self.backbone.patch**2)
+        self.rebuild = nn.Linear(self.backbone.width, self.backbone.channels * self.backbone.patch**2)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Bytes or numbers [B, 3, s, s] -> {"loss"}."""
         pixels = unit(pictures)
         grid = (pixels.shape[2] // self.backbone.patch, pixels.shape[3] // self.backbone.patch)
-        grey = self.backbone.view(pixels, grid)
-        patches = patchify(grey, self.backbone.patch)
-        gone = torch.rand(patches.shape[:2], device=grey.device) < _HIDDEN
-        states = self.backbone.model(grey, bool_masked_pos=gone).last_hidden_state[:, 1:]
+        seen = self.backbone.view(pixels, grid)
+        patches = patchify(seen, self.backbone.patch)
+        gone = torch.rand(patches.shape[:2], device=seen.device) < _HIDDEN
+        states = self.backbone.model(seen, bool_masked_pos=gone).last_hidden_state[:, 1:]
         return {"loss": (self.rebuild(states) - patches).square().mean()}
 
 
@@ -73,6 +85,37 @@ def train_small_backbone(
     rows = fit(HiddenPatches(model), source, config, folder, collate=Pictures.collate, device=device)
     model.eval()
     return rows
+
+
+def small_backbone(
+    folder: Path, pictures: Pictures, patch: int, *, seed: int = 0, restart: bool = False, device: str | None = None
+) -> Any:
+    """The ViT in a folder's "backbone", trained and written there first where there is none.
+
+    Args:
+        folder: of the autoencoder, which reads it from there.
+        pictures: square, of sides that are a multiple of the patch.
+        patch: in pixels.
+        seed: of its weights.
+        restart: train it anew.
+        device: "cpu" keeps a GPU out of it.
+    """
+    from transformers import ViTModel
+
+    there, size = folder / "backbone", pictures[0].shape[-1]
+    if restart:
+        for name in (there, folder / "backbone-training"):
+            shutil.rmtree(name, ignore_errors=True)
+    if not there.is_dir():
+        model = small_vit(size, patch, seed=seed)
+        config = TrainingConfig(steps=_STEPS, batch_size=64, seed=seed, save_every=50, log_every=10)
+        train_small_backbone(model, pictures, folder / "backbone-training", config, device=device)
+        with whole_folder(there) as scratch:
+            model.cpu().save_pretrained(scratch)
+    found = ViTModel.from_pretrained(there, add_pooling_layer=False, use_safetensors=True)
+    if (found.config.image_size, found.config.patch_size) != (size, patch):
+        raise ValueError(f"{str(there)!r} is for other pictures or patches: name another folder, or --restart.")
+    return found
 
 
 def wavy_pictures(count: int, size: int = 32, *, seed: int = 0) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from szilard.representation.lv_rae.config import LVRAETraining
+from szilard.representation.lv_rae.config import LVRAEConfig, LVRAETraining
 from szilard.representation.lv_rae.discriminator import Discriminator
 from szilard.representation.lv_rae.losses import perceptual_loss
 from szilard.representation.lv_rae.model import LVRAE
@@ -24,7 +25,7 @@ from szilard.representation.qlae.model import unit
 from szilard.representation.qlae.pictures import Pictures
 from szilard.training.recipe import Stage, StageResult, run_recipe
 from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held
+from szilard.whole_folder import check_folder, held, whole_folder
 
 _MADE_FOR = "# lv-rae:"
 STAGES = ("stage-1", "stage-2", "stage-2-adversarial")
@@ -116,6 +117,37 @@ def train_lv_rae(
             model.save_pretrained(folder)
         processes.wait_for_everyone()
     return LVRAEResult(results, metrics)
+
+
+def new_model(config: LVRAEConfig, vfm: Any, seed: int) -> LVRAE:
+    """An untrained model; torch's own generator stays as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LVRAE(config, vfm)
+
+
+def robust_copy(folder: Path | str, config: LVRAEConfig, vfm: Any = None, *, beside: Path | None = None) -> LVRAE:
+    """A trained model with the noise and the adversarial weight of another config, for stage II.
+
+    Args:
+        folder: of the trained model.
+        config: with that noise and weight.
+        vfm: as of `LVRAE`.
+        beside: the folder of stage II, which gets a copy of a small vision model that lies in the first one.
+
+    Raises:
+        ValueError: there is none in the folder.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r} with an LV-RAE: szilard train lv-rae makes one.")
+    found: LVRAE = LVRAE.from_pretrained(str(folder), vfm=vfm)
+    small = Path(folder) / "backbone"
+    if beside is not None and small.is_dir() and not (beside / "backbone").is_dir():
+        with whole_folder(beside / "backbone") as scratch:
+            shutil.copytree(small, scratch, dirs_exist_ok=True)
+    names = ("noise", "noise_tau", "gan_weight")
+    found.config = dataclasses.replace(found.config, **{name: getattr(config, name) for name in names})
+    return found
 
 
 def _hash(model: LVRAE) -> str:
