@@ -21,6 +21,7 @@ import hyperfitting_page as hyperfitting
 import koopman_page as koopman
 import ladir_page as ladir
 import latent_sft_page as latent_sft
+import lv_rae_page as lv_rae
 import markov_lm_page as markov_lm
 import qlae_page as qlae
 import speculative_page as speculative
@@ -67,7 +68,7 @@ def main() -> None:
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
-    sections += [*qlae.page(), *koopman.page(), *markov_lm.page()]
+    sections += [*qlae.page(), *koopman.page(), *markov_lm.page(), *lv_rae.page()]
     sections += [*training.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")

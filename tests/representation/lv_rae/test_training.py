@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.representation.lv_rae.tiny import CONFIG, autoencoder, awake, vision_model
 
 from szilard.cli.main import main
 from szilard.representation.lv_rae.config import LVRAETraining
@@ -17,6 +16,7 @@ from szilard.representation.lv_rae.objective import AutoencoderObjective, measur
 from szilard.representation.lv_rae.sensitivity import decoder_sensitivity
 from szilard.representation.lv_rae.small_backbone import small_vit, wavy_pictures
 from szilard.representation.lv_rae.training import new_model, train_lv_rae
+from tests.representation.lv_rae.tiny import CONFIG, autoencoder, awake, vision_model
 
 PICTURES = wavy_pictures(48, 16)
 SETTINGS = LVRAETraining(

@@ -152,8 +152,8 @@ class VisionBackbone(nn.Module):
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """LayerNorm over the last dimension, computed in float32 at least."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    same = [None if one is None else one.to(wide.dtype) for one in (weight, bias)]
-    return F.layer_norm(wide, (x.shape[-1],), *same, eps).to(x.dtype)
+    scale, offset = (None if one is None else one.to(wide.dtype) for one in (weight, bias))
+    return F.layer_norm(wide, (x.shape[-1],), scale, offset, eps).to(x.dtype)
 
 
 def open_backbone(vfm: str | nn.Module) -> VisionBackbone:

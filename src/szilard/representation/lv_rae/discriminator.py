@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.trunk: VisionBackbone = open_backbone(vfm)
         lists = [part for part in self.trunk.model.modules() if isinstance(part, nn.ModuleList)]
-        self._layers = () if not lists else tuple(max(lists, key=len))
+        self._layers: tuple[nn.Module, ...] = max((tuple(part) for part in lists), key=len, default=())
         depth = len(self._layers)
         if not depth:
             raise ValueError(f"{type(self.trunk.model).__name__} has no list of blocks to judge pictures by.")

@@ -29,6 +29,7 @@ class LatentFlow(nn.Module):
 
     mean: Tensor
     spread: Tensor
+    updates: Tensor
 
     def __init__(
         self, network: nn.Module, shape: tuple[int, ...], *, shift: float | None = None, decay: float = 0.9995
@@ -64,7 +65,7 @@ class LatentFlow(nn.Module):
     @torch.no_grad()
     def _average(self) -> None:
         """The average follows the weights as the step before left them; young averages follow faster."""
-        self.updates += 1  # type: ignore[has-type]
+        self.updates += 1
         count = int(self.updates)
         keep = min(self.decay, count / (count + 10))
         for name, weight in self.network.named_parameters():

@@ -69,27 +69,44 @@ class MultiScaleDissimilarity(nn.Module):
         levels = sum(side > (_WINDOW - 1) * 2**level for level in range(len(_SCALES)))
         if not levels:
             raise ValueError(f"MS-SSIM needs sides of more than {_WINDOW - 1} pixels, not {side}: perceptual='none'.")
-        # pytorch-msssim asks for room for five scales whatever the weights: fewer are asked of a larger padding.
-        if levels == len(_SCALES):
-            found: Tensor = ms_ssim((x + 1) / 2, (y + 1) / 2, data_range=1.0)
-            return 1 - found
-        return 1 - _few_scales((x + 1) / 2, (y + 1) / 2, levels)
+        x, y = (x + 1) / 2, (y + 1) / 2
+        if levels < len(_SCALES):  # pytorch-msssim asks for room for all five
+            return 1 - few_scales(x, y, levels)
+        found: Tensor = ms_ssim(x, y, data_range=1.0)
+        return 1 - found
 
 
-def _few_scales(x: Tensor, y: Tensor, levels: int) -> Tensor:
-    """MS-SSIM of the first levels, their exponents scaled to add up to 1."""
-    from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
-
-    window = _fspecial_gauss_1d(_WINDOW, 1.5).repeat(x.shape[1], 1, 1, 1).to(x)
-    total = sum(_SCALES[:levels])
+def few_scales(x: Tensor, y: Tensor, levels: int) -> Tensor:
+    """MS-SSIM of the first levels, whose exponents are scaled to add up to 1; [B, C, H, W] in [0, 1] -> a scalar."""
     product = torch.ones((), device=x.device)
     for level in range(levels):
-        whole, contrast = _ssim(x, y, data_range=1.0, win=window)
-        part = F.relu(whole if level == levels - 1 else contrast)
-        product = product * part.clamp(min=1e-6) ** (_SCALES[level] / total)
+        whole, contrast = _similarity(x, y)
+        part = F.relu(whole if level == levels - 1 else contrast).clamp(min=1e-6)  # [B, C]
+        product = product * part ** (_SCALES[level] / sum(_SCALES[:levels]))
         if level < levels - 1:
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            padding = [side % 2 for side in x.shape[-2:]]
+            x, y = (F.avg_pool2d(one, 2, padding=padding) for one in (x, y))
     return product.mean()
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM, and its contrast and structure alone, [B, C] each (Wang et al. 2004)."""
+    place = torch.arange(_WINDOW, device=x.device, dtype=x.dtype) - _WINDOW // 2
+    bell = torch.exp(-(place**2) / (2 * 1.5**2))
+    bell = bell / bell.sum()
+
+    def blurred(one: Tensor) -> Tensor:
+        channels = one.shape[1]
+        across = F.conv2d(one, bell.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        return F.conv2d(across, bell.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+    first, second = blurred(x), blurred(y)
+    variance = blurred(x * x) - first**2 + blurred(y * y) - second**2
+    covariance = blurred(x * y) - first * second
+    c1, c2 = 0.01**2, 0.03**2
+    contrast = (2 * covariance + c2) / (variance + c2)
+    luminance = (2 * first * second + c1) / (first**2 + second**2 + c1)
+    return (luminance * contrast).mean((2, 3)), contrast.mean((2, 3))
 
 
 class Lpips(nn.Module):
