@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from szilard.representation.lv_rae.backbone import VisionBackbone, open_backbone
 from szilard.representation.lv_rae.config import LVRAEConfig, LVRAERun
-from szilard.representation.lv_rae.model import LVRAE, drawn_noise
+from szilard.representation.lv_rae.model import LVRAE
 from szilard.representation.lv_rae.networks import ResidualEncoder
+from szilard.representation.lv_rae.noise import drawn_noise
 from szilard.representation.lv_rae.patches import patchify, unpatchify
 from tests.representation.lv_rae.tiny import CONFIG, autoencoder, awake, pictures, vision_model
 

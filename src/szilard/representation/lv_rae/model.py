@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from szilard.options import check_number
 from szilard.representation.lv_rae.backbone import VisionBackbone, layer_norm, open_backbone
+from szilard.representation.lv_rae.card import card
 from szilard.representation.lv_rae.config import LVRAEConfig
 from szilard.representation.lv_rae.losses import adaptive_weight, alignment, generator_loss
 from szilard.representation.lv_rae.networks import PixelDecoder, ResidualEncoder
+from szilard.representation.lv_rae.noise import drawn_noise, place_of
 from szilard.representation.lv_rae.patches import grid_of
 
 _FILES = ("config.json", "README.md", "model.safetensors")  # the weights last: with them the folder is whole
@@ -151,7 +153,7 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
         check_number("smoothing_noise", smoothing_noise, low=0)
         z, shape = self.as_tokens(latent, grid)
         if smoothing_noise:
-            noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=_place(generator, z))
+            noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=place_of(generator, z))
             z = z + smoothing_noise * noise.to(z.device)
         found: Tensor = self.decoder(z, shape)
         return found.clamp(0, 1)
@@ -246,11 +248,13 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
         push, repo = options.pop("push_to_hub", False), options.pop("repo_id", None)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {"format": _FORMAT, "config": asdict(self.config), "trained_on": self.trained_on}
+        own = self.config
+        count = sum(value.numel() for value in self.own_state().values())
+        kept = {"format": _FORMAT, "config": asdict(own), "trained_on": self.trained_on}
         kept["vfm_fingerprint"] = self.backbone.fingerprint()
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
             (Path(scratch) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-            (Path(scratch) / "README.md").write_text(self.card(), encoding="utf-8")
+            (Path(scratch) / "README.md").write_text(card(own, self.width, count, self.trained_on), encoding="utf-8")
             tensors = {name: value.detach().cpu().contiguous() for name, value in self.own_state().items()}
             save_file(tensors, Path(scratch) / "model.safetensors")
             for file in _FILES:
@@ -290,47 +294,3 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"the weights in {model_id!r} cannot be read: {str(error).splitlines()[0]}") from None
         model.trained_on = kept.get("trained_on", {})
         return model.to(map_location or "cpu").eval()
-
-    def card(self) -> str:
-        """The README.md of a folder."""
-        own = self.config
-        kind = "LV-RAE" if own.residual else "F.T.-VFM" if own.tune_vfm else "RAE"
-        count = sum(value.numel() for value in self.own_state().values())
-        lines = ["---", "library_name: szilard", "tags: [szilard, autoencoder]", "---", f"# {kind}", ""]
-        lines += [f"A representation autoencoder on the frozen vision model `{own.vfm}`: {count:,} numbers of its own,"]
-        lines += [
-            f"tokens of {own.patch} x {own.patch} pixels and {self.width} numbers. The vision model is not in here.",
-            "",
-        ]
-        if self.trained_on:
-            lines += ["| trained with | |", "|---|---|"]
-            lines += [f"| {name} | {value} |" for name, value in self.trained_on.items()] + [""]
-        lines += ["```python", "import szilard", "", "model = szilard.LVRAE.from_pretrained(FOLDER)"]
-        lines += ["model.reconstruct(pixels)  # [B, 3, H, W] in [0, 1]", "```", ""]
-        return "\n".join([*lines, "After Liu et al., arXiv:2602.08620, and Zheng et al., arXiv:2510.11690.", ""])
-
-
-def drawn_noise(z: Tensor, tau: float, kind: str, generator: torch.Generator | None = None) -> Tensor:
-    """sigma eps, [B, N, D]: one sigma per picture, spread over its tokens and channels.
-
-    Args:
-        z: [B, N, D].
-        tau: largest deviation ("uniform"), that of the half-normal's normal, or the deviation itself ("fixed").
-        kind: of `config.NOISES`.
-        generator: None: torch's own.
-    """
-    if kind == "none" or tau == 0:
-        return torch.zeros_like(z)
-    place = _place(generator, z)
-    shape = (len(z), 1, 1)
-    if kind == "uniform":
-        sigma = tau * torch.rand(shape, generator=generator, device=place)
-    elif kind == "half_normal":
-        sigma = tau * torch.randn(shape, generator=generator, device=place).abs()
-    else:
-        sigma = torch.full(shape, tau, device=place)
-    return (sigma * torch.randn(z.shape, generator=generator, device=place)).to(z)
-
-
-def _place(generator: torch.Generator | None, z: Tensor) -> torch.device:
-    return z.device if generator is None else generator.device

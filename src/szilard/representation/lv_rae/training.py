@@ -205,7 +205,9 @@ def _told(
     config: LVRAETraining, source: Pictures, data: str, perceptual: nn.Module | None, metrics: dict[str, float]
 ) -> dict[str, Any]:
     """What the card says."""
-    named = type(perceptual).__name__ if perceptual is not None else config.perceptual
+    named = config.perceptual
+    if named == "none" and perceptual is not None:
+        named = type(perceptual).__name__
     loss = "L1 alone (no LPIPS)" if named == "none" else f"L1 + {config.perceptual_weight:g} {named}"
     found: dict[str, Any] = {"pictures": f"{len(source)}" + (f" ({data})" if data else ""), "loss": loss}
     found |= {
