@@ -23,6 +23,7 @@ import hyperfitting_page as hyperfitting
 import koopman_page as koopman
 import ladir_page as ladir
 import latent_sft_page as latent_sft
+import lv_rae_page as lv_rae
 import markov_lm_page as markov_lm
 import qlae_page as qlae
 import sae_page as sae
@@ -72,6 +73,7 @@ def main() -> None:
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
     sections += [*qlae.page(), *koopman.page(), *sae.page(), *vl_jepa.page(), *markov_lm.page(), *codecs.page(), *feds.page()]
+    sections += [*lv_rae.page()]
     sections += [*training.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")

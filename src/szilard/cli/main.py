@@ -49,6 +49,7 @@ from szilard.cli import (
     train_ladir,
     train_learn2pd,
     train_llmlingua2,
+    train_lv_rae,
     train_qlae,
     train_sae,
     train_tidal_decode,
@@ -98,6 +99,7 @@ train.command("uncomp")(train_uncomp.uncomp)
 train.command("vl-jepa")(train_vl_jepa.vl_jepa)
 train.command("learn2pd")(train_learn2pd.learn2pd)
 train.command("llmlingua2")(train_llmlingua2.llmlingua2)
+train.command("lv-rae")(train_lv_rae.lv_rae)
 app.add_typer(train, name="train")
 analyze = typer.Typer(help="Look into a model: what its layers and heads do with texts.", no_args_is_help=True)
 analyze.command("agentic-mi")(analyze_agentic_mi.agentic_mi)

@@ -6,6 +6,8 @@ from szilard.information.attention_entropy import (
     uniform_causal_entropy,
 )
 from szilard.information.categorical_entropy import categorical_entropy
+from szilard.information.cknna import cknna
+from szilard.information.frechet_distance import energy_distance, frechet_distance, nearest_distance
 from szilard.information.gaussian_latents import (
     effective_dimension,
     gaussian_dissipating_information,
@@ -60,6 +62,7 @@ __all__ = [
     "SpanIndex",
     "attention_entropy",
     "categorical_entropy",
+    "cknna",
     "copy_rate",
     "dataset_bleu",
     "dirichlet_energy",
@@ -67,9 +70,11 @@ __all__ = [
     "effective_dimension",
     "effective_rank",
     "ends_in_loop",
+    "energy_distance",
     "entropy",
     "entropy_from_logits",
     "entropy_of_probabilities",
+    "frechet_distance",
     "gaussian_dissipating_information",
     "gaussian_latent_information",
     "infomec",
@@ -82,6 +87,7 @@ __all__ = [
     "mean_pullback_metric",
     "measure",
     "mutual_information_from_log_likelihood",
+    "nearest_distance",
     "neighbor_information",
     "normalized_mutual_information",
     "nuclear_norm",
