@@ -36,7 +36,10 @@ python benchmarks/lv_rae.py --part toy --seed 0           # and 1, 2
 python benchmarks/lv_rae.py --part diffusion --seed 0
 ```
 """
-READING = ""
+READING = """**Reading** (one seed). The residual is worth 6.8 dB over decoding LN(u) (21.2 and 14.4), at a cosine of 0.999 to the backbone's features; without it 14.1 dB are left. The decoder that
+was trained on clean latents falls off under noise (18.5 dB at 0.2), and stage II with noise wins 1.8 dB there over stage II without, for 0.6 dB of clean pictures; at 0.1 only 0.5 dB, less than the paper's picture. Random and fixed noise are alike.
+A loose alignment (eta 0.1) is the stronger knob of robustness here (24.3 dB at 0.2) and costs the neighbourhood of the features (CKNNA 0.65 instead of 0.97). The fine-tuned backbone cannot win: it sees one channel.
+"""
 _COLUMNS = {
     "clean": "psnr",
     "noise .1": "psnr_0.1",
