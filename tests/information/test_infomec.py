@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from szilard.cli.main import app
 from szilard.information.infomec import (
     infomec,
-    neighbor_information,
     normalized_mutual_information,
     predictive_information,
 )
+from szilard.information.label_information import neighbor_information
 
 GRID = np.array(list(itertools.product(range(3), range(4))) * 5)
 

@@ -18,10 +18,10 @@ from szilard.information.gaussian_latents import (
 from szilard.information.infomec import (
     InfoMEC,
     infomec,
-    neighbor_information,
     normalized_mutual_information,
     predictive_information,
 )
+from szilard.information.label_information import neighbor_information
 from szilard.information.logits import (
     Measures,
     entropy,

@@ -23,14 +23,21 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import torch
 
+from szilard.information.label_information import binned, count_entropy, plug_in, ross
+from szilard.information.sample_tables import (
+    Array,
+    as_columns,
+    class_labels,
+    number_table,
+    sample_table,
+    source_labels,
+)
 from szilard.options import check_bool, check_number
 
-Array: TypeAlias = "np.ndarray | torch.Tensor"
 _JITTER = 1e-10  # of the standardised column: breaks ties, as scikit-learn does
 
 
@@ -170,8 +177,8 @@ def predictive_information(features: Array, labels: Array, *, continuous: bool =
         ImportError: scikit-learn is not installed.
     """
     check_bool("continuous", continuous)
-    x = _checked("features", features)
-    y = _checked("labels", _column(labels)) if continuous else source_labels(_column(labels), "labels")
+    x = number_table("features", features)
+    y = number_table("labels", as_columns(labels)) if continuous else source_labels(as_columns(labels), "labels")
     if len(x) != len(y):
         raise ValueError(f"features have {len(x)} samples and labels {len(y)}: give both of the same samples.")
     if y.shape[1] != 1:
@@ -186,138 +193,16 @@ def predictive_information(features: Array, labels: Array, *, continuous: bool =
     return float(1 - rest.var() / y.var())
 
 
-def neighbor_information(column: Array, labels: Array, neighbors: int = 10) -> float:
-    """I(z; s) in nats of a continuous z and a discrete s by nearest neighbours (Ross 2014), at least 0.
-
-    psi(N) + mean psi(k_n) - mean psi(N_y) - mean psi(m_n): N_y samples are of the class of sample n, its k_n-th nearest
-    of them is at a distance r_n, and m_n samples of any class, itself included, are nearer than that.
-
-    Args:
-        column: [N] numbers.
-        labels: [N] classes; those that occur once are left out.
-        neighbors: k; min(k, N_y - 1) for small classes.
-
-    Raises:
-        ValueError: shapes that do not match, no numbers, or no class that occurs twice.
-    """
-    check_number("neighbors", neighbors, low=1, integer=True)
-    z, y = _checked("column", _column(column)), _column(labels)
-    if z.shape[1] != 1 or y.ndim != 2 or y.shape[1] != 1:
-        raise ValueError(f"column and labels must be [N] each, not {list(z.shape)} and {list(y.shape)}.")
-    if len(z) != len(y):
-        raise ValueError(f"column has {len(z)} samples and labels {len(y)}: give both of the same samples.")
-    classes = _labels(_comparable("labels", y)[:, 0])
-    if np.bincount(classes).max() < 2:
-        raise ValueError("no class occurs twice: neighbours of a class need more samples than classes.")
-    return _ross(z[:, 0], classes, neighbors)
-
-
-def source_labels(sources: Array, name: str = "sources") -> np.ndarray:
-    """Each column's values as whole numbers from 0.
-
-    Args:
-        sources: [N, n_s], numbers or words.
-        name: of them, in errors.
-
-    Returns:
-        int64 [N, n_s].
-
-    Raises:
-        TypeError, ValueError: no table, a column with one value, or one in which no value occurs twice.
-    """
-    table = _comparable(name, sources)
-    columns = [_labels(column) for column in table.T]
-    for place, column in enumerate(columns):
-        counts = np.bincount(column)
-        if len(counts) == 1:
-            raise ValueError(f"source {place} has one value only, so nothing can tell about it: leave it out.")
-        if counts.max() == 1:
-            raise ValueError(
-                f"no value of source {place} occurs twice in {len(column)} samples: sources are classes; bin numbers "
-                "first, or give more samples."
-            )
-    return np.stack(columns, axis=1)
-
-
-# --- the matrix -------------------------------------------------------------------------------------------------------
-
-
 def _nmi(labels: np.ndarray, z: np.ndarray, discrete: bool, neighbors: int, bins: int | None) -> np.ndarray:
-    entropies = [_entropy(np.bincount(column)) for column in labels.T]
+    entropies = [count_entropy(np.bincount(column)) for column in labels.T]
     if discrete or bins is not None:
-        columns = [_labels(column) if discrete else _binned(column, bins or 2) for column in z.T]
-        found = [[_plug_in(source, column) for column in columns] for source in labels.T]
+        columns = [class_labels(column) if discrete else binned(column, bins or 2) for column in z.T]
+        found = [[plug_in(source, column) for column in columns] for source in labels.T]
     else:
         noise = np.random.default_rng(0).standard_normal(len(z)) * _JITTER  # one for all: columns stay exchangeable
         noisy = z + noise[:, None] * np.maximum(1.0, np.abs(z).mean(0))
-        found = [[_ross(column, source, neighbors) for column in noisy.T] for source in labels.T]
+        found = [[ross(column, source, neighbors) for column in noisy.T] for source in labels.T]
     return np.array(found) / np.array(entropies)[:, None]
-
-
-def _ross(z: np.ndarray, labels: np.ndarray, neighbors: int) -> float:
-    from scipy.special import digamma
-
-    sizes = np.bincount(labels)
-    if (sizes == 1).any():
-        kept = sizes[labels] > 1
-        z, labels = z[kept], labels[kept]
-        sizes = np.bincount(labels)
-    count = len(z)
-    order = np.lexsort((z, labels))
-    by_class, of_class = z[order], sizes[labels[order]]
-    neighbors = min(neighbors, int(sizes.max()) - 1)
-    least = np.minimum(neighbors, of_class - 1)
-    start = np.concatenate([[0], np.cumsum(sizes)])[labels[order]]
-    # The k nearest of a class and the sample itself stand in a row: try the k + 1 rows that hold it.
-    place = np.arange(count)
-    radius = np.full(count, np.inf)
-    for before in range(neighbors + 1):
-        first, last = place - before, place - before + least
-        inside = (before <= least) & (first >= start) & (last < start + of_class)
-        reach = np.maximum(by_class - by_class[first.clip(0, count - 1)], by_class[last.clip(0, count - 1)] - by_class)
-        radius = np.where(inside, np.minimum(radius, reach), radius)
-    radius = np.nextafter(radius, 0)
-    ordered = np.sort(z)
-    low = np.searchsorted(ordered, by_class - radius, side="left")
-    high = np.searchsorted(ordered, by_class + radius, side="right")
-    low, high = _within(ordered, by_class, radius, low, high)
-    found = digamma(count) + (digamma(least) - digamma(of_class) - digamma(high - low)).mean()
-    return max(0.0, float(found))
-
-
-def _within(
-    ordered: np.ndarray, middle: np.ndarray, radius: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of |ordered - middle| <= radius: a sum rounds otherwise than the distance that is compared."""
-    last = len(ordered) - 1
-    while (wrong := (middle - ordered[low.clip(max=last)] > radius) & (low < high)).any():
-        low = low + wrong
-    while (wrong := (ordered[(high - 1).clip(0)] - middle > radius) & (low < high)).any():
-        high = high - wrong
-    while (wrong := (low > 0) & (middle - ordered[(low - 1).clip(0)] <= radius)).any():
-        low = low - wrong
-    while (wrong := (high <= last) & (ordered[high.clip(max=last)] - middle <= radius)).any():
-        high = high + wrong
-    return low, high
-
-
-def _plug_in(one: np.ndarray, other: np.ndarray) -> float:
-    pairs = np.unique(one * (int(other.max()) + 1) + other, return_counts=True)[1]  # a table of all may be huge
-    return max(0.0, _entropy(np.bincount(one)) + _entropy(np.bincount(other)) - _entropy(pairs))
-
-
-def _entropy(counts: np.ndarray) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
-
-
-def _binned(column: np.ndarray, bins: int) -> np.ndarray:
-    bins = min(bins, len(column))
-    edges = np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]))
-    return np.searchsorted(edges, column, side="right")
-
-
-# --- the three numbers ------------------------------------------------------------------------------------------------
 
 
 def _ratio(told: np.ndarray, axis: int) -> float:
@@ -370,51 +255,8 @@ def _check_estimate(discrete: bool, neighbors: int, bins: int | None) -> None:
 
 def _latents(given: Array, discrete: bool) -> np.ndarray:
     if not discrete:
-        return _checked("latents", given)
-    return np.stack([_labels(column) for column in _comparable("latents", given).T], axis=1)
-
-
-def _checked(name: str, given: Array) -> np.ndarray:
-    """float64 [N, columns]."""
-    array = _comparable(name, given)
-    if array.dtype.kind in "US":
-        raise TypeError(f"{name} must be a table of numbers, not of words.")
-    return array.astype(float)
-
-
-def _comparable(name: str, given: Any) -> np.ndarray:
-    """[N, columns] of finite numbers or of words."""
-    try:
-        array = _array(given)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a table [samples, columns], not {type(given).__name__}.") from error
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} must be [samples, columns] with at least one of each, not {list(array.shape)}.")
-    if array.dtype.kind not in "biufUS":
-        raise TypeError(f"{name} must be a table of numbers, not of {array.dtype}.")
-    if len(array) < 2:
-        raise ValueError(f"{name} has one sample: nothing can be measured on it.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).any(0).argmax())
-        raise ValueError(f"{name} must be finite; column {bad} is not: leave those samples out.")
-    return array
-
-
-def _array(given: Any) -> np.ndarray:
-    if isinstance(given, torch.Tensor):
-        there = given.detach().cpu()
-        return (there.double() if there.is_floating_point() else there).numpy()
-    array = np.asarray(given)
-    return array.astype(float) if array.dtype.kind == "O" else array  # None becomes NaN
-
-
-def _column(given: Array) -> Any:
-    array = given if isinstance(given, torch.Tensor) else _array(given)
-    return array[:, None] if array.ndim == 1 else array
-
-
-def _labels(column: np.ndarray) -> np.ndarray:
-    return np.unique(column, return_inverse=True)[1].reshape(-1)
+        return number_table("latents", given)
+    return np.stack([class_labels(column) for column in sample_table("latents", given).T], axis=1)
 
 
 def _standardised(z: np.ndarray) -> np.ndarray:
@@ -429,7 +271,7 @@ def _one_hot(z: np.ndarray) -> Any:
     """Sparse [N, sum of values], float64: a one per latent and row."""
     from scipy.sparse import csr_matrix
 
-    columns = [_labels(column) for column in z.T]
+    columns = [class_labels(column) for column in z.T]
     offsets = np.cumsum([0, *(int(column.max()) + 1 for column in columns)])
     places = np.stack(columns, axis=1) + offsets[:-1]
     rows = np.repeat(np.arange(len(z)), z.shape[1])

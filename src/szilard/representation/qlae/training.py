@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from szilard.engines.loading import check_device
-from szilard.information.infomec import source_labels
+from szilard.information.sample_tables import source_labels
 from szilard.representation.qlae.config import QlaeConfig
 from szilard.representation.qlae.model import LatentAutoencoder
 from szilard.representation.qlae.objective import ReconstructionObjective, measure
