@@ -36,6 +36,10 @@ def test_another_run_and_foreign_folders_are_refused(tmp_path, data):
     train_cot(engine(), data, CONFIG, tmp_path / "out")
     with pytest.raises(ValueError, match="other settings or data"):
         train_cot(engine(), data, SupervisedConfig(steps=5, held_out=0.25), tmp_path / "out")
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join([lines[1], lines[0], *lines[2:]]))  # as many problems, in another order
+    with pytest.raises(ValueError, match="other settings or data"):
+        train_cot(engine(), data, CONFIG, tmp_path / "out")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="something else"):

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from szilard.engines.engine import Engine
-from szilard.reasoning.examples import read_reasoning
+from szilard.reasoning.examples import read_reasoning, reasoning_digest
 from szilard.reasoning.supervised import Chains, train_supervised
 from szilard.reasoning.supervised_config import SupervisedConfig
 from szilard.training.course import split
@@ -59,14 +59,15 @@ def train_cot(
     problems = read_reasoning(data, limit)
     learned, kept = split(range(len(problems)), config.held_out, config.seed)
     model: Any = engine.model  # type: ignore[attr-defined]
-    Chains(problems, engine.tokenizer, config)  # what it refuses is refused before the folder is touched
+    # what it refuses is refused before the folder is touched
+    chains = Chains([problems[index] for index in learned], engine.tokenizer, config)
     processes = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))
     with contextlib.ExitStack() as opened:
         if processes.is_main_process:
             check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(lock(folder / ".lock", f"the folder {str(folder)!r}"))
-            about = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# problems: {len(problems)}"
+            about = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# data: {reasoning_digest(problems)}"
             other = "settings or data, or of another model"
             claim(folder, f"{about}\n{config.to_yaml()}", folders=_FOLDERS, files=_FILES, restart=restart, other=other)
         processes.wait_for_everyone()
@@ -75,7 +76,7 @@ def train_cot(
         result = train_supervised(
             model,
             engine.tokenizer,
-            [problems[index] for index in learned],
+            chains,
             [problems[index] for index in kept],
             config,
             folder / "stages",

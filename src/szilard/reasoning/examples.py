@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,14 @@ def read_reasoning(file: Path, limit: int | None = None) -> list[Reasoning]:
     if not found:
         raise ValueError(f"{str(file)!r} holds no problem.")
     return found[:limit]
+
+
+def reasoning_digest(examples: Sequence[Reasoning]) -> str:
+    """A hash of problems, chains and answers, by which a run knows its data."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update("\0".join((example.problem, example.cot, example.answer, "")).encode())
+    return found.hexdigest()[:16]
 
 
 def _reasoning(record: Any, where: str) -> Reasoning:

@@ -195,7 +195,7 @@ def same_answer(given: str, wanted: str) -> bool:
 def train_supervised(
     model: Any,
     tokenizer: Any,
-    learned: Sequence[Reasoning],
+    learned: Sequence[Reasoning] | Chains,
     held: Sequence[Reasoning],
     config: SupervisedConfig,
     folder: Path,
@@ -209,7 +209,7 @@ def train_supervised(
     Args:
         model: of transformers; tuned in place.
         tokenizer: its own.
-        learned: problems to learn.
+        learned: problems to learn, as they are or in tokens already.
         held: problems for the evaluations.
         config: the settings.
         folder: for checkpoints, metrics and evaluations.
@@ -220,7 +220,7 @@ def train_supervised(
     Returns:
         The training's metrics and evaluations ("accuracy", "steps").
     """
-    data = Chains(learned, tokenizer, config)
+    data = learned if isinstance(learned, Chains) else Chains(learned, tokenizer, config)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         found = answers(model, tokenizer, [example.problem for example in held], config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from szilard.engines.engine import Engine
-from szilard.reasoning.examples import Reasoning, prompt_ids, read_reasoning
+from szilard.reasoning.examples import Reasoning, prompt_ids, read_reasoning, reasoning_digest
 from szilard.reasoning.ladir.checkpoint import write_checkpoint
 from szilard.reasoning.ladir.config import LadirConfig
 from szilard.reasoning.ladir.evaluation import free_running, thoughts_of, with_gold_blocks
@@ -337,7 +336,7 @@ def train_ladir(
             f"{len(examples)} problems with held_out={config.held_out} leave none to learn, or to measure."
         )
     check_problems(as_engine(engine), examples, config)  # before the folder belongs to these data
-    text = f"{_MADE_FOR} {engine.name} ({engine.fingerprint})\n# data: {_digest(examples)}\n{config.to_yaml()}"
+    text = f"{_MADE_FOR} {engine.name} ({engine.fingerprint})\n# data: {reasoning_digest(examples)}\n{config.to_yaml()}"
     process = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))  # type: ignore[attr-defined]
     stages = (VAE, STAGE_1, STAGE_2)
     check_ours(folder, _MADE_FOR, (*stages, "ladir", *_FILES))
@@ -362,10 +361,3 @@ def _at(result: StageResult) -> dict[str, float]:
     """The evaluation of the weights that a stage handed on."""
     rows = [row for row in result.evaluations if row["step"] == result.best_step]
     return {name: value for name, value in rows[-1].items() if name not in ("step", "score")}
-
-
-def _digest(examples: Sequence[Reasoning]) -> str:
-    found = hashlib.sha256()
-    for example in examples:
-        found.update("\0".join((example.problem, example.cot, example.answer, "")).encode())
-    return found.hexdigest()[:16]
