@@ -6,6 +6,9 @@ import importlib.util
 import os
 from functools import cache
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import pytest
 import torch
 from transformers import (
@@ -17,9 +20,6 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 VOCAB, PAD, EOS = 97, 0, 1
 _SHAPE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -17,6 +18,17 @@ errors = Console(stderr=True)
 def note(text: str, style: str = "dim") -> None:
     """A line on stderr, printed as it is: whatever it holds, nothing is taken for markup."""
     errors.print(Text(text, style=style))
+
+
+def needs(*packages: str, extra: str = "train") -> None:
+    """Refuse to begin without a package of an extra.
+
+    Raises:
+        ValueError: one of them is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"this command needs the package {package}: pip install 'szilard[{extra}]'")
 
 
 def training_device(device: str | None) -> str | None:

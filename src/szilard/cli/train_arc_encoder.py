@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 import yaml
 
 from szilard.cli import options as o
-from szilard.cli.loading import load_engine, note, training_device
+from szilard.cli.loading import load_engine, needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.compression.arc_encoder.config import CONFIGS, STAGES, ArcConfig
 
@@ -41,6 +40,7 @@ def arc_encoder(
     gives a trained encoder one more decoder. A stopped run goes on from its last checkpoint when the command is given
     again.
     """
+    needs("accelerate")
     from szilard.compression.arc_encoder.training import train_arc_encoder
     from szilard.training.config import read_config
     from szilard.training.corpus import read_texts
@@ -50,8 +50,6 @@ def arc_encoder(
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}.")
     chosen = read_config(CONFIGS[stage], config, settings | {"stage": stage})
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     read_texts(data)  # bad data is told before the models are loaded
     check_folder(output)
     if stage != "pretrain" and not chosen.checkpoint:

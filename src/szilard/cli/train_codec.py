@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
 from szilard.codecs.training import CodecConfig
 
@@ -52,7 +51,7 @@ def codec(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(CodecConfig, config, settings)
-    check_accelerate()
+    needs("accelerate")
     check_folder(output)
     name = codec or "mlicv2"
     made = new_codec(name, preset, parse_settings(name, sizes or ()), chosen.seed)
@@ -75,12 +74,6 @@ def read_pictures(data: str, limit: int | None) -> Any:
     if data == PACKAGED:
         return dict(list(packaged_photographs().items())[:limit])
     return files_of(Path(data))[:limit]
-
-
-def check_accelerate() -> None:
-    """Refuse to begin without it."""
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
 
 
 add_flags(codec, CodecConfig)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from szilard.cli import options as o
-from szilard.cli.loading import load_engine, note, training_device
+from szilard.cli.loading import load_engine, needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, DataOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.compression.comprexit.config import ComprExITConfig
 
@@ -28,6 +27,7 @@ def comprexit(
     on with --start from questions about contexts: records with "context", "prompt" and "answer". A stopped run goes on
     from its last checkpoint when the command is given again.
     """
+    needs("accelerate")
     from szilard.compression.comprexit.training import train_comprexit
     from szilard.compression.passages import read_questions
     from szilard.training.config import read_config
@@ -35,8 +35,6 @@ def comprexit(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(ComprExITConfig, config, settings)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     if chosen.stage == "sft":  # bad data is told before the model is loaded
         read_questions(data, limit=limit)
     else:

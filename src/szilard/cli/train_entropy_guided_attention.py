@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, DataOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.training.entropy_guided_attention.config import EntropyGuidedConfig
 
@@ -25,12 +24,11 @@ def entropy_guided_attention(
     A stopped run goes on from its last checkpoint when the command is given again. The folder is a model that every
     command reads.
     """
+    needs("accelerate")
     from szilard.training.config import read_config
     from szilard.training.entropy_guided_attention.training import train_softmax_only
 
     chosen = read_config(EntropyGuidedConfig, config, settings)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     found = train_softmax_only(data, chosen, output, limit=limit, restart=restart, device=training_device(device))
     shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.items())
     note(f"held-out text: {shown}; written to {output}")

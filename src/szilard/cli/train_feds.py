@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_codec import (
     CodecOption,
     LimitOption,
     PicturesOption,
     PresetOption,
     SizeOption,
-    check_accelerate,
     read_pictures,
 )
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
@@ -58,7 +57,7 @@ def feds(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(FEDSConfig, config, settings)
-    check_accelerate()
+    needs("accelerate")
     check_folder(output)
     said = codec is not None or preset is not None or bool(sizes)
     if student_config is not None and said:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import os
 import typing
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from szilard.attention.first.config import FirstConfig
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note, training_device
+from szilard.cli.loading import errors, load_engine, needs, note, training_device
 from szilard.compression.mean_pool.config import MeanPoolConfig
 from szilard.compression.refrag.config import RefragConfig
 from szilard.diffusion.training_config import MaskedDiffusionTraining
@@ -180,9 +179,7 @@ def command(slug: str) -> Callable[..., None]:
         chosen = read_config(trained.config, config, settings)
         if trained.alone and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError(f"`szilard train {slug}` runs in one process: start it without a launcher.")
-        for package in ("accelerate", "peft") if getattr(chosen, "lora", False) else ("accelerate",):
-            if importlib.util.find_spec(package) is None:
-                raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
+        needs("accelerate", *(["peft"] if getattr(chosen, "lora", False) else []))
         checks, _, name = trained.reads.partition(":")
         getattr(import_module(checks), name)(data)  # bad data is told before the model is loaded
         for folder in (output, *([] if cache is None else [cache])):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
 from szilard.representation.koopman.config import KoopmanConfig
 
@@ -42,6 +41,7 @@ def koopman(
     --mutual-information-weight 0 --entropy-weight 0 it is a plain Koopman autoencoder. A stopped run goes on from its
     last checkpoint when the command is given again.
     """
+    needs("accelerate")
     import torch
 
     from szilard.engines.loading import check_device
@@ -54,8 +54,6 @@ def koopman(
     from szilard.whole_folder import check_folder, write_whole
 
     chosen = read_config(KoopmanConfig, config, settings)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     if (chosen_device := training_device(device)) is not None:
         check_device(chosen_device)
     check_folder(output)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from szilard.cli import options as o
-from szilard.cli.loading import load_engine, note, training_device
+from szilard.cli.loading import load_engine, needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, DataOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.reasoning.ladir.config import LadirConfig
 
@@ -34,9 +33,7 @@ def ladir(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(LadirConfig, config, settings)
-    for package in ("accelerate", "peft") if chosen.lora else ("accelerate",):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"this training needs the package {package}: pip install 'szilard[train]'")
+    needs("accelerate", *(["peft"] if chosen.lora else []))
     read_reasoning(data, limit)  # bad data is told before the model is loaded
     check_folder(output)
     engine = load_engine(model, "transformers", training_device(device), dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note
+from szilard.cli.loading import errors, load_engine, needs, note
 from szilard.cli.train_heads import ConfigOption, LimitOption, OutputOption, RestartOption, add_flags
 from szilard.compression.llmlingua2.training_config import ClassifierConfig
 
@@ -43,6 +42,7 @@ def llmlingua2(
     The output is a token classifier of transformers, for `szilard compress --set checkpoint=OUTPUT`. A stopped run goes
     on when the command is given again, the teacher's part too.
     """
+    needs("accelerate")
     from transformers.utils import logging
 
     from szilard.compression.llmlingua2.annotation import lemmas_by_name
@@ -52,8 +52,6 @@ def llmlingua2(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(ClassifierConfig, config, settings)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     if (pairs is None) == (data is None):
         raise ValueError("give either --pairs (originals with compressed texts) or --data (texts for a teacher).")
     for name, value in (("--teacher-batch", teacher_batch), ("--chunk", chunk), ("--limit", limit)):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
 from szilard.representation.lv_rae.config import LVRAERun
 
@@ -37,6 +36,7 @@ def lv_rae(
     discriminator (--adversarial-steps). `--vfm small --data shapes` needs no download. A stopped run goes on when the
     command is given again.
     """
+    needs("accelerate")
     from szilard.representation.lv_rae.backbone import open_backbone
     from szilard.representation.lv_rae.discriminator import Discriminator
     from szilard.representation.lv_rae.losses import perceptual_loss
@@ -47,8 +47,6 @@ def lv_rae(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(LVRAERun, config, settings)
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     check_folder(output)
     perceptual = perceptual_loss(chosen.perceptual)
     if data == "shapes":

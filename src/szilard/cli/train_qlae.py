@@ -12,7 +12,7 @@ import torch
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
 from szilard.representation.qlae.config import InfoGanRunConfig, QlaeConfig, QlaeRunConfig
 from szilard.training.config import TrainingConfig
@@ -50,7 +50,7 @@ def qlae(
     from szilard.training.config import read_config
 
     chosen = read_config(QlaeRunConfig, config, settings)
-    _needs_accelerate()
+    needs("accelerate")
     pixels, labels = read_pictures(data, image_size=chosen.image_size, factors=factors, limit=limit, seed=chosen.seed)
     if labels is not None and importlib.util.find_spec("sklearn") is None:
         raise ValueError("measuring factors needs scikit-learn: pip install 'szilard[eval]'")
@@ -94,7 +94,7 @@ def infogan(
     from szilard.training.config import read_config
 
     chosen = read_config(InfoGanRunConfig, config, settings)
-    _needs_accelerate()
+    needs("accelerate")
     pixels, _ = read_pictures(data, image_size=chosen.image_size, limit=limit, seed=chosen.seed)
     with torch.random.fork_rng():
         torch.manual_seed(chosen.seed)
@@ -113,11 +113,6 @@ def _of(cls: type[Any], chosen: TrainingConfig) -> Any:
     """The settings of the training alone."""
     values: Mapping[str, Any] = dataclasses.asdict(chosen)
     return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-
-
-def _needs_accelerate() -> None:
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
 
 
 def _page(model: Any, pixels: Any, output: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note, training_device
+from szilard.cli.loading import errors, load_engine, needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, LimitOption, OutputOption, RestartOption, add_flags
-from szilard.representation.concept_sae.training import SaeConfig
+from szilard.representation.concept_sae.config import SaeConfig
 
 
 def sae(
@@ -62,6 +61,7 @@ def sae(
     With --data a model runs over the texts first and its activations are kept. A stopped run goes on, harvest and
     training alike, when the command is given again.
     """
+    needs("accelerate")
     import torch
 
     from szilard.representation.concept_sae.harvest import harvest_activations
@@ -88,8 +88,6 @@ def sae(
     own = {"k": k, "sparsity_weight": sparsity_weight, "rank_weight": rank_weight, "rank_head": rank_head}
     own = {name: value for name, value in own.items() if value is not None}
     make_sae(kind, 1, 2**20 if dictionary_size is None else dictionary_size, **own)  # told before a model runs
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("this training needs the package accelerate: pip install 'szilard[train]'")
     check_folder(output)
     if data is None:
         assert activations is not None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
-from szilard.cli.loading import note, training_device
+from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
 from szilard.representation.vl_jepa.config import VLJEPAConfig
 
@@ -40,10 +39,9 @@ def vl_jepa(
     from szilard.whole_folder import check_folder
 
     chosen = read_config(VLJEPAConfig, config, settings)
-    needed = {"accelerate": "train"} | ({"PIL": "vision"} if data is not None else {})
-    for package, extra in needed.items():
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"this training needs the package {package}: pip install 'szilard[{extra}]'")
+    needs("accelerate")
+    if data is not None:
+        needs("PIL", extra="vision")
     check_folder(output)
     if data is not None:
         read_pairs(data)  # bad data is told before a model is loaded
