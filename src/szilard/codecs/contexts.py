@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from szilard.codecs.checkerboard import anchors, only, squeezed, unsqueezed
-from szilard.codecs.layers import ChannelNorm, Gate, conv1x1, conv3x3
+from szilard.codecs.layers import ChannelNorm, Gate, conv1x1, conv3x3, relative_position_index
 
 _OUTSIDE = -100.0  # added where an attention is not wanted
 
@@ -93,10 +93,7 @@ class LocalContext(nn.Module):
         if not rope:
             table = torch.empty((2 * window - 1) ** 2, heads)
             self.relative_position_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-            place = torch.arange(window)
-            apart = place[:, None] - place + window - 1  # [w, w]
-            index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
-            self.register_buffer("relative_position_index", index.reshape(window**2, window**2))
+            self.register_buffer("relative_position_index", relative_position_index(window))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 2C, h, w]."""

@@ -24,6 +24,14 @@ def subpel_conv3x3(inner: int, outer: int, factor: int = 1) -> nn.Sequential:
     return nn.Sequential(conv3x3(inner, outer * factor**2), nn.PixelShuffle(factor))
 
 
+def relative_position_index(window: int) -> Tensor:
+    """Where the offset of two places in a window stands in a table of all (2 w - 1)^2: int64 [w^2, w^2]."""
+    place = torch.arange(window)
+    apart = place[:, None] - place + window - 1
+    index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
+    return index.reshape(window**2, window**2)
+
+
 class ResidualBlockWithStride(nn.Module):
     """Half of the size: two convolutions and GDN, beside a 1x1 convolution."""
 

@@ -115,7 +115,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             found = self.walk(self.h_s(z_hat), Rounding(y, all_coded=self.training))
         else:
             found = self._predicted(self.entropy_bottleneck.quantize(z), Rounding(y.to(self._entropy_type)))
-        # y is cut from the picture as it was, not from its rounded copy: the noise takes the place of the rounding
+        # in training the rate is that of y with noise, while contexts and synthesis got y rounded: mixed quantisation
         _, likelihoods = self.gaussian_conditional(y, found.scales.to(y.dtype), found.means.to(y.dtype))
         # Paper: the predictor of what to code is trained last, the rest frozen; here: beside the rest, from detached
         # numbers, and all is coded in training, which is the same for the rest without a second training.

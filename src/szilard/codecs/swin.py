@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from szilard.codecs.layers import relative_position_index
 from szilard.options import check_number
 
 
@@ -54,10 +55,7 @@ class _Block(nn.Module):
         apart = torch.arange(1.0 - window, window)
         offsets = torch.stack(torch.meshgrid(apart, apart, indexing="ij"), dim=-1).reshape(-1, 2)
         self.register_buffer("offsets", offsets.sign() * offsets.abs().log1p(), persistent=False)
-        place = torch.arange(window)
-        between = place[:, None] - place + window - 1
-        index = between[:, None, :, None] * (2 * window - 1) + between[None, :, None, :]
-        self.register_buffer("index", index.reshape(-1), persistent=False)
+        self.register_buffer("index", relative_position_index(window).reshape(-1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.movedim(1, -1)
