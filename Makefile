@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -86,6 +86,14 @@ bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics, 
 	for part in main twin captions paraphrases losses stream simulation; do $(BIN)/python benchmarks/vl_jepa.py --part $$part; done
 	for seed in 0 1 2; do $(BIN)/python benchmarks/sae.py --part planted --seed $$seed; done
 	for part in simulation smollm2 harvest saes; do $(BIN)/python benchmarks/sae.py --part $$part --data $(DATA); done
+
+bench-codecs: $(READY)  ## learned codecs, FEDS, LV-RAE (a day); pass IMAGES=folder of test pictures
+	for part in standard train ablations transforms selection sga timing; do $(BIN)/python benchmarks/codecs.py --part $$part --images $(IMAGES) --work build/codecs; done
+	for part in teacher students ablation channels; do $(BIN)/python benchmarks/feds.py --kodak $(IMAGES) --work build/feds --family mean-scale --part $$part; done
+	for part in small colour toy diffusion; do $(BIN)/python benchmarks/lv_rae.py --part $$part; done
+
+fuzz-codec: $(READY)  ## ten minutes of broken coded pictures; needs atheris
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(BIN)/python tests/codecs/fuzz_container.py build/fuzz-codec -max_total_time=600 -print_final_stats=1
 
 zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
 
