@@ -489,8 +489,11 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=2, method="scratch", feature_share=1.0, channel_share=0.0)
     train_feds(None, hyperprior(), PICTURES, config, tmp_path, **QUIET)
     for student, changed in ((hyperprior(), replace(config, steps=3)), (hyperprior(4), config)):
-        with pytest.raises(ValueError, match="other codecs or settings"):
+        with pytest.raises(ValueError, match="other codecs, settings or pictures"):
             train_feds(None, student, PICTURES, changed, tmp_path, **QUIET)
+    fewer = dict(list(PICTURES.items())[1:])
+    with pytest.raises(ValueError, match="other codecs, settings or pictures"):
+        train_feds(None, hyperprior(), fewer, config, tmp_path, **QUIET)
     rows = train_feds(None, hyperprior(), PICTURES, replace(config, steps=3), tmp_path, resume=False, **QUIET)
     assert len(rows["phase-1"].metrics) == 3
     (tmp_path / "else").mkdir()

@@ -14,6 +14,7 @@ from szilard.codecs.building import new_codec, parse_settings, read_settings
 from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
 from szilard.codecs.mlicv2 import PRESETS
 from szilard.codecs.opening import open_codec
+from szilard.codecs.training import CodecConfig, train_codec
 
 SHORT = ["--steps", "2", "--batch-size", "1", "--crop", "64", "--log-every", "1", "--save-every", "1"]
 CPU = ["--device", "cpu"]
@@ -136,3 +137,19 @@ def test_a_new_codecs_weights_are_its_seeds_and_chance_goes_on() -> None:
     assert first.settings == PRESETS["mlicv2-tiny"]
     weights = [next(codec.g_a.parameters()) for codec in (first, same, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_folder_knows_its_pictures_and_steps_must_be_given(tmp_path: Path) -> None:
+    pictures = {f"p{at}": np.full((64, 64 + at, 3), 40 * at, dtype=np.uint8) for at in range(2)}
+    config = CodecConfig(steps=2, batch_size=1, crop=64, log_every=1, save_every=1)
+
+    def train(own: dict[str, np.ndarray]) -> object:
+        codec = new_codec("mean-scale", None, {"N": 4, "M": 4}, 0)
+        return train_codec(codec, own, config, tmp_path / "codec", device="cpu")
+
+    rows = train(pictures)
+    assert train(pictures) == rows
+    with pytest.raises(ValueError, match="other sizes, settings or pictures"):
+        train({"p0": pictures["p0"]})
+    with pytest.raises(ValueError, match="steps must be given"):
+        CodecConfig(steps=None)

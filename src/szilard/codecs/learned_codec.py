@@ -222,9 +222,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         version = tuple((id(part), part._version, part.data_ptr()) for part in parts)
         if self._twin is None or self._twin[0] != version:
             twin = copy.copy(self)
-            twin.__dict__["_modules"] = dict(self._modules) | {
-                name: exact_copy(getattr(self, name)) for name in names
-            }
+            twin.__dict__["_modules"] = dict(self._modules) | {name: exact_copy(getattr(self, name)) for name in names}
             self._twin = (version, twin)
         return self._twin[1]
 

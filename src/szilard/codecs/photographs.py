@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -71,6 +72,9 @@ class Crops(Dataset[Tensor]):
         count: how many crops there are.
         seed: of the draws.
         halved: share of the crops that are cut twice as large and halved, where the picture allows it.
+
+    Attributes:
+        digest: of names and sizes, by which a run knows its pictures.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class Crops(Dataset[Tensor]):
         for name, (height, width) in zip(self._names, sizes, strict=True):
             if min(height, width) < size:
                 raise ValueError(f"{name!r} has {width} x {height} pixels, too few for crops of {size}.")
+        told = [(Path(name).name, *own) for name, own in zip(self._names, sizes, strict=True)]
+        self.digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
         areas = torch.tensor([height * width for height, width in sizes], dtype=torch.float64)
         self._shares = areas / areas.sum()
 

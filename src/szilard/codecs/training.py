@@ -23,7 +23,7 @@ from szilard.codecs.photographs import Crops
 from szilard.codecs.selective import worth_coding
 from szilard.options import check_choice, check_number
 from szilard.training.config import TrainingConfig, setting
-from szilard.training.run_folder import check_ours, claim
+from szilard.training.run_folder import check_ours, own_run
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -56,6 +56,8 @@ class CodecConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.steps is None:
+            raise ValueError("steps must be given: crops are drawn, so that there are no epochs.")
         check_number("lmbda", self.lmbda, low=self.least_lmbda)
         check_choice("distortion", self.distortion, ("mse", "ms-ssim"))
         check_number("crop", self.crop, low=64, integer=True)
@@ -175,17 +177,22 @@ def train_codec(
     """
     from szilard.training.loop import fit  # slow: not for a command that only reads settings
 
-    planned = config.steps if config.steps is not None else 1
-    data = Crops(pictures, config.crop, planned * config.batch_size, config.seed, config.halved)
-    note = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n{config.to_yaml()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    assert config.steps is not None
+    count = config.steps * config.batch_size * config.gradient_accumulation
+    data = Crops(pictures, config.crop, count, config.seed, config.halved)
     check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
-    claim(folder, note, folders=_FOLDERS, files=_FILES[:-1], restart=not resume, other="sizes or settings")
-    own = RateDistortion(codec, config) if objective is None else objective
-    codec.train()
-    rows = fit(own, data, config, folder, collate=Crops.collate, resume=resume, device=device, callbacks=callbacks)
-    finish(codec, config, rows, len(pictures))
-    codec.save_pretrained(folder)
+    text = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n# pictures: {data.digest}\n"
+    text += config.to_yaml()
+    other = "sizes, settings or pictures"
+    with own_run(
+        folder, text, folders=_FOLDERS, files=_FILES[:-1], restart=not resume, other=other, device=device
+    ) as processes:
+        own = RateDistortion(codec, config) if objective is None else objective
+        codec.train()
+        rows = fit(own, data, config, folder, collate=Crops.collate, resume=resume, device=device, callbacks=callbacks)
+        finish(codec, config, rows, len(pictures))
+        if processes.is_main_process:
+            codec.save_pretrained(folder)
     return rows
 
 

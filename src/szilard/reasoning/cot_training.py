@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from szilard.engines.engine import Engine
 from szilard.reasoning.examples import read_reasoning, reasoning_digest
 from szilard.reasoning.supervised import Chains, train_supervised
@@ -16,9 +14,8 @@ from szilard.reasoning.supervised_config import SupervisedConfig
 from szilard.training.course import split
 from szilard.training.loop import uses_fsdp
 from szilard.training.model_folder import write_model
-from szilard.training.run_folder import check_ours, claim
+from szilard.training.run_folder import check_ours, own_run
 from szilard.training.target import Target
-from szilard.whole_folder import held as lock
 
 _MADE_FOR = "# szilard cot for"
 _FOLDERS = ("stages",)
@@ -61,16 +58,21 @@ def train_cot(
     model: Any = engine.model  # type: ignore[attr-defined]
     # what it refuses is refused before the folder is touched
     chains = Chains([problems[index] for index in learned], engine.tokenizer, config)
-    processes = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(lock(folder / ".lock", f"the folder {str(folder)!r}"))
-            about = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# data: {reasoning_digest(problems)}"
-            other = "settings or data, or of another model"
-            claim(folder, f"{about}\n{config.to_yaml()}", folders=_FOLDERS, files=_FILES, restart=restart, other=other)
-        processes.wait_for_everyone()
+    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+    text = f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# data: {reasoning_digest(problems)}\n"
+    other = "settings or data, or of another model"
+    with (
+        own_run(
+            folder,
+            text + config.to_yaml(),
+            folders=_FOLDERS,
+            files=_FILES,
+            restart=restart,
+            other=other,
+            device=engine.device.type,
+        ) as processes,
+        contextlib.ExitStack() as opened,
+    ):
         model.requires_grad_(True)
         opened.callback(model.requires_grad_, False)
         result = train_supervised(

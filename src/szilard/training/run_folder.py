@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from szilard.whole_folder import write_whole
+from szilard.whole_folder import held, write_whole
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 NOTE = "training.yaml"
 
@@ -27,6 +32,44 @@ def check_ours(folder: Path, made_for: str, names: Sequence[str], note: str = NO
     ours = file.is_file() and file.read_text(encoding="utf-8").startswith(made_for)
     if not ours and any((folder / name).exists() for name in names):
         raise ValueError(f"{str(folder)!r} holds files of something else than a training: name a new folder.")
+
+
+@contextlib.contextmanager
+def own_run(
+    folder: Path,
+    text: str,
+    *,
+    folders: Sequence[str],
+    files: Sequence[str],
+    restart: bool,
+    other: str,
+    device: Any = None,
+    note: str = NOTE,
+) -> Iterator[PartialState]:
+    """Hold a folder for one run: the main process locks and claims it, see `claim`; all wait, before and behind.
+
+    Args:
+        folder: of the training; made where there is none.
+        text, folders, files, restart, other, note: see `claim`.
+        device: "cpu" keeps a GPU out of it.
+
+    Yields:
+        The processes.
+
+    Raises:
+        ValueError: another run has begun in it, or another process works there.
+    """
+    from accelerate import PartialState
+
+    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
+    with contextlib.ExitStack() as opened:
+        if processes.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
+            claim(folder, text, folders=folders, files=files, restart=restart, other=other, note=note)
+        processes.wait_for_everyone()
+        yield processes
+        processes.wait_for_everyone()
 
 
 def claim(

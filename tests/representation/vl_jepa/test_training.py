@@ -216,6 +216,12 @@ def test_the_command_trains_on_pictures_of_ones_own(
     found = pair_data(own_pictures, replace(TINY, held_out=3))
     assert len(found.captions or ()) + len(found.questions or ()) == 9
     assert "number" in found.words
+    half = pair_data(own_pictures, replace(TINY, held_out=3, caption_share=0.5))
+    assert len(half.questions or ()) > len(found.questions or ()) and half.digest == found.digest
+    lines = own_pictures.read_text().splitlines(keepends=True)
+    own_pictures.write_text("".join([lines[1], lines[0], *lines[2:]]))  # as many records, in another order
+    assert main(given) == 2
+    assert "other settings or data" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_command_says_what_is_wrong(own_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

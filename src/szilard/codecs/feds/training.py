@@ -37,7 +37,7 @@ from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.photographs import Crops
 from szilard.codecs.training import RateDistortion, finish
 from szilard.training.recipe import Stage, StageResult, own_chance, run_recipe
-from szilard.training.run_folder import check_ours, claim
+from szilard.training.run_folder import check_ours, own_run
 from szilard.whole_folder import check_folder, write_whole
 
 Pictures = Mapping[str, np.ndarray] | Sequence[Path]
@@ -92,29 +92,31 @@ def train_feds(
     crops = Crops(pictures, config.crop, config.steps * per_step, config.seed, config.halved)
     folder = Path(folder)
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     check_ours(folder, _MADE_FOR, (*_PHASES, *_FILES))
     origin = "none" if teacher is None else teacher.weights_id().hex()
-    note = (
-        f"{_MADE_FOR} {student.name}\n# {json.dumps(student.plain_settings())}\n# teacher {origin}\n{config.to_yaml()}"
-    )
-    claim(folder, note, folders=_PHASES, files=(CHANNELS, *_FILES[2:]), restart=not resume, other="codecs or settings")
-    wanted = {} if teacher is None else {name: one.requires_grad for name, one in teacher.named_parameters()}
-    trained = False if teacher is None else teacher.training
-    try:
-        if teacher is not None:
-            teacher.requires_grad_(False)
-        stages = _stages(teacher, student, pictures, config, folder, crops, per_step, tell)
-        results = run_recipe(stages, folder, device=device)
-    finally:
-        if teacher is not None:
-            teacher.train(trained)
-            for name, one in teacher.named_parameters():
-                one.requires_grad_(wanted[name])
-    rows = list(results.values())[-1].metrics
-    finish(student, config, rows, len(pictures))
-    student.trained_on |= _origin(teacher, config, origin)
-    student.save_pretrained(folder)
+    text = f"{_MADE_FOR} {student.name}\n# {json.dumps(student.plain_settings())}\n# teacher {origin}\n"
+    text += f"# pictures: {crops.digest}\n{config.to_yaml()}"
+    files, other = (CHANNELS, *_FILES[2:]), "codecs, settings or pictures"
+    with own_run(
+        folder, text, folders=_PHASES, files=files, restart=not resume, other=other, device=device
+    ) as processes:
+        wanted = {} if teacher is None else {name: one.requires_grad for name, one in teacher.named_parameters()}
+        trained = False if teacher is None else teacher.training
+        try:
+            if teacher is not None:
+                teacher.requires_grad_(False)
+            stages = _stages(teacher, student, pictures, config, folder, crops, per_step, tell)
+            results = run_recipe(stages, folder, device=device)
+        finally:
+            if teacher is not None:
+                teacher.train(trained)
+                for name, one in teacher.named_parameters():
+                    one.requires_grad_(wanted[name])
+        rows = list(results.values())[-1].metrics
+        finish(student, config, rows, len(pictures))
+        student.trained_on |= _origin(teacher, config, origin)
+        if processes.is_main_process:
+            student.save_pretrained(folder)
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from szilard.engines.loading import check_device
@@ -28,8 +26,8 @@ from szilard.representation.koopman.windows import (
     checked_trajectories,
 )
 from szilard.training.recipe import Stage, StageResult, run_recipe
-from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held, write_whole
+from szilard.training.run_folder import check_ours, own_run
+from szilard.whole_folder import check_folder, write_whole
 
 _MADE_FOR, _NOTE, _STAGE = "# Koopman model", "koopman.txt", "koopman"
 _FILES = ("config.json", "model.safetensors")
@@ -105,21 +103,11 @@ def train_koopman(
         best="window_error",
         higher_is_better=False,
     )
-    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            claim(
-                folder,
-                f"{_MADE_FOR}\n{_identity(model, states, acted)}\n",
-                folders=(_STAGE,),
-                files=_FILES,
-                restart=not resume,
-                other="trajectories, or of another model",
-                note=_NOTE,
-            )
-        processes.wait_for_everyone()
+    text = f"{_MADE_FOR}\n{_identity(model, states, acted)}\n"
+    other = "trajectories, or of another model"
+    with own_run(
+        folder, text, folders=(_STAGE,), files=_FILES, restart=not resume, other=other, device=device, note=_NOTE
+    ) as processes:
         found = run_recipe([stage], folder, resume=resume, device=device)[_STAGE]
         model.cpu().eval()
         if model.operator_kind == "ridge":
@@ -128,7 +116,6 @@ def train_koopman(
             model.save_pretrained(folder)
             text = card(found) if card is not None else _card(model, config, states, found)
             write_whole(folder / "README.md", text)
-        processes.wait_for_everyone()
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from szilard.representation.lv_rae.config import LVRAEConfig, LVRAETraining
@@ -24,8 +22,8 @@ from szilard.representation.lv_rae.patches import grid_of
 from szilard.representation.qlae.model import unit
 from szilard.representation.qlae.pictures import Pictures
 from szilard.training.recipe import Stage, StageResult, run_recipe
-from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held, whole_folder
+from szilard.training.run_folder import check_ours, own_run
+from szilard.whole_folder import check_folder, whole_folder
 
 _MADE_FOR = "# lv-rae:"
 STAGES = ("stage-1", "stage-2", "stage-2-adversarial")
@@ -97,17 +95,13 @@ def train_lv_rae(
     if beside is not None:  # before any work: whether it can judge pictures of this size
         beside(*(2 * unit(source[0][None]) - 1,) * 2)
     train_on, kept = _divided(source, config)
-    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            told = f"{model.config} on {model.backbone.fingerprint()}".replace("\n", " ")
-            start = "" if from_stage == 1 else f"# start: {_hash(model)}\n"
-            note = f"{_MADE_FOR} {told}\n# data: {source.digest}\n{start}{config.to_yaml()}"
-            other = "settings, pictures or model"
-            claim(folder, note, folders=STAGES, files=_FILES, restart=not resume, other=other)
-        processes.wait_for_everyone()
+    told = f"{model.config} on {model.backbone.fingerprint()}".replace("\n", " ")
+    start = "" if from_stage == 1 else f"# start: {_hash(model)}\n"
+    note = f"{_MADE_FOR} {told}\n# data: {source.digest}\n{start}{config.to_yaml()}"
+    other = "settings, pictures or model"
+    with own_run(
+        folder, note, folders=STAGES, files=_FILES, restart=not resume, other=other, device=device
+    ) as processes:
         stages = _stages(model, train_on, kept, config, beside, discriminator)[0 if from_stage == 1 else 1 :]
         results = run_recipe(stages, folder, resume=resume, device=device)
         model.eval()
@@ -115,7 +109,6 @@ def train_lv_rae(
         if processes.is_main_process:
             model.trained_on = _told(config, source, data, perceptual, metrics)
             model.save_pretrained(folder)
-        processes.wait_for_everyone()
     return LVRAEResult(results, metrics)
 
 

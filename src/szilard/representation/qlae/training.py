@@ -5,7 +5,6 @@ train_qlae(model, pictures, QlaeConfig(weight_decay=0.1), folder)
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import tempfile
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -30,8 +28,8 @@ from szilard.training.config import Config, TrainingConfig
 from szilard.training.course import split
 from szilard.training.loop import planned_steps
 from szilard.training.recipe import Stage, StageResult, run_recipe
-from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held, write_whole
+from szilard.training.run_folder import check_ours, own_run
+from szilard.whole_folder import check_folder, write_whole
 
 _MADE_FOR = "# szilard training of an autoencoder"
 _FOLDERS = ("train",)
@@ -148,16 +146,12 @@ def run(
     folder = Path(folder)
     check_folder(folder)
     check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
-    processes = PartialState(**({"cpu": True} if str(device) == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            text = f"{_MADE_FOR}\n# {model.kind}, {model.shape}, {model.bottleneck}\n# data: {digest}\n"
-            text = text.replace("\n  ", " ").replace("\n)", ")") + config.to_yaml()
-            other = "settings or pictures, or of another model"
-            claim(folder, text, folders=_FOLDERS, files=_FILES, restart=not resume, other=other)
-        processes.wait_for_everyone()
+    text = f"{_MADE_FOR}\n# {model.kind}, {model.shape}, {model.bottleneck}\n# data: {digest}\n"
+    text = text.replace("\n  ", " ").replace("\n)", ")") + config.to_yaml()
+    other = "settings or pictures, or of another model"
+    with own_run(
+        folder, text, folders=_FOLDERS, files=_FILES, restart=not resume, other=other, device=device
+    ) as processes:
         result = run_recipe([stage], folder, resume=resume, device=device)[stage.name]
         model.eval()
         if processes.is_main_process:
@@ -168,7 +162,6 @@ def run(
             what = f"{len(pictures)} pictures" + (f" ({data})" if data else "")
             model.note({"data": what, "settings": chosen, "metrics": metrics})
             model.save_pretrained(folder)
-        processes.wait_for_everyone()
     return result
 
 

@@ -7,7 +7,6 @@ our patch encoder learns from the pictures alone; behind them the Y-Decoder lear
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from torch import nn
 
 from szilard.engines.loading import check_device
@@ -31,8 +29,8 @@ from szilard.representation.vl_jepa.vision_encoder import PatchEncoder, Transfor
 from szilard.representation.vl_jepa.vision_pretraining import MaskedPatchObjective
 from szilard.training.loop import Batch, uses_fsdp
 from szilard.training.recipe import Stage, run_recipe
-from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held, write_whole
+from szilard.training.run_folder import check_ours, own_run
+from szilard.whole_folder import check_folder, write_whole
 
 _MADE_FOR = "# szilard training of VL-JEPA"
 _STAGES = ("vision", "captions", "questions", "decoder")
@@ -198,14 +196,9 @@ def train_vl_jepa(
     check_folder(folder)
     check_ours(folder, _MADE_FOR, (*_STAGES, _DECODER, *_FILES))
     found = scene_data(config) if data is None else pair_data(data, config)
-    processes = PartialState(**({"cpu": True} if device == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            text = f"{_MADE_FOR}\n# data: {'scenes' if data is None else data.name}\n{config.to_yaml()}"
-            claim(folder, text, folders=(*_STAGES, _DECODER), files=_FILES, restart=restart, other="settings or data")
-        processes.wait_for_everyone()
+    text = f"{_MADE_FOR}\n# data: {found.digest}\n{config.to_yaml()}"
+    folders, other = (*_STAGES, _DECODER), "settings or data"
+    with own_run(folder, text, folders=folders, files=_FILES, restart=restart, other=other, device=device) as processes:
         model = build(config, found.words)
         decoder = build_decoder(config, model, found.words) if config.decoder_steps else None
         results = run_recipe(stages(model, decoder, found, config), folder, device=device)
@@ -215,7 +208,6 @@ def train_vl_jepa(
                 metrics = {name: value for name, value in result.evaluations[-1].items() if name != "step"}
         if processes.is_main_process:
             _write(model, decoder, metrics, config, data, folder)
-        processes.wait_for_everyone()
     return metrics
 
 

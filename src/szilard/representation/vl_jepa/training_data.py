@@ -13,19 +13,25 @@ from torch.utils.data import Dataset
 from szilard.representation.vl_jepa.config import VLJEPAConfig
 from szilard.representation.vl_jepa.evaluation import classification_accuracy, retrieval_recall, vqa_accuracy
 from szilard.representation.vl_jepa.objective import Collator
-from szilard.representation.vl_jepa.pairs import Pairs, read_pairs
+from szilard.representation.vl_jepa.pairs import Pairs, pairs_digest, read_pairs
 from szilard.representation.vl_jepa.scenes import Example, SceneExamples, Scenes, SceneTexts, scene_words
 
 GALLERY = 64
 
 
 class Measured:
-    """The data of a training: examples of each stage and what is measured on the way."""
+    """The data of a training: examples of each stage, what is measured on the way, all words, and a digest."""
 
     def __init__(
-        self, captions: Dataset[Example] | None, questions: Dataset[Example] | None, measure: Any, words: list[str]
+        self,
+        captions: Dataset[Example] | None,
+        questions: Dataset[Example] | None,
+        measure: Any,
+        words: list[str],
+        digest: str = "scenes",
     ) -> None:
-        self.captions, self.questions, self.measure, self.words = captions, questions, measure, words
+        self.captions, self.questions, self.measure = captions, questions, measure
+        self.words, self.digest = words, digest
 
 
 def scene_data(config: VLJEPAConfig) -> Measured:
@@ -36,7 +42,9 @@ def scene_data(config: VLJEPAConfig) -> Measured:
     learned = Scenes(config.scenes, seed=config.seed, size=config.size, avoid=held)
     texts = SceneTexts(config.wordings)
     captions = SceneExamples(learned, texts, 4 * config.scenes, stage="captions", seed=config.seed)
-    questions = SceneExamples(learned, texts, 4 * config.scenes, stage="questions", seed=config.seed)
+    questions = SceneExamples(
+        learned, texts, 4 * config.scenes, stage="questions", seed=config.seed, captions=config.caption_share
+    )
     gallery = min(GALLERY, config.held_out)
 
     def measure(objective: nn.Module) -> dict[str, float]:
@@ -65,7 +73,8 @@ def pair_data(file: Path, config: VLJEPAConfig) -> Measured:
 
     captioned = [records[index] for index in learned if not records[index].query]
     asked = [records[index] for index in learned if records[index].query]
-    mixed = asked + captioned[: len(asked) // 9]  # a tenth stays captions, so that they are not forgotten
+    share = config.caption_share
+    mixed = asked + captioned[: int(len(asked) * share / (1 - share) + 1e-9)]  # so that captions are not forgotten
 
     measured_on = Pairs([records[index] for index in kept], config.size)
 
@@ -80,7 +89,7 @@ def pair_data(file: Path, config: VLJEPAConfig) -> Measured:
 
     words = sorted({word for record in records for word in f"{record.query} {record.answer}".lower().split()})
     captions, questions = (Pairs(own, config.size) if own else None for own in (captioned, mixed))
-    return Measured(captions, questions, measure, words)
+    return Measured(captions, questions, measure, words, pairs_digest(records))
 
 
 class Both(Dataset[Example]):

@@ -6,7 +6,6 @@ A run that was killed goes on from its last checkpoint, exactly.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from torch.utils.data import Dataset
@@ -32,8 +30,8 @@ from szilard.training.entropy_guided_attention.simplified import simplified
 from szilard.training.loop import Batch, uses_fsdp
 from szilard.training.model_folder import write_model
 from szilard.training.recipe import Stage, run_recipe
-from szilard.training.run_folder import check_ours, claim
-from szilard.whole_folder import check_folder, held, write_whole
+from szilard.training.run_folder import check_ours, own_run
+from szilard.whole_folder import check_folder, write_whole
 
 _MADE_FOR = "# szilard training of a simplified GPT-2"
 _FOLDERS = ("train",)
@@ -134,17 +132,12 @@ def train_softmax_only(
     end = tokenizer.eos_token_id
     learned = Pieces([examples[index].ids for index in chosen], config.context, end)
     measured_on = Pieces([examples[index].ids for index in kept], config.context, end)
-    processes = PartialState(**({"cpu": True} if device == "cpu" else {}))
-    with contextlib.ExitStack() as opened:
-        if processes.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder / ".lock", f"the folder {str(folder)!r}"))
-            words = hashlib.sha256(repr(sorted(tokenizer.get_vocab())).encode()).hexdigest()[
-                :16
-            ]  # ids alone are no text
-            text = f"{_MADE_FOR}\n# data: {digest(examples)} {words}\n{config.to_yaml()}"
-            claim(folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other="settings or data")
-        processes.wait_for_everyone()
+    words = hashlib.sha256(repr(sorted(tokenizer.get_vocab())).encode()).hexdigest()[:16]  # ids alone are no text
+    text = f"{_MADE_FOR}\n# data: {digest(examples)} {words}\n{config.to_yaml()}"
+    other = "settings or data"
+    with own_run(
+        folder, text, folders=_FOLDERS, files=_FILES, restart=restart, other=other, device=device
+    ) as processes:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             model: Any = simplified(shape(config, tokenizer), config.simplification)
@@ -169,7 +162,6 @@ def train_softmax_only(
         if processes.is_main_process:
             write_whole(folder / "held-out.yaml", yaml.safe_dump(metrics))
             write_model(model, tokenizer, folder)
-        processes.wait_for_everyone()
     return metrics
 
 
