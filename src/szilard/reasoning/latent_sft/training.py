@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import PartialState
 
 from szilard.engines.engine import Engine
 from szilard.reasoning.examples import read_reasoning
@@ -23,9 +22,8 @@ from szilard.reasoning.latent_sft.stages import CHAIN, LatentTraining, best_row
 from szilard.training.course import split
 from szilard.training.loop import uses_fsdp
 from szilard.training.model_folder import write_model
-from szilard.training.run_folder import check_ours, claim
+from szilard.training.run_folder import check_ours, own_run
 from szilard.training.target import Target
-from szilard.whole_folder import held as lock
 from szilard.whole_folder import write_whole
 
 _MADE_FOR = "# szilard latent-sft for"
@@ -72,7 +70,6 @@ def train_latent_sft(
     model: Any = engine.model  # type: ignore[attr-defined]
     everything = samples_digest(as_samples(problems, engine.tokenizer, config))
     labels = cache if cache is not None else folder / "labels"
-    processes = PartialState(**({"cpu": True} if engine.device.type == "cpu" else {}))
     with contextlib.ExitStack() as opened:
         training = opened.enter_context(  # what it refuses is refused before the folder is touched
             LatentTraining(
@@ -86,19 +83,18 @@ def train_latent_sft(
                 progress=progress,
             )
         )
-        if processes.is_main_process:
-            check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
-            folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(lock(folder / ".lock", f"the folder {str(folder)!r}"))
-            claim(
+        check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+        processes = opened.enter_context(
+            own_run(
                 folder,
                 f"{_MADE_FOR} {base['name']} ({base['fingerprint']})\n# data: {everything}\n{config.to_yaml()}",
                 folders=_FOLDERS,
                 files=_FILES,
                 restart=restart,
                 other="settings or data, or of another model",
+                device=engine.device.type,
             )
-        processes.wait_for_everyone()
+        )
         results = training.run(folder / "stages")
         if not processes.is_main_process:
             return {}
