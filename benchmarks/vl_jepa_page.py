@@ -40,6 +40,9 @@ the twin has 73 % (with half captions 88 and 65 %). Two things go the other way.
 (CIDEr 1.4 and 1.9, twin 2.9): a decoder of 300 steps that reads one vector names a shape or a place wrongly, the twin looks at the picture as it writes. The
 weights that learn are about equal here, so the claim of half as many is not tried; VL-JEPA's steps cost 40 % of the twin's.
 
+*Paraphrases.* With one wording of every caption and answer the twin is the better on captions (classification 90 against 35 %, CIDEr 7.6 against 3.3) and VL-JEPA by 5 points on
+questions (99 and 94 %); with five wordings it is by 24 (97 and 73 %). So the paper's reason shows: a target in a space of meanings does not pay for the choice among wordings, tokens do.
+
 *Losses.* The order of the paper: InfoNCE learns, cosine, L1 and L2 do not (frozen Y-Encoder: retrieval 53 % against 4 to 7 %), and with a Y-Encoder that learns they collapse (all pairs
 of captions at cosine 1.00). A Y-Encoder at 0.05 to 0.1 of the rate retrieves best (87 to 90 %; frozen 80, full rate 73), as claimed; classification of unseen captions is better the less it learns, which
 400 steps may not settle. A causal predictor loses 8 points of VQA. Batches of 16 are too few negatives, and a first temperature of 0.2 is too soft. Equal answers in a batch: positives, negatives or ignored differ by
