@@ -15,6 +15,15 @@ from szilard.codecs.mlicv2 import MLICv2, MLICv2Config
 from szilard.codecs.training import CodecConfig, train_codec
 
 
+def awake(codec: nn.Module, seed: int = 4) -> None:
+    """Gives small random values to what starts at 0, as if a little had been learned."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
 @cache
 def tiny_codec(**changes: Any) -> MLICv2:
     """An untrained codec whose latents are large enough to be worth coding; not to be changed."""
@@ -22,6 +31,7 @@ def tiny_codec(**changes: Any) -> MLICv2:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         codec = MLICv2(MLICv2Config(**sizes | changes)).eval()
+    awake(codec)
     with torch.no_grad():
         [part for part in codec.g_a.analysis_transform if isinstance(part, nn.Conv2d)][-1].weight.mul_(20)
         codec.h_a.reduction[-1].weight.mul_(60)

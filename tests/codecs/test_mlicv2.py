@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from szilard.codecs.checkerboard import anchors, only
+from szilard.codecs.layers import ResidualBlock, TokenMixing
 from szilard.codecs.mlicv2 import MLICv2, MLICv2Config
 from szilard.codecs.quantizers import Rounding, Writing
-from tests.codecs.conftest import pixels, tiny_codec
+from tests.codecs.conftest import awake, pixels, tiny_codec
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"hgcp": "off", "reweighting": False, "rope": False},
@@ -55,6 +56,19 @@ def test_mlicpp_has_the_official_number_of_parameters() -> None:
     assert count(codec.entropy_parameters_anchor) == 3_837_440
     assert count(codec.entropy_parameters_nonanchor) == 4_226_560
     assert count(codec.lrp_anchor) == count(codec.lrp_nonanchor) == 12_952_320
+
+
+def test_new_blocks_are_the_identity_and_all_of_them_learns() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6)
+    for block in (TokenMixing(8), ResidualBlock(8, 8)):
+        assert torch.equal(block(x), x)
+        optimizer = torch.optim.Adam(block.parameters(), lr=1e-2)
+        for _ in range(2):  # what lies below a layer of zeros learns from the second step on
+            optimizer.zero_grad()
+            block(x).pow(3).mean().backward()
+            optimizer.step()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in block.parameters())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -113,6 +127,7 @@ OLD = {"matrices": "matrix", "biases": "bias", "factors": "factor"}
 def test_state_dicts_of_the_official_mlicpp_are_read() -> None:
     torch.manual_seed(0)
     codec = MLICv2("mlicpp-small").eval()
+    awake(codec)
     names = {}
     for key, value in codec.state_dict().items():
         part, dot, rest = key.partition("entropy_bottleneck.")

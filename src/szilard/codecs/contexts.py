@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from szilard.codecs.checkerboard import anchors, only, squeezed, unsqueezed
-from szilard.codecs.layers import ChannelNorm, Gate, conv1x1, conv3x3, relative_position_index
+from szilard.codecs.layers import ChannelNorm, Gate, conv1x1, conv3x3, relative_position_index, zeroed
 
 _OUTSIDE = -100.0  # added where an attention is not wanted
 
@@ -293,13 +293,13 @@ class EntropyParameters(nn.Module):
 
 
 class LatentResidualPrediction(nn.Module):
-    """What rounding took away, as far as it can be guessed: 1/2 tanh of three convolutions."""
+    """What rounding took away, as far as it can be guessed: 1/2 tanh of three convolutions; a new one says 0."""
 
     def __init__(self, inner: int, channels: int, hidden: tuple[int, int] = (224, 128)) -> None:
         super().__init__()
         first, second = hidden
         self.lrp_transform = nn.Sequential(
-            conv3x3(inner, first), nn.GELU(), conv3x3(first, second), nn.GELU(), conv3x3(second, channels)
+            conv3x3(inner, first), nn.GELU(), conv3x3(first, second), nn.GELU(), zeroed(conv3x3(second, channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:

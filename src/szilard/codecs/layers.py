@@ -19,6 +19,14 @@ def conv1x1(inner: int, outer: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inner, outer, 1, stride=stride)
 
 
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """With weights and bias 0: the last layer of a branch that shall add nothing before it has learned to."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 def subpel_conv3x3(inner: int, outer: int, factor: int = 1) -> nn.Sequential:
     """A convolution whose channels become `factor` times `factor` positions."""
     return nn.Sequential(conv3x3(inner, outer * factor**2), nn.PixelShuffle(factor))
@@ -63,11 +71,11 @@ class ResidualBlockUpsample(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with GELU beside x."""
+    """Two convolutions with GELU beside x; new ones add nothing."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = conv3x3(inner, outer), conv3x3(outer, outer)
+        self.conv1, self.conv2 = conv3x3(inner, outer), zeroed(conv3x3(outer, outer))
         self.skip = conv1x1(inner, outer) if inner != outer else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,6 +113,9 @@ class TokenMixing(nn.Module):
     """MLICv2's simple token mixing (its equation 6), what the residual blocks of MLIC++ become.
 
     u = x + Conv1x1(DWConv5x5(DepthRB(LN(x)))), DepthRB(v) = v + GELU(Conv1x1(GELU(DWConv3x3(v)))); u + Gate(LN(u)).
+
+    New blocks are the identity (inferred: the last 1x1 convolution and the second norm's weights start at 0), so that a
+    deep transform begins as its few strided convolutions; a small codec then learns several times faster.
     """
 
     def __init__(self, channels: int) -> None:
@@ -113,8 +124,9 @@ class TokenMixing(nn.Module):
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.pointwise = conv1x1(channels, channels)
         self.mix = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.out = conv1x1(channels, channels)
+        self.out = zeroed(conv1x1(channels, channels))
         self.gate = Gate(channels)
+        nn.init.zeros_(self.gate_norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.norm(x)

@@ -77,7 +77,9 @@ class Synthesis(nn.Module):
             parts += [ResidualBlockUpsample(N if stage else M, N), *between(N)]
             if sizes.attention and stage == 0:
                 parts.append(SwinV2Attention2d(N))
-        parts.append(subpel_conv3x3(N, 3, 2))
+        last = subpel_conv3x3(N, 3, 2)
+        nn.init.constant_(last[0].bias, 0.5)  # type: ignore[arg-type]  # the middle of what pixels can be
+        parts.append(last)
         self.synthesis_transform = nn.Sequential(*parts)
 
     def forward(self, y: Tensor) -> Tensor:
