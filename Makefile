@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall reproduce reproduction clean
+.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -95,7 +95,7 @@ bench-codecs: $(READY)  ## learned codecs, FEDS, LV-RAE (a day); pass IMAGES=fol
 fuzz-codec: $(READY)  ## ten minutes of broken coded pictures; needs atheris
 	PYTHONPATH=src OMP_NUM_THREADS=1 $(BIN)/python tests/codecs/fuzz_container.py build/fuzz-codec -max_total_time=600 -print_final_stats=1
 
-zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent  ## train every reference checkpoint again (hours)
+zoo: zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-llmlingua2 zoo-latent zoo-codecs  ## train every reference checkpoint again (hours)
 
 zoo-vlm: $(READY)
 	$(BIN)/python -m szilard_zoo.train_tiny_vlm -o zoo/szilard_zoo/tiny-vlm
@@ -117,6 +117,9 @@ zoo-llmlingua2: $(READY)  ## the classifier of `szilard compress`; pass DATA=fol
 
 zoo-latent: $(READY)  ## the model that thinks in latent tokens (eight minutes on one core)
 	$(BIN)/python benchmarks/latent_sft.py --run "latent, r = 2" --export zoo/szilard_zoo/tiny-latent
+
+zoo-codecs: $(READY)  ## image codecs of four qualities (40 minutes on one core); pass IMAGES=folder of pictures to measure on (Kodak)
+	$(BIN)/python benchmarks/codecs.py --part zoo --images $(IMAGES) --work build/codecs
 
 reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/test.jsonl for the text part
 	$(BIN)/python benchmarks/reproduce_lead.py vision

@@ -22,6 +22,7 @@ standard    JPEG, WebP, AVIF, and HEIC and VVC where their packages are there. M
 sga         refined latents of mlicv2 and mean-scale (0.0067), 256 x 256, 200 steps. Minutes: mean-scale 4, mlicv2 12.
 timing      CPU seconds of encoding and decoding by resolution, exact and float32, of the trained codecs, and of the
             full-size MLICv2 and MLIC++ with random weights. Minutes: 10.
+zoo         the trained mlicv2 in half precision as checkpoints of the zoo, with cards; nothing is recorded. Minutes: 5.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import torch
 from codec_costs import selection, sga, standard, timing
 from codec_sets import CODECS, SMALL, contestant, count, peers, photographs, score
 from codec_trainings import CONFIG, FIRST, LAMBDAS, OTHER_TRANSFORMS, base, codec_of, trained
+from codec_zoo import zoo
 from results_store import Store
 from torch import Tensor, nn
 
@@ -153,6 +155,7 @@ PARTS = {
     "standard": standard,
     "sga": sga,
     "timing": timing,
+    "zoo": zoo,
 }
 
 

@@ -72,7 +72,15 @@ def main() -> None:
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
-    sections += [*qlae.page(), *koopman.page(), *sae.page(), *vl_jepa.page(), *markov_lm.page(), *codecs.page(), *feds.page()]
+    sections += [
+        *qlae.page(),
+        *koopman.page(),
+        *sae.page(),
+        *vl_jepa.page(),
+        *markov_lm.page(),
+        *codecs.page(),
+        *feds.page(),
+    ]
     sections += [*lv_rae.page()]
     sections += [*training.page()]
     sections += speed()

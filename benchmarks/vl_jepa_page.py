@@ -89,7 +89,10 @@ def _runs(records: list[Record]) -> str:
         seconds = f"{statistics.mean(record['cpu_seconds'] for record in own):.0f}"
         share = f"{captions or 0.1:.0%}"
         rows.append([_NAMES[model], str(wordings), share, str(len(own)), *cells, weights, seconds])
-    return table(["model", "wordings", "captions in stage 2", "seeds", *names.values(), "weights that learn", "CPU seconds"], rows)
+    return table(
+        ["model", "wordings", "captions in stage 2", "seeds", *names.values(), "weights that learn", "CPU seconds"],
+        rows,
+    )
 
 
 _NAMES = {"vl-jepa": "VL-JEPA", "twin": "token twin"}

@@ -15,7 +15,7 @@ from szilard.codecs.mlicv2 import MLICv2
 from szilard.codecs.opening import open_codec
 from szilard.codecs.quantizers import Rounding
 from szilard.codecs.tables import CorruptStream
-from tests.codecs.conftest import pixels, tiny_codec
+from tests.codecs.conftest import awake, pixels, tiny_codec
 
 
 @pytest.mark.parametrize("arithmetic", ["exact", "float32"])
@@ -175,3 +175,19 @@ def test_weights_are_exchanged_with_compressai(trained: MeanScaleHyperprior) -> 
     for name in ("_quantized_cdf", "_offset", "_cdf_length"):
         own, his = (getattr(codec.gaussian_conditional, name) for codec in (mine, theirs))
         assert torch.equal(own, his), name
+
+
+def test_weights_in_half_precision_take_half_the_room_and_are_read_as_they_were(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = MLICv2("mlicv2-tiny")
+    awake(codec)
+    codec.update(force=True)
+    codec.save_pretrained(tmp_path / "whole")
+    codec.round_to_half()
+    codec.save_pretrained(tmp_path / "half")
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.75 * whole
+    read = open_codec(tmp_path / "half")
+    assert read.weights_id() == codec.weights_id()
+    assert all(parameter.dtype == torch.float32 for parameter in read.parameters())
+    assert read.compress(pixels())["strings"] == codec.eval().compress(pixels())["strings"]

@@ -244,6 +244,13 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         found = self.gaussian_conditional.update(scale_table, force=force)
         return self.entropy_bottleneck.update(force=force, find_quantiles=update_quantiles) | found
 
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Round every parameter to a half-precision number, kept in its own type, and compute the tables anew."""
+        for parameter in self.parameters():
+            parameter.copy_(parameter.half())
+        self.update(force=True)
+
     def aux_loss(self) -> Tensor:
         """Of the quantiles, which have an optimiser of their own."""
         return self.entropy_bottleneck.loss()
@@ -275,7 +282,10 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         return {} if settings is None else asdict(settings)
 
     def save_pretrained(self, save_directory: Any, *, config: Any = None, **options: Any) -> Any:
-        """Write a folder that `from_pretrained` reads: config.json, README.md, and model.safetensors last."""
+        """Write a folder that `from_pretrained` reads: config.json, README.md, and model.safetensors last.
+
+        Parameters whose values are all half-precision numbers (`round_to_half`) take two bytes each; nothing is lost.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
@@ -283,6 +293,10 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             (Path(scratch) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
             (Path(scratch) / "README.md").write_text(self.card(), encoding="utf-8")
             tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+            for key, parameter in self.named_parameters():
+                half = parameter.detach().cpu().half()
+                if torch.equal(half.to(parameter.dtype), parameter.detach().cpu()):
+                    tensors[key] = half.contiguous()
             save_file(tensors, Path(scratch) / "model.safetensors")
             for file in _FILES:
                 os.replace(Path(scratch) / file, folder / file)

@@ -9,9 +9,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from szilard.codecs.learned_codec import LearnedCodec, id_of
+from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.opening import open_codec
 from szilard.options import check_number
 
@@ -60,8 +58,9 @@ def codec_of_weights(codec: str, weights: bytes) -> LearnedCodec:
         ValueError: the zoo has none with these weights.
     """
     for folder in codec_folders().values():
-        if _kind(folder) == codec and id_of(load_file(folder / "model.safetensors")) == weights:
-            return open_codec(folder)
+        found = open_codec(folder) if _kind(folder) == codec else None
+        if found is not None and found.weights_id() == weights:
+            return found
     raise ValueError(
         f"the file was written by {codec} with weights {weights.hex()}, which the zoo does not have: {_NONE}."
     )
