@@ -51,10 +51,12 @@ def test_likelihoods_are_at_least_1e_9_and_scales_at_least_0_11() -> None:
     assert torch.equal(low, bound)
 
 
-def test_a_bin_is_the_number_of_scales_strictly_below() -> None:
+def test_a_scale_has_the_table_of_the_nearest_by_ratio() -> None:
     table = GAUSSIAN.scale_table
-    scales = torch.tensor([-1.0, 0.0, float(table[0]), 0.12, float(table[7]), 256.0, 1e9])
-    assert GAUSSIAN.indexes(scales).tolist() == [0, 0, 0, 1, 7, 63, 63]
+    assert GAUSSIAN.indexes(table).tolist() == list(range(64))
+    scales = torch.tensor([-1.0, 0.0, 0.116, 0.118, float(table[7]) * 1.06, float(table[7]) * 0.95, 256.0, 1e9])
+    assert GAUSSIAN.indexes(scales).tolist() == [0, 0, 0, 1, 7, 7, 63, 63]
+    assert GAUSSIAN.indexes(scales.double()).tolist() == GAUSSIAN.indexes(scales).tolist()
 
 
 def test_a_gradient_raises_a_scale_below_its_bound_and_never_lowers_it_further() -> None:
