@@ -88,7 +88,7 @@ bench-representation: $(READY)  ## latents, Koopman models, Markov diagnostics, 
 	for part in simulation smollm2 harvest saes; do $(BIN)/python benchmarks/sae.py --part $$part --data $(DATA); done
 
 bench-codecs: $(READY)  ## learned codecs, FEDS, LV-RAE (a day); pass IMAGES=folder of test pictures
-	for part in standard train ablations transforms selection sga timing; do $(BIN)/python benchmarks/codecs.py --part $$part --images $(IMAGES) --work build/codecs; done
+	for part in standard train ablations transforms selection sga timing crops; do $(BIN)/python benchmarks/codecs.py --part $$part --images $(IMAGES) --work build/codecs; done
 	for part in teacher students ablation channels; do $(BIN)/python benchmarks/feds.py --kodak $(IMAGES) --work build/feds --family mean-scale --part $$part; done
 	for part in small colour toy diffusion; do $(BIN)/python benchmarks/lv_rae.py --part $$part; done
 

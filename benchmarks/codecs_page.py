@@ -145,6 +145,11 @@ def _timing(records: Sequence[Record]) -> Iterator[str]:
     yield table(["codec", "arithmetic", "picture", "parameters", "encode s", "decode s"], rows)
 
 
+def _crops(_: Sequence[Record]) -> Iterator[str]:
+    yield "### Crops at the same rate\n\nJPEG and WebP at the quality whose file is nearest to MLICv2's in size.\n"
+    yield "![crops of three pictures by five codecs](pictures/codec-crops.png)\n"
+
+
 WRITERS = {
     "train": _train,
     "ablations": _ablations,
@@ -152,6 +157,7 @@ WRITERS = {
     "selection": _selection,
     "sga": _sga,
     "standard": _standard,
+    "crops": _crops,
     "timing": _timing,
 }
 
