@@ -217,3 +217,14 @@ def test_scales_without_a_number_are_refused() -> None:
     writing = Writing(torch.zeros(1, 16, 4, 4).double(), codec.gaussian_conditional)
     with pytest.raises(ValueError, match="not finite"):
         writing(slice(0, 8), anchors(4, 4, scales.device), scales, torch.zeros_like(scales), None)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_rounded_values_do_not_follow_their_means_even_where_y_is_frozen(learns: bool) -> None:
+    y = torch.randn(1, 2, 2, 2).requires_grad_(learns)
+    means = torch.randn(1, 2, 2, 2, requires_grad=True)
+    everywhere = torch.ones(2, 2, dtype=torch.bool)
+    found = Rounding(y)(slice(0, 2), everywhere, torch.ones_like(means), means, None)
+    assert torch.allclose(found, (y - means).round() + means)
+    (gradient,) = torch.autograd.grad(found.sum(), means)
+    assert not gradient.any()

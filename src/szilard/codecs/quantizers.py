@@ -55,9 +55,9 @@ class Rounding:
 
     def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
         difference = self.y[:, channels] - means
-        symbols = (
-            difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
-        )
+        symbols = difference.round()
+        if difference.requires_grad:  # of means alone, too: without it a frozen y would follow them
+            symbols = difference + (symbols - difference).detach()
         if coded is not None and not self.all_coded:
             symbols = symbols * coded
         return only(symbols + means, where)
