@@ -72,8 +72,9 @@ class Writing:
         self.checks = [0] * len(y)
 
     def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        if not scales.isfinite().all():
-            raise ValueError("the codec predicts scales that are not finite: its weights are damaged.")
+        for name, found in (("scales", scales), ("means", means)):  # means are decoded even where nothing is coded
+            if not found.isfinite().all():
+                raise ValueError(f"the codec predicts {name} that are not finite: its weights are damaged.")
         symbols = (self.y[:, channels] - means).round()
         places = where.expand(symbols.shape) if coded is None else where & coded
         for row, writer in enumerate(self.writers):
