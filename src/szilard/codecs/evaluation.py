@@ -2,7 +2,8 @@
 
 A row per picture and codec. Rates are of whole files, over the pixels of the picture as it was: `bpp`; of the streams
 alone: `payload_bpp`; of the model's likelihoods: `estimated_bpp`. PSNR is of samples rounded to 8 bits, mean over RGB,
-per picture; curves average it over pictures (which is not the PSNR of the mean error).
+per picture; curves average it over pictures (which is not the PSNR of the mean error). MS-SSIM is averaged as a plain
+number, and then told in dB, as in published curves.
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ class Evaluation:
         found = []
         for name, rows in by_name.items():
             similar = [row["ms_ssim"] for row in rows]
-            decided = () if None in similar else tuple(row["ms_ssim_db"] for row in rows)
+            decided = () if None in similar else tuple(map(decibels, similar))
             found.append(RDCurve(name, tuple(r["bpp"] for r in rows), tuple(r["psnr"] for r in rows), decided))
         return found
 
@@ -250,8 +251,6 @@ class Evaluation:
         for name in names:
             values = [row[name] for row in own]
             found[name] = None if None in values else statistics.fmean(values)
-        similar = [row["ms_ssim"] for row in own]
-        found["ms_ssim_db"] = None if None in similar else statistics.fmean(map(decibels, similar))
         peaks = [row["peak_megabytes"] for row in own]
         found["peak_megabytes"] = None if None in peaks else max(peaks)
         return found
