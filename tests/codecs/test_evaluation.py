@@ -23,6 +23,7 @@ from szilard.codecs.evaluation import (
     similarity,
 )
 from szilard.codecs.images import Picture
+from szilard.codecs.mlicv2 import MLICv2
 from szilard.codecs.peak_memory import peak_memory
 from szilard.codecs.picture_codec import CodedPicture, LearnedPictureCodec
 from szilard.codecs.pillow_codec import PillowCodec
@@ -156,6 +157,10 @@ def test_bad_evaluations_are_refused(pictures: list[Path], tmp_path: Path) -> No
         evaluate_codecs([], pictures)
     with pytest.raises(ValueError, match="webp 30 is given twice"):
         evaluate_codecs([PillowCodec("webp", 30)] * 2, pictures)
+    raw = Raw()
+    with pytest.raises(ValueError, match=r"call update\(\)"):
+        evaluate_codecs([raw, LearnedPictureCodec(MLICv2("mlicv2-tiny"))], pictures)
+    assert raw.calls == 0
     with pytest.raises(ValueError, match="same name"):
         evaluate_codecs([Raw()], [pictures[0]] * 2)
     with pytest.raises(ValueError, match=r"'b.png' has 64 x 64 pixels, too few"):

@@ -51,11 +51,15 @@ def evaluate_codecs(
         progress: called with the number of rows that are there, and of all.
 
     Raises:
-        ValueError: no codecs, no pictures, equal codecs, or pictures that cannot be read or are smaller than `crop`.
+        ValueError: no codecs, no pictures, equal codecs, a codec without tables, or pictures that cannot be read or are
+            smaller than `crop`.
     """
     own = [LearnedPictureCodec(one) if isinstance(one, LearnedCodec) else one for one in codecs]
     if not own or not images:
         raise ValueError(f"an evaluation needs codecs and pictures; there are {len(own)} and {len(images)}.")
+    for codec in own:
+        if isinstance(codec, LearnedPictureCodec):
+            codec.codec.check_tables()  # before hours of other codecs
     identities = [codec.identity() for codec in own]
     if len(set(identities)) < len(own):
         twice = next(codec for codec, one in zip(own, identities, strict=True) if identities.count(one) > 1)
