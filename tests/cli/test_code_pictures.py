@@ -75,13 +75,14 @@ def test_a_refined_file_says_so(capsys: pytest.CaptureFixture[str], model: Path,
 def test_the_zoos_codec_is_found_by_quality_and_by_a_files_weights(
     capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(szilard_zoo, "names", lambda: ["mlicv2-q2"])
+    monkeypatch.setattr(szilard_zoo, "names", lambda: ["mlicv2-q2", "mean-scale-q3"])
     monkeypatch.setattr(szilard_zoo, "path", lambda name: model)
     coded = tmp_path / "photo.szc"
     run(capsys, "encode", photo, coded, "--quality", 2)
     run(capsys, "decode", coded, tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()
-    assert "has no codec mlicv2-q3 (it has mlicv2-q2)" in run(capsys, "encode", photo, coded, code=2)
+    assert "has no codec mlicv2-q3 (it has mlicv2-q2, mean-scale-q3)" in run(capsys, "encode", photo, coded, code=2)
+    run(capsys, "encode", photo, coded, "--codec", "mean-scale")
     monkeypatch.setattr(szilard_zoo, "names", list)
     assert "which the zoo does not have: name one with --model" in run(
         capsys, "decode", coded, tmp_path / "a.png", code=2
@@ -107,6 +108,8 @@ def test_transparency_is_refused_unless_told(capsys: pytest.CaptureFixture[str],
         (("encode", "PHOTO", "OUT", "--steps", "5"), "belongs to --refine"),
         (("encode", "PHOTO", "OUT", "--model", "MODEL", "--quality", "2"), "give one of the two"),
         (("encode", "PHOTO", "OUT", "--quality", "5"), "between 1 and 4"),
+        (("encode", "PHOTO", "OUT", "--codec", "jpeg"), "--codec must be one of"),
+        (("encode", "PHOTO", "OUT", "--codec", "mlicv2", "--model", "MODEL"), "give one of the two"),
         (("encode", "PHOTO", "OUT", "--model", "MODEL", "--tile", "100"), "multiple of 64"),
         (("encode", "PHOTO", "OUT", "--alpha", "some"), "--alpha must be one of"),
         (("encode", "PHOTO", "OUT", "--arithmetic", "fast"), "--arithmetic must be one of"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from szilard.codecs.annealing import anneal, probability_down, refine, temperature, true_cost
-from szilard.codecs.hyperprior import MeanScaleHyperprior
-from tests.codecs.conftest import pixels, tiny_codec
+import szilard.codecs.annealing
+from szilard.codecs.annealing import anneal, own_lambda, probability_down, refine, temperature, true_cost
+from szilard.codecs.coding import encode
+from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
+from szilard.codecs.images import Picture
+from tests.codecs.conftest import pixels, samples, tiny_codec
 
 
 def test_the_chance_of_rounding_down() -> None:
@@ -76,6 +79,34 @@ def test_weights_and_modes_stay_as_they_are() -> None:
     assert codec.weights_id() == weights
     assert not codec.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in codec.parameters())
+
+
+def test_compress_searches_with_the_codecs_own_lambda(
+    trained: MeanScaleHyperprior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, seen = pixels(seed=20), []
+
+    def short(codec: MeanScaleHyperprior, x: torch.Tensor, lmbda: float) -> object:
+        seen.append((lmbda, refine(codec, x, lmbda, 3)))
+        return seen[0][1]
+
+    monkeypatch.setattr(szilard.codecs.annealing, "refine", short)
+    coded = trained.compress(x, refine=True)
+    ((lmbda, found),) = seen
+    assert lmbda == trained.trained_on["lambda"]
+    assert len(found.history) == 3
+    assert coded["strings"] == trained.compress_latents(found.y, found.z)["strings"]
+
+
+def test_a_search_needs_a_lambda_of_squared_errors_and_tables() -> None:
+    codec = MeanScaleHyperprior(HyperpriorConfig(4, 4)).eval()
+    with pytest.raises(ValueError, match="does not say with which lambda"):
+        own_lambda(codec)
+    codec.trained_on = {"lambda": 8.73, "distortion": "ms-ssim"}
+    with pytest.raises(ValueError, match=r"trained for MS-SSIM, with lambda 8\.73"):
+        own_lambda(codec)
+    with pytest.raises(ValueError, match=r"call update\(\)"):  # before the search, which is none
+        encode(codec, Picture(samples(20, 30)), refine=lambda _: pytest.fail("searched"))
 
 
 def test_wrong_numbers_are_told() -> None:

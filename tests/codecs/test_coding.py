@@ -207,6 +207,19 @@ def test_transparency_is_refused_dropped_or_kept(tmp_path: Path) -> None:
     assert read_picture(_png(values)).alpha is None  # opaque: nothing is lost
 
 
+def test_palettes_are_their_colours_and_cmyk_is_refused() -> None:
+    values = np.random.default_rng(0).integers(0, 3, (5, 7, 3), dtype=np.uint8) * 100
+    palette = io.BytesIO()
+    Image.fromarray(values).quantize(27).save(palette, format="PNG")
+    found = read_picture(palette.getvalue())
+    assert (found.channels, found.samples.shape) == (3, (5, 7, 3))
+    assert np.array_equal(found.samples, np.asarray(Image.open(palette).convert("RGB")))
+    inks = io.BytesIO()
+    Image.fromarray(values).convert("CMYK").save(inks, format="TIFF")
+    with pytest.raises(ValueError, match="mode CMYK; grey and RGB pictures can be coded"):
+        read_picture(inks.getvalue())
+
+
 def test_a_cameras_rotation_is_applied() -> None:
     values = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     exif = Image.Exif()

@@ -59,6 +59,20 @@ def test_softmaxes_of_linear_attention_are_over_positions_and_channels(monkeypat
     assert torch.allclose(keys.sum(-1), torch.ones(()))  # rows of K~
 
 
+def test_softmaxes_of_one_half_of_a_slice_are_over_its_positions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("szilard.codecs.contexts.linear_attention", lambda q, k, v: seen.append((q, k)) or v)
+    context = IntraSliceContext(8)
+    for name in ("queries", "keys", "values"):
+        setattr(context, name, nn.Identity())
+    where = anchors(4, 6, CPU)
+    context.attended(torch.randn(2, 8, 4, 6), only(torch.randn(2, 8, 4, 6), where), where)
+    ((queries, keys),) = seen
+    assert queries.shape == keys.shape == (2, 2, 4, 12)
+    assert torch.allclose(queries.sum(-2), torch.ones(()))
+    assert torch.allclose(keys.sum(-1), torch.ones(()))
+
+
 def test_intra_slice_attention_is_zero_at_anchors_before_its_convolution() -> None:
     where = anchors(4, 6, CPU)
     known = only(torch.randn(2, 8, 4, 6), where)

@@ -34,6 +34,11 @@ def test_every_symbol_keeps_a_frequency_and_all_make_65536(weights: list[float])
     assert (table.diff() > 0).all()
 
 
+def test_scales_whose_tables_would_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="65,536 symbols at most"):
+        GaussianConditional().update([0.11, 6000.0])
+
+
 def test_lengths_and_offsets_of_gaussian_tables() -> None:
     assert [int(GAUSSIAN._cdf_length[place]) for place in (0, 31, 63)] == [5, 65, 3133]
     assert [int(GAUSSIAN._offset[place]) for place in (0, 31, 63)] == [-1, -31, -1565]

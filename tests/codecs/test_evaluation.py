@@ -23,6 +23,7 @@ from szilard.codecs.evaluation import (
     similarity,
 )
 from szilard.codecs.images import Picture
+from szilard.codecs.mlicv2 import MLICv2
 from szilard.codecs.peak_memory import peak_memory
 from szilard.codecs.picture_codec import CodedPicture, LearnedPictureCodec
 from szilard.codecs.pillow_codec import PillowCodec
@@ -108,6 +109,21 @@ def test_curves_average_psnr_over_pictures(pictures: list[Path]) -> None:
     assert sorted(set(sizes)) == [(64, 64, 1), (100, 72, 1)]
 
 
+def test_curves_average_plain_ms_ssim_and_then_take_decibels() -> None:
+    row = {
+        "codec": "a",
+        "point": "1",
+        "parameters": 0,
+        "bpp": 1.0,
+        "payload_bpp": 1.0,
+        "estimated_bpp": None,
+        "psnr": 30,
+    }
+    row |= {"encode_seconds": 1.0, "decode_seconds": 1.0, "peak_megabytes": None}
+    (curve,) = Evaluation([row | {"ms_ssim": 0.99}, row | {"ms_ssim": 0.91}]).curves()
+    assert curve.ms_ssim == pytest.approx((-10 * math.log10(0.05),))
+
+
 def test_a_stopped_evaluation_goes_on_and_a_torn_line_is_measured_again(pictures: list[Path], tmp_path: Path) -> None:
     out, codec = tmp_path / "out", Raw()
     whole = evaluate_codecs([codec], pictures, out)
@@ -141,6 +157,10 @@ def test_bad_evaluations_are_refused(pictures: list[Path], tmp_path: Path) -> No
         evaluate_codecs([], pictures)
     with pytest.raises(ValueError, match="webp 30 is given twice"):
         evaluate_codecs([PillowCodec("webp", 30)] * 2, pictures)
+    raw = Raw()
+    with pytest.raises(ValueError, match=r"call update\(\)"):
+        evaluate_codecs([raw, LearnedPictureCodec(MLICv2("mlicv2-tiny"))], pictures)
+    assert raw.calls == 0
     with pytest.raises(ValueError, match="same name"):
         evaluate_codecs([Raw()], [pictures[0]] * 2)
     with pytest.raises(ValueError, match=r"'b.png' has 64 x 64 pixels, too few"):

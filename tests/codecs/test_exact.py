@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from szilard.codecs.exact import ExactArithmetic, exact_copy
+from szilard.codecs.exact import ExactArithmetic, exact_copy, plain_float32
 from szilard.codecs.quantizers import Rounding
 from tests.codecs.conftest import pixels, tiny_codec
 
@@ -105,6 +105,23 @@ def test_float32_a_sum_over_samples_and_large_powers_are_refused() -> None:
             double.sum(-2)
         with pytest.raises(TypeError, match="up to"):
             fifty.exp()
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_float32_is_whole_and_settings_come_back() -> None:
+    def now() -> tuple[object, ...]:
+        own = torch.backends.cudnn
+        return torch.get_float32_matmul_precision(), own.deterministic, own.benchmark, own.allow_tf32
+
+    before = now()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(KeyError), plain_float32(torch.device("cuda")):
+            assert now() == ("highest", True, False, False)
+            raise KeyError
+        assert now() == ("high", *before[1:])
+    finally:
+        torch.set_float32_matmul_precision(before[0])
 
 
 def test_a_copy_leaves_its_module_as_it_is() -> None:

@@ -46,6 +46,20 @@ def test_a_trained_codec_decodes_what_forward_shows(trained: MeanScaleHyperprior
     assert torch.equal(decoded, found["x_hat"].clamp(0, 1))
 
 
+def test_files_in_float32_do_not_depend_on_the_callers_autocast(trained: MeanScaleHyperprior) -> None:
+    x = pixels(1, 64, 128, seed=6)
+    trained.arithmetic = "float32"
+    try:
+        coded = trained.compress(x)
+        alone = trained.decompress(coded["strings"], coded["shape"], coded["checks"])["x_hat"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert trained.g_a(x).dtype == torch.bfloat16
+            found = trained.decompress(coded["strings"], coded["shape"], coded["checks"])["x_hat"]
+    finally:
+        trained.arithmetic = "exact"
+    assert torch.equal(found, alone)
+
+
 def test_streams_have_the_size_that_their_tables_say(trained: MeanScaleHyperprior) -> None:
     x = pixels(1, 256, 256, seed=9)
     coded = trained.compress(x)

@@ -159,6 +159,8 @@ def test_weights_of_something_else_are_refused() -> None:
         MLICv2.from_state_dict(weights | {"extra.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="these are not weights of MLIC"):
         MLICv2.from_state_dict(weights | {"h_s.increase.0.weight": torch.zeros(1, 2, 3, 3)})
+    with pytest.raises(ValueError, match="as it was first released, in 2023"):
+        MLICv2.from_state_dict(weights | {"module.lrp_anchor.0.lrp_transform.6.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,11 @@ def test_weights_of_something_else_are_refused() -> None:
 def test_wrong_sizes_are_told(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         MLICv2Config(**wrong)
+
+
+def test_the_hyperpriors_guide_may_be_yes_or_no() -> None:
+    assert MLICv2Config(hgcp=True) == MLICv2Config(hgcp="nonanchor")
+    assert MLICv2Config(hgcp=False) == MLICv2Config(hgcp="off")
 
 
 def selected(bias: float) -> MLICv2:
@@ -226,9 +233,23 @@ def test_all_is_coded_in_training_so_that_gradients_reach_the_latents() -> None:
     assert gradient.any()
 
 
-def test_scales_without_a_number_are_refused() -> None:
+def test_scales_and_means_without_a_number_are_refused_even_where_nothing_is_coded() -> None:
     codec = tiny_codec()
-    scales = torch.full((1, 8, 4, 4), float("nan"), dtype=torch.float64)
+    wrong = torch.full((1, 8, 4, 4), float("nan"), dtype=torch.float64)
+    where, right, nothing = anchors(4, 4, wrong.device), torch.ones_like(wrong), torch.zeros_like(wrong).bool()
     writing = Writing(torch.zeros(1, 16, 4, 4).double(), codec.gaussian_conditional)
-    with pytest.raises(ValueError, match="not finite"):
-        writing(slice(0, 8), anchors(4, 4, scales.device), scales, torch.zeros_like(scales), None)
+    with pytest.raises(ValueError, match="scales that are not finite"):
+        writing(slice(0, 8), where, wrong, right, nothing)
+    with pytest.raises(ValueError, match="means that are not finite"):
+        writing(slice(0, 8), where, right, wrong, nothing)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_rounded_values_do_not_follow_their_means_even_where_y_is_frozen(learns: bool) -> None:
+    y = torch.randn(1, 2, 2, 2).requires_grad_(learns)
+    means = torch.randn(1, 2, 2, 2, requires_grad=True)
+    everywhere = torch.ones(2, 2, dtype=torch.bool)
+    found = Rounding(y)(slice(0, 2), everywhere, torch.ones_like(means), means, None)
+    assert torch.allclose(found, (y - means).round() + means)
+    (gradient,) = torch.autograd.grad(found.sum(), means)
+    assert not gradient.any()

@@ -122,6 +122,7 @@ def test_what_a_standard_cannot_take_is_refused() -> None:
 
 def test_contestants_are_standards_with_qualities_or_folders(tmp_path: Path) -> None:
     assert [one.point for one in contestants("webp:10,50")] == ["10", "50"]
+    assert PillowCodec("webp") == PillowCodec("webp", 75)
     assert len(contestants("jpeg")) >= 4
     for lmbda in (0.01, 0.1):
         codec = learned()

@@ -89,6 +89,11 @@ def test_the_student_may_be_a_file(photographs: str, teacher: str, tmp_path: Pat
         (["codec", "--data", "PICTURES", "--set", "slices=7"], "must be slices=7 times a multiple of 4"),
         (["codec", "--data", "PICTURES", "--crop", "100"], "must be a multiple of 64"),
         (["codec", "--data", "PICTURES", "--lmbda", "0"], "lmbda must be at least"),
+        (
+            ["codec", "--data", "PICTURES", "--distortion", "ms-ssim", "--crop", "192"],
+            "for MS-SSIM papers take 2.4, 4.58",
+        ),
+        (["codec", "--data", "PICTURES", "--distortion", "ms-ssim", "--lmbda", "8.73", "--crop", "128"], "160 pixels"),
         (["feds", "--data", "PICTURES"], "give a trained codec as --teacher"),
         (["feds", "--data", "PICTURES", "--method", "scratch"], "say what the student is"),
         (["feds", "--data", "PICTURES", "--teacher", "PICTURES"], "holds no learned codec"),

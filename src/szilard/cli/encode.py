@@ -30,6 +30,9 @@ def encode_command(
     quality: Annotated[
         int | None, typer.Option("--quality", "-q", help="1 (smallest) to 4, of the zoo's codecs; default: 3.")
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--codec", help="Kind of the zoo's codec: mlicv2 or mean-scale; default: mlicv2.")
+    ] = None,
     tile: Annotated[
         int | None,
         typer.Option("--tile", help="Side of tiles, a multiple of 64; 0: never cut; default: 1024 for sides > 2048."),
@@ -49,9 +52,12 @@ def encode_command(
     as_json: o.JsonOption = False,
 ) -> None:
     """Code a picture: `szilard encode photo.png photo.szc`."""
+    from szilard.codecs.annealing import own_lambda
+    from szilard.codecs.annealing import refine as anneal
     from szilard.codecs.coding import encode, tile_count
     from szilard.codecs.images import ALPHAS, read_picture
     from szilard.codecs.learned_codec import ARITHMETICS
+    from szilard.codecs.opening import CODECS
 
     check_choice("--alpha", alpha, ALPHAS)
     check_choice("--arithmetic", arithmetic, ARITHMETICS)
@@ -59,14 +65,20 @@ def encode_command(
         raise ValueError(f"--{'steps' if steps is not None else 'lmbda'} belongs to --refine; add it.")
     if model is not None and quality is not None:
         raise ValueError("--quality chooses a codec of the zoo, and --model names one: give one of the two.")
+    if kind is not None:
+        check_choice("--codec", kind, tuple(CODECS))
+        if model is not None:
+            raise ValueError("--codec says which kind of the zoo's codecs, and --model names one: give one of the two.")
     check_number("--steps", steps, low=0, integer=True, optional=True)
     check_number("--lmbda", lmbda, low=0, optional=True)
     o.check_writable(output)
     read = read_picture(picture, alpha)
     tiles = tile_count(*read.size, tile)
-    codec = _codec(model, quality, device)
+    codec = _codec(model, quality, kind, device)
     codec.arithmetic = arithmetic
-    weight = _lmbda(codec, lmbda) if refine else 0.0
+    weight = lmbda or 0.0
+    if refine and lmbda is None:
+        weight = own_lambda(codec)
     count = 2000 if steps is None else steps
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     before = time.perf_counter()
@@ -74,8 +86,6 @@ def encode_command(
         line = progress.add_task("steps" if refine else "tiles", total=tiles * count if refine else tiles)
 
         def refined(pixels: Any) -> Any:
-            from szilard.codecs.annealing import refine as anneal
-
             found = anneal(codec, pixels, weight, count, callback=lambda *_: progress.advance(line))
             return found.y, found.z
 
@@ -137,16 +147,9 @@ def on_device(codec: LearnedCodec, device: str | None) -> LearnedCodec:
     return codec.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _codec(model: str | None, quality: int | None, device: str | None) -> LearnedCodec:
+def _codec(model: str | None, quality: int | None, kind: str | None, device: str | None) -> LearnedCodec:
     from szilard.codecs.zoo import codec_of_quality
 
     if model is not None:
         return open_model(model, device)
-    return on_device(codec_of_quality(3 if quality is None else quality), device)
-
-
-def _lmbda(codec: LearnedCodec, given: float | None) -> float:
-    own = codec.trained_on.get("lambda") if given is None else given
-    if not isinstance(own, (int, float)):
-        raise ValueError("the codec does not say with which lambda it was trained: give --lmbda, as 0.013.")
-    return float(own)
+    return on_device(codec_of_quality(3 if quality is None else quality, kind or "mlicv2"), device)

@@ -80,6 +80,23 @@ def anneal(v: Tensor, heat: float, generator: torch.Generator | None = None) -> 
     return v.detach().floor() + 1 - down
 
 
+def own_lambda(codec: LearnedCodec) -> float:
+    """The lambda that a codec was trained with, as `refine` weighs distortion.
+
+    Raises:
+        ValueError: it does not say, or it was trained for MS-SSIM.
+    """
+    found = codec.trained_on.get("lambda")
+    if not isinstance(found, (int, float)):
+        raise ValueError("the codec does not say with which lambda it was trained: give lmbda, as 0.013.")
+    if codec.trained_on.get("distortion", "mse") != "mse":
+        raise ValueError(
+            f"the codec was trained for MS-SSIM, with lambda {found:g}, but the search weighs squared errors: give "
+            "lmbda for those, as 0.013."
+        )
+    return float(found)
+
+
 class Annealing:
     """A quantizer that draws v~ of y - mean, and keeps the values it drew [B, M, h, w] for the rate."""
 
@@ -114,7 +131,7 @@ def refine(
     seed: int = 0,
     callback: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Refined:
-    """Find better latents of pictures.
+    """Find better latents of pictures. What a codec's selection (`gsc`) leaves out is not searched for.
 
     Args:
         codec: trained; its weights stay as they are.
@@ -158,6 +175,7 @@ def refine(
     return found
 
 
+@torch.enable_grad()
 def _descend(
     codec: LearnedCodec,
     x: Tensor,

@@ -124,6 +124,7 @@ def encode(
     """
     height, width = picture.size
     tiling, places = _places(height, width, tile, codec.stride)
+    codec.check_tables()  # before a search that takes minutes
     weights = codec.weights_id()  # first: it sees whether weights have changed
     tiles = []
     for number, (top, left) in enumerate(places):
@@ -162,6 +163,7 @@ def padded_pixels(samples: np.ndarray, stride: int) -> tuple[Tensor, tuple[int, 
     largest = 65535 if samples.dtype == np.uint16 else 255
     pixels = torch.from_numpy(samples.astype(np.float32)).permute(2, 0, 1)[None] / largest
     right, bottom = -pixels.shape[-1] % stride, -pixels.shape[-2] % stride
+    # MLIC++: zeros; here: the edges, because a black border costs bits
     return F.pad(pixels, (0, right, 0, bottom), mode="replicate"), (0, right, 0, bottom)
 
 

@@ -2,7 +2,8 @@
 
 A row per picture and codec. Rates are of whole files, over the pixels of the picture as it was: `bpp`; of the streams
 alone: `payload_bpp`; of the model's likelihoods: `estimated_bpp`. PSNR is of samples rounded to 8 bits, mean over RGB,
-per picture; curves average it over pictures (which is not the PSNR of the mean error).
+per picture; curves average it over pictures (which is not the PSNR of the mean error). MS-SSIM is averaged as a plain
+number, and then told in dB, as in published curves.
 """
 
 from __future__ import annotations
@@ -50,11 +51,15 @@ def evaluate_codecs(
         progress: called with the number of rows that are there, and of all.
 
     Raises:
-        ValueError: no codecs, no pictures, equal codecs, or pictures that cannot be read or are smaller than `crop`.
+        ValueError: no codecs, no pictures, equal codecs, a codec without tables, or pictures that cannot be read or are
+            smaller than `crop`.
     """
     own = [LearnedPictureCodec(one) if isinstance(one, LearnedCodec) else one for one in codecs]
     if not own or not images:
         raise ValueError(f"an evaluation needs codecs and pictures; there are {len(own)} and {len(images)}.")
+    for codec in own:
+        if isinstance(codec, LearnedPictureCodec):
+            codec.codec.check_tables()  # before hours of other codecs
     identities = [codec.identity() for codec in own]
     if len(set(identities)) < len(own):
         twice = next(codec for codec, one in zip(own, identities, strict=True) if identities.count(one) > 1)
@@ -230,7 +235,7 @@ class Evaluation:
         found = []
         for name, rows in by_name.items():
             similar = [row["ms_ssim"] for row in rows]
-            decided = () if None in similar else tuple(row["ms_ssim_db"] for row in rows)
+            decided = () if None in similar else tuple(map(decibels, similar))
             found.append(RDCurve(name, tuple(r["bpp"] for r in rows), tuple(r["psnr"] for r in rows), decided))
         return found
 
@@ -250,8 +255,6 @@ class Evaluation:
         for name in names:
             values = [row[name] for row in own]
             found[name] = None if None in values else statistics.fmean(values)
-        similar = [row["ms_ssim"] for row in own]
-        found["ms_ssim_db"] = None if None in similar else statistics.fmean(map(decibels, similar))
         peaks = [row["peak_megabytes"] for row in own]
         found["peak_megabytes"] = None if None in peaks else max(peaks)
         return found

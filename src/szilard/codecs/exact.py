@@ -17,10 +17,11 @@ Any other operation is refused.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +58,28 @@ class ExactArithmetic(TorchFunctionMode):
         if getattr(func, "__name__", "") not in _HARMLESS or "alpha" in kwargs:  # a + alpha b may be rounded once
             raise TypeError(f"{getattr(func, '__name__', func)} is not known to be the same on every machine.")
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def plain_float32(device: torch.device) -> Iterator[None]:
+    """Products in whole float32, of deterministic kernels, whatever the caller's settings are.
+
+    A decoder may run outside of the autocast, or without the TF32, in which a file was coded.
+    """
+    if device.type != "cuda":
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast("cuda", enabled=False),
+            cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def _largest_bits(x: Tensor, keep: int = 1) -> Tensor:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from szilard.codecs.entropy_models import EntropyBottleneck, GaussianConditional
-from szilard.codecs.exact import ExactArithmetic, exact_copy
+from szilard.codecs.exact import ExactArithmetic, exact_copy, plain_float32
 from szilard.codecs.quantizers import Predicted, Quantizer, Reading, Rounding, Writing
 from szilard.codecs.tables import CorruptStream, SymbolReader, SymbolWriter
 from szilard.options import check_choice
@@ -132,16 +132,28 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         }
 
     @torch.no_grad()
-    def compress(self, x: Tensor) -> dict[str, Any]:
+    def compress(self, x: Tensor, refine: bool = False) -> dict[str, Any]:
         """The streams of each image.
+
+        Args:
+            x: [B, 3, H, W] in [0, 1], sides multiples of `stride`.
+            refine: search for better latents first, as `annealing.refine` does by itself: MLICv2+.
 
         Returns:
             strings [[y of each image], [z of each image]], shape (h_z, w_z), checks [CRC-32 of each image's symbols].
 
         Raises:
-            ValueError: before `update`, or sides that are not multiples of `stride`.
+            ValueError: before `update`, sides that are not multiples of `stride`, or a search for a codec that does not
+                know its lambda.
         """
         self.check_pixels(x)
+        self.check_tables()
+        if refine:
+            from szilard.codecs.annealing import own_lambda
+            from szilard.codecs.annealing import refine as better
+
+            found = better(self, x, own_lambda(self))
+            return self.compress_latents(found.y, found.z)
         y = self.g_a(x)
         return self.compress_latents(y, self.h_a(y))
 
@@ -201,7 +213,8 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
     def _predicted(self, z_hat: Tensor, quantizer: Quantizer) -> Predicted:
         """The walk without gradients, in the arithmetic of files."""
         if self._arithmetic == "float32":
-            return self.walk(self.h_s(z_hat), quantizer)
+            with plain_float32(z_hat.device):
+                return self.walk(self.h_s(z_hat), quantizer)
         twin = self._exact_twin()
         with torch.no_grad(), _exact_outside(quantizer) as own:
             return twin.walk(twin.h_s(z_hat.double()), own)
@@ -210,7 +223,8 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         """g_s, for exact files in float64: what sums differ by between machines stays far below a sample."""
         kind = self.entropy_bottleneck.quantiles.dtype
         if self._arithmetic == "float32":
-            found: Tensor = self.g_s(y_hat.to(kind))
+            with plain_float32(y_hat.device):
+                found: Tensor = self.g_s(y_hat.to(kind))
             return found
         wide: Tensor = self._exact_twin().g_s(y_hat.double())
         return wide.to(kind)
@@ -255,6 +269,11 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         """Of the quantiles, which have an optimiser of their own."""
         return self.entropy_bottleneck.loss()
 
+    def check_tables(self) -> None:
+        """Refuse a codec without frequency tables, before anything is computed for a file."""
+        for model in (self.entropy_bottleneck, self.gaussian_conditional):
+            _ = model.tables
+
     def check_pixels(self, x: Tensor) -> None:
         """Refuse what is no picture of this codec."""
         if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point():
@@ -262,7 +281,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         if x.shape[-2] % self.stride or x.shape[-1] % self.stride or not x.numel():
             raise ValueError(
                 f"sides must be multiples of {self.stride}, not {x.shape[-2]} x {x.shape[-1]}: pad the picture, or use "
-                "szilard.codecs.encode."
+                "szilard.codecs.coding.encode."
             )
 
     def weights_id(self) -> bytes:
@@ -315,7 +334,7 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{model_id!r} holds no learned codec: its config.json names none.") from None
         if name != cls.name:
-            raise ValueError(f"{model_id!r} holds a codec {name!r}, not {cls.name!r}: open it with codecs.open_codec.")
+            raise ValueError(f"{model_id!r} holds a codec {name!r}, not {cls.name!r}: open it with opening.open_codec.")
         codec = cls(settings)  # type: ignore[call-arg, arg-type]
         try:
             codec.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)

@@ -59,13 +59,14 @@ class MLICv2Config:
         window: side of the local attention's window, odd.
         transform: "stm" (simple token mixing) or "residual" (MLIC++).
         channel, local, inter, intra: which contexts there are.
-        hgcp: the hyperprior as the guide of slice 0's intra-slice context: "off", "nonanchor" (default), or
-            "anchor+nonanchor": in both directions (inferred; the anchors' side from the hyperprior alone).
+        hgcp: the hyperprior as the guide of slice 0's intra-slice context: "off" (or False), "nonanchor" (default, or
+            True), or "anchor+nonanchor": in both directions (inferred; the anchors' side from the hyperprior alone).
         reweighting: of the global contexts' channels.
         rope: rotated positions instead of learned biases.
         lrp: latent residual prediction.
         gsc: guided selective compression: "off", "scale" (by the predicted scale alone) or "learned".
-        gsc_threshold: on the predicted probability (learned); elements with |y - mean| above it are to be coded.
+        gsc_threshold: of gsc="learned": elements are coded whose predicted probability reaches it. What the predictor
+            learns is |y - mean| >= 0.3, whatever this is.
         hidden: widths of the entropy networks, as a share of the paper's.
         blocks: residual blocks per stage of the transforms (a teacher may have more).
         attention: SwinV2 attention after the second stage and at the end of the analysis, and where the synthesis
@@ -81,7 +82,7 @@ class MLICv2Config:
     local: bool = True
     inter: bool = True
     intra: bool = True
-    hgcp: str = "nonanchor"
+    hgcp: str | bool = "nonanchor"
     reweighting: bool = True
     rope: bool = True
     lrp: bool = True
@@ -97,6 +98,8 @@ class MLICv2Config:
         for name in ("channel", "local", "inter", "intra", "reweighting", "rope", "lrp", "attention"):
             check_bool(name, getattr(self, name))
         check_choice("transform", self.transform, TRANSFORMS)
+        if isinstance(self.hgcp, bool):
+            object.__setattr__(self, "hgcp", "nonanchor" if self.hgcp else "off")
         check_choice("hgcp", self.hgcp, GUIDES)
         check_choice("gsc", self.gsc, SELECTIONS)
         check_number("gsc_threshold", self.gsc_threshold, low=0, high=1)
@@ -185,6 +188,7 @@ class MLICv2(LearnedCodec):
             return ChannelContext(width * place, width, (own.sized(192), own.sized(128)))
 
         def inter(place: int) -> nn.Module:
+            # MLIC++: a head for every 32 channels, which are its slices; here one for every slice, whatever its width
             return InterSliceContext(width * place, width, heads=place, rope=own.rope)
 
         def intra(_: int) -> nn.Module:
@@ -274,6 +278,11 @@ class MLICv2(LearnedCodec):
         from szilard.codecs.state_dicts import configuration_of, renamed
 
         own = renamed(state_dict)
+        if "lrp_anchor.0.lrp_transform.6.weight" in own:
+            raise ValueError(
+                "these are weights of MLIC++ as it was first released, in 2023, with another residual prediction and "
+                "synthesis: take its later weights."
+            )
         model = cls(replace(configuration_of(own), **changes))
         try:
             wrong = model.load_state_dict(own, strict=False)

@@ -1,4 +1,4 @@
-"""Photographs to train on: crops of files, and those that scikit-image, scikit-learn and matplotlib ship."""
+"""Photographs to train on: crops of files, and those that scikit-image and scikit-learn ship."""
 
 from __future__ import annotations
 

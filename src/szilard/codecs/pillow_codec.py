@@ -28,7 +28,7 @@ class PillowCodec:
     """
 
     kind: str
-    quality: int
+    quality: int = 75
 
     parameters: ClassVar[int] = 0
 

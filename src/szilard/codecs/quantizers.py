@@ -55,9 +55,9 @@ class Rounding:
 
     def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
         difference = self.y[:, channels] - means
-        symbols = (
-            difference + (difference.round() - difference).detach() if self.y.requires_grad else difference.round()
-        )
+        symbols = difference.round()
+        if difference.requires_grad:  # of means alone, too: without it a frozen y would follow them
+            symbols = difference + (symbols - difference).detach()
         if coded is not None and not self.all_coded:
             symbols = symbols * coded
         return only(symbols + means, where)
@@ -72,8 +72,9 @@ class Writing:
         self.checks = [0] * len(y)
 
     def __call__(self, channels: slice, where: Tensor, scales: Tensor, means: Tensor, coded: Tensor | None) -> Tensor:
-        if not scales.isfinite().all():
-            raise ValueError("the codec predicts scales that are not finite: its weights are damaged.")
+        for name, found in (("scales", scales), ("means", means)):  # means are decoded even where nothing is coded
+            if not found.isfinite().all():
+                raise ValueError(f"the codec predicts {name} that are not finite: its weights are damaged.")
         symbols = (self.y[:, channels] - means).round()
         places = where.expand(symbols.shape) if coded is None else where & coded
         for row, writer in enumerate(self.writers):

@@ -33,7 +33,14 @@ def frequency_table(probabilities: Tensor) -> Tensor:
 
     Returns:
         int32 [K + 1], from 0 to 65536.
+
+    Raises:
+        ValueError: more symbols than 65536, not one frequency for each.
     """
+    if len(probabilities) > TOTAL:
+        raise ValueError(
+            f"a frequency table has {TOTAL:,} symbols at most, not {len(probabilities):,}: choose smaller scales."
+        )
     rounded = (probabilities.double() * TOTAL + 0.5).floor().long().cpu()  # halves go up, as in CompressAI
     rounded = rounded * TOTAL // rounded.sum().clamp(min=1)
     cumulative = torch.cat([rounded.new_zeros(1), rounded.cumsum(0)])

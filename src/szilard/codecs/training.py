@@ -28,7 +28,11 @@ from szilard.training.run_folder import check_ours, own_run
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
+LAMBDAS = {  # of the papers, by distortion
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483),
+    "ms-ssim": (2.4, 4.58, 8.73, 16.64, 31.73, 60.5),
+}
+_LEAST_OF_MS_SSIM = 0.1  # 1 - MS-SSIM is 1 at most: below this no picture is worth its bits
 AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
 _MADE_FOR = "# codec:"
 _FOLDERS, _FILES = (
@@ -41,6 +45,8 @@ _FOLDERS, _FILES = (
 class CodecConfig(TrainingConfig):
     """Settings of training a codec."""
 
+    # Paper: batches of 32, crops of 256, after 1.2 of 2 million steps of 512, and a tenth of the rate at the end; here:
+    # one crop size, and any of the loop's schedules, because trainings are a thousand times shorter.
     least_lmbda: ClassVar[float] = 1e-6
 
     steps: int | None = setting(2000, "Optimiser steps.")
@@ -59,7 +65,12 @@ class CodecConfig(TrainingConfig):
         if self.steps is None:
             raise ValueError("steps must be given: crops are drawn, so that there are no epochs.")
         check_number("lmbda", self.lmbda, low=self.least_lmbda)
-        check_choice("distortion", self.distortion, ("mse", "ms-ssim"))
+        check_choice("distortion", self.distortion, tuple(LAMBDAS))
+        if self.distortion == "ms-ssim" and 0 < self.lmbda < _LEAST_OF_MS_SSIM:
+            papers = ", ".join(f"{one:g}" for one in LAMBDAS["ms-ssim"])
+            raise ValueError(
+                f"lmbda={self.lmbda:g} is for squared errors; for MS-SSIM papers take {papers}: give lmbda."
+            )
         check_number("crop", self.crop, low=64, integer=True)
         check_number("halved", self.halved, low=0, high=1)
         check_number("aux_learning_rate", self.aux_learning_rate, low=0)

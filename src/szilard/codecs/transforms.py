@@ -1,4 +1,7 @@
-"""The transforms of MLIC++ and MLICv2: picture to latent and back, latent to hyper latent and back."""
+"""The transforms of MLIC++ and MLICv2: picture to latent and back, latent to hyper latent and back.
+
+With token mixing the blocks that change the size stay as they are in MLIC++, GDN among them (inferred).
+"""
 
 from __future__ import annotations
 
