@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import szilard_zoo
 from szilard.cli.main import main
 from szilard.codecs.container import REFINED, Bitstream
 from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
+from szilard.codecs.images import check_target
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> str:
@@ -127,3 +130,63 @@ def test_bad_input_is_one_sentence(
     assert said in told
     assert len(told.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_no_picture_is_written_over(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(photo)
+    assert "name the coded file as photo.szc" in run(capsys, "encode", photo, photo, "--model", model, code=2)
+    assert "is the file that is read" in run(capsys, "encode", photo, tmp_path / "link", "--model", model, code=2)
+    assert photo.read_bytes() == before
+    coded = tmp_path / "coded"
+    run(capsys, "encode", photo, coded, "--model", model)
+    coded = coded.rename(tmp_path / "coded.png")
+    assert "is the file that is read" in run(capsys, "decode", coded, coded, "--model", model, code=2)
+
+
+def test_links_are_followed_and_pipes_written_to(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    coded, link, pipe = tmp_path / "photo.szc", tmp_path / "link.szc", tmp_path / "pipe.png"
+    coded.write_bytes(b"")
+    coded.chmod(0o600)
+    link.symlink_to(coded)
+    run(capsys, "encode", photo, link, "--model", model)
+    assert link.is_symlink() and coded.stat().st_size and coded.stat().st_mode & 0o777 == 0o600
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    run(capsys, "decode", link, pipe, "--model", model)
+    assert os.read(reading, 4) == b"\x89PNG" and pipe.is_fifo()
+    os.close(reading)
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = tmp_path / "photo.szc"
+    coded.write_bytes(b"before")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    said = run(capsys, "encode", photo, coded, "--model", model, code=2)
+    assert "cannot be written (No space left on device)" in said
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_read_only_file_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = tmp_path / "photo.szc"
+    coded.write_bytes(b"before")
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: path != coded)
+    assert "must not be written" in run(capsys, "encode", photo, coded, "--model", "none", code=2)
+
+
+def test_a_picture_that_its_format_cannot_hold_is_refused_before_it_is_decoded() -> None:
+    check_target(Path("a.png"), size=(2, 20_000))
+    with pytest.raises(ValueError, match="sides of WEBP are 16,383 pixels at most, not 20000 x 2"):
+        check_target(Path("a.webp"), size=(2, 20_000))

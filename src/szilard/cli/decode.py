@@ -28,10 +28,11 @@ def decode_command(
     from szilard.codecs.images import check_target, write_picture
     from szilard.codecs.zoo import codec_of_weights
 
+    o.check_other_file(output, source)
     o.check_writable(output)
     coded = Bitstream.load(source)
     own = coded.header
-    check_target(output, own.depth, own.channels, has_alpha=coded.has_alpha)
+    check_target(output, own.depth, own.channels, coded.has_alpha, (own.height, own.width))
     codec = codec_of_weights(own.codec, own.weights) if model is None else open_model(model, device)
     codec = on_device(codec, device)
     check_codec(codec, own)

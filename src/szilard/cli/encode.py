@@ -61,6 +61,8 @@ def encode_command(
         raise ValueError("--quality chooses a codec of the zoo, and --model names one: give one of the two.")
     check_number("--steps", steps, low=0, integer=True, optional=True)
     check_number("--lmbda", lmbda, low=0, optional=True)
+    check_coded_name(output)
+    o.check_other_file(output, picture)
     o.check_writable(output)
     read = read_picture(picture, alpha)
     tiles = tile_count(*read.size, tile)
@@ -107,6 +109,18 @@ def encode_command(
         f"{output}: {facts['bytes']:,} bytes, {coded.bpp:.4f} bits per pixel, {width} x {height}, "
         f"{codec.name} {facts['weights']}, {seconds:.1f} s"
     )
+
+
+def check_coded_name(output: Path) -> None:
+    """Refuse a picture's name for a coded file: `encode *.png` would write one picture over another.
+
+    Raises:
+        ValueError: it is one.
+    """
+    from szilard.codecs.photographs import SUFFIXES
+
+    if output.suffix.lower() in SUFFIXES:
+        raise ValueError(f"{str(output)!r} is named as a picture; name the coded file as {output.stem}.szc.")
 
 
 def open_model(model: str, device: str | None) -> LearnedCodec:

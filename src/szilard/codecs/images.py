@@ -8,9 +8,7 @@ applied; alpha is refused, or carried without loss beside the picture.
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,12 @@ import numpy as np
 from szilard.codecs.container import MAX_PIXELS, MAX_SIDE, CorruptFile
 from szilard.codecs.deep_png import deep_png, deep_samples, is_deep
 from szilard.options import check_choice
+from szilard.whole_folder import whole_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 ALPHAS = ("refuse", "keep", "drop")
 _SAVED: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
+_LONGEST = {"WEBP": 16_383, "JPEG": 65_500}  # of what libwebp and libjpeg write
 _KINDS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -139,8 +139,14 @@ def _apart(values: np.ndarray, alpha: str, named: str) -> Picture:
     return Picture(np.ascontiguousarray(colours), 3, transparent)
 
 
-def check_target(target: Path, depth: int = 8, channels: int = 3, has_alpha: bool = False) -> str:
+def check_target(
+    target: Path, depth: int = 8, channels: int = 3, has_alpha: bool = False, size: tuple[int, int] = (1, 1)
+) -> str:
     """The format of a picture that is to be written.
+
+    Args:
+        target: its file.
+        depth, channels, has_alpha, size: of the picture; size is height and width.
 
     Raises:
         ValueError: a name that says no format, or one that cannot hold the picture.
@@ -153,6 +159,11 @@ def check_target(target: Path, depth: int = 8, channels: int = 3, has_alpha: boo
         raise ValueError(f"this picture has 16 bits, which are written as .png{' or .tif' if plain else ''} only.")
     if has_alpha and kind == "JPEG":
         raise ValueError("this picture has transparency, which JPEG has not: name a .png, .tif or .webp.")
+    longest = _LONGEST.get(kind, MAX_SIDE)
+    if max(size) > longest:
+        raise ValueError(
+            f"sides of {kind} are {longest:,} pixels at most, not {size[1]} x {size[0]}: name a .png or .tif."
+        )
     return kind
 
 
@@ -160,9 +171,9 @@ def write_picture(picture: Picture, target: Path) -> None:
     """Write a picture, whole or not at all; PNG, TIFF, WebP (without loss) or JPEG (quality 95) by its name.
 
     Raises:
-        ValueError: another name, or what the format cannot hold.
+        ValueError: another name, what the format cannot hold, or a file that cannot be written.
     """
-    kind = check_target(target, picture.depth, picture.channels, picture.alpha is not None)
+    kind = check_target(target, picture.depth, picture.channels, picture.alpha is not None, picture.size)
     samples = picture.samples[..., :1] if picture.channels == 1 else picture.samples
     if picture.alpha is not None:
         samples = np.dstack([samples, picture.alpha])
@@ -170,18 +181,11 @@ def write_picture(picture: Picture, target: Path) -> None:
     many = picture.depth == 16 and samples.shape[-1] > 1
     coded = deep_png(samples) if many else None  # before the file is there
     image = None if many else _pillow().fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if image is not None:
-                image.save(file, format=kind, **options)
-            elif coded is not None:
-                file.write(coded)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as file:
+        if image is not None:
+            image.save(file, format=kind, **options)
+        elif coded is not None:
+            file.write(coded)
 
 
 def coded_alpha(alpha: np.ndarray) -> bytes:
