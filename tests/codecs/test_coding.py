@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import struct
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,17 @@ def test_weights_that_were_changed_through_their_data_write_files_that_others_de
     other = MLICv2(codec.settings).eval()
     other.load_state_dict(codec.state_dict())
     assert np.array_equal(decode(other, coded).samples, decode(codec, coded).samples)
+
+
+def test_one_sentence_of_a_damaged_or_deep_picture(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.png"
+    deep.write_bytes(deep_png(np.zeros((4, 5, 4), dtype=np.uint16)))
+    with pytest.raises(ValueError, match="has transparency") as told:
+        read_picture(deep)
+    assert str(told.value).count("deep.png") == 1
+    cut = tmp_path / "cut.tif"
+    Image.new("L", (9, 9)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:20])
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="its bytes are of none of them"):
+        warnings.simplefilter("error")
+        read_picture(cut)

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors
+from szilard.cli.loading import errors, note
 from szilard.options import check_choice, check_number
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def encode_command(
 ) -> None:
     """Code a picture: `szilard encode photo.png photo.szc`."""
     from szilard.codecs.coding import encode, tile_count
-    from szilard.codecs.images import ALPHAS, read_picture
+    from szilard.codecs.images import ALPHAS, left_out, read_picture
     from szilard.codecs.learned_codec import ARITHMETICS
 
     check_choice("--alpha", alpha, ALPHAS)
@@ -60,12 +60,14 @@ def encode_command(
     if model is not None and quality is not None:
         raise ValueError("--quality chooses a codec of the zoo, and --model names one: give one of the two.")
     check_number("--steps", steps, low=0, integer=True, optional=True)
-    check_number("--lmbda", lmbda, low=0, optional=True)
+    check_number("--lmbda", lmbda, low=0, high=1e9, optional=True)
     check_coded_name(output)
     o.check_other_file(output, picture)
     o.check_writable(output)
     read = read_picture(picture, alpha)
     tiles = tile_count(*read.size, tile)
+    for what in left_out(picture):
+        note(f"{picture}: the coded file does not keep {what}")
     codec = _codec(model, quality, device)
     codec.arithmetic = arithmetic
     weight = _lmbda(codec, lmbda) if refine else 0.0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
+_MOST_LMBDA = 1e9
 AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
 _MADE_FOR = "# codec:"
 _FOLDERS, _FILES = (
@@ -58,7 +59,7 @@ class CodecConfig(TrainingConfig):
         super().__post_init__()
         if self.steps is None:
             raise ValueError("steps must be given: crops are drawn, so that there are no epochs.")
-        check_number("lmbda", self.lmbda, low=self.least_lmbda)
+        check_number("lmbda", self.lmbda, low=self.least_lmbda, high=_MOST_LMBDA)
         check_choice("distortion", self.distortion, ("mse", "ms-ssim"))
         check_number("crop", self.crop, low=64, integer=True)
         check_number("halved", self.halved, low=0, high=1)
@@ -180,7 +181,7 @@ def train_codec(
     assert config.steps is not None
     count = config.steps * config.batch_size * config.gradient_accumulation
     data = Crops(pictures, config.crop, count, config.seed, config.halved)
-    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES, "README.md"))
     text = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n# pictures: {data.digest}\n"
     text += config.to_yaml()
     other = "sizes, settings or pictures"
