@@ -291,6 +291,8 @@ def _decoded(codec: LearnedCodec, tile: Tile, checked: bool) -> Tensor:
     left, right, top, bottom = tile.pad
     strings = [[stream] for stream in tile.streams]
     pixels = codec.decompress(strings, tile.shape, [tile.check] if checked else None)["x_hat"][0].float().cpu()
+    if not pixels.isfinite().all():
+        raise ValueError("the codec gives back pixels that are no numbers: its weights are damaged.")
     return pixels[:, top : pixels.shape[1] - bottom, left : pixels.shape[2] - right]
 
 
