@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,17 @@ def test_a_model_that_is_no_folder_and_no_hub_id_is_told_at_once(
     assert "no such folder, and a hub id is written owner/name" in said
     said = run(capsys, "encode", photo, tmp_path / "a.szc", "--model", "runs/codec", code=2)
     assert "can be reached: no such folder, and the hub does not answer" in said
+
+
+def test_pillow_says_nothing_beside_the_sentence(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many.tif"
+    Image.new("RGB", (9, 9)).save(many, tiffinfo={})
+    data = bytearray(many.read_bytes())
+    place = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00")  # SamplesPerPixel
+    data[place + 8 : place + 10] = (2048).to_bytes(2, "little")
+    many.write_bytes(data)
+    said = run(capsys, "encode", many, tmp_path / "a.szc", "--model", model, code=2)
+    assert said.startswith("szilard: ") and said.count("\n") == 1
+    assert not logging.getLogger("PIL.TiffImagePlugin").isEnabledFor(logging.ERROR)

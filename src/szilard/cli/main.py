@@ -136,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it tells every retry; we tell the outcome
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged pictures it tells details beside the error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = int(app(arguments, standalone_mode=False) or 0)
