@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -108,3 +111,33 @@ def write_whole(file: Path, text: str) -> None:
     scratch = file.with_name(f".{file.name}.tmp")
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, file)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """An open file that takes the place of `target` when the block ends without an error.
+
+    A link is followed, a device or a pipe is written to, and a file that was there keeps its permissions.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    try:
+        file = target.resolve()
+        if file.exists() and not file.is_file():
+            buffer = io.BytesIO()  # writers of pictures seek, which a pipe cannot
+            yield buffer
+            file.write_bytes(buffer.getvalue())
+            return
+        mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o644
+        handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as opened:
+                yield opened
+            os.chmod(scratch, mode)
+            os.replace(scratch, file)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ValueError(f"{str(target)!r} cannot be written ({error.strerror or error}).") from error

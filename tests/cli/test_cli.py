@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -186,3 +187,24 @@ def test_ids_can_be_set_on_the_command_line(cli):
         cli("generate", "w10", "-m", "MODEL", "--method", "lead", "-s", "anchor=[5, 6]", "-n", 4, "--json")[1]
     )
     assert record["options"]["anchor"] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied", "a file"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_or_closed_disk_is_no_fault_of_ours(error, capsys, monkeypatch):
+    from szilard.cli import main as commands
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(commands, "app", broken)
+    monkeypatch.delenv("SZILARD_DEBUG", raising=False)
+    assert commands.main([]) == 2
+    assert "give the command again" in capsys.readouterr().err

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image, ImageCms
 
 import szilard_zoo
+from szilard.cli.decode import decode_command
 from szilard.cli.main import main
+from szilard.codecs.coding import MAX_DECODED, decode
 from szilard.codecs.container import REFINED, Bitstream
 from szilard.codecs.hyperprior import HyperpriorConfig, MeanScaleHyperprior
+from szilard.codecs.images import check_target
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> str:
@@ -130,3 +138,119 @@ def test_bad_input_is_one_sentence(
     assert said in told
     assert len(told.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_no_picture_is_written_over(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(photo)
+    assert "name the coded file as photo.szc" in run(capsys, "encode", photo, photo, "--model", model, code=2)
+    assert "is the file that is read" in run(capsys, "encode", photo, tmp_path / "link", "--model", model, code=2)
+    assert photo.read_bytes() == before
+    coded = tmp_path / "coded"
+    run(capsys, "encode", photo, coded, "--model", model)
+    coded = coded.rename(tmp_path / "coded.png")
+    assert "is the file that is read" in run(capsys, "decode", coded, coded, "--model", model, code=2)
+
+
+def test_links_are_followed_and_pipes_written_to(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    coded, link, pipe = tmp_path / "photo.szc", tmp_path / "link.szc", tmp_path / "pipe.png"
+    coded.write_bytes(b"")
+    coded.chmod(0o600)
+    link.symlink_to(coded)
+    run(capsys, "encode", photo, link, "--model", model)
+    assert link.is_symlink() and coded.stat().st_size and coded.stat().st_mode & 0o777 == 0o600
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    run(capsys, "decode", link, pipe, "--model", model)
+    assert os.read(reading, 4) == b"\x89PNG" and pipe.is_fifo()
+    os.close(reading)
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = tmp_path / "photo.szc"
+    coded.write_bytes(b"before")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    said = run(capsys, "encode", photo, coded, "--model", model, code=2)
+    assert "cannot be written (No space left on device)" in said
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_read_only_file_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = tmp_path / "photo.szc"
+    coded.write_bytes(b"before")
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not (path == coded and mode == os.W_OK))
+    assert "must not be written" in run(capsys, "encode", photo, coded, "--model", "none", code=2)
+
+
+def test_a_picture_that_its_format_cannot_hold_is_refused_before_it_is_decoded() -> None:
+    check_target(Path("a.png"), size=(2, 20_000))
+    with pytest.raises(ValueError, match="sides of WEBP are 16,383 pixels at most, not 20000 x 2"):
+        check_target(Path("a.webp"), size=(2, 20_000))
+
+
+def test_what_a_coded_file_does_not_keep_is_told(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    pages, plain, coded = tmp_path / "pages.tif", tmp_path / "plain.png", tmp_path / "a.szc"
+    one = Image.new("RGB", (70, 40))
+    one.save(pages, save_all=True, append_images=[one.copy(), one.copy()], icc_profile=b"none")
+    one.save(plain, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert main(["encode", str(pages), str(coded), "--model", str(model)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not keep 2 of its 3 pictures" in said and "colour profile (unreadable)" in said
+    assert main(["encode", str(plain), str(coded), "--model", str(model)]) == 0
+    assert "keep" not in capsys.readouterr().err
+
+
+def test_larger_pictures_than_allowed_are_refused_before_the_codec_is_opened(
+    capsys: pytest.CaptureFixture[str], model: Path, photo: Path, tmp_path: Path
+) -> None:
+    coded = tmp_path / "photo.szc"
+    run(capsys, "encode", photo, coded, "--model", model)
+    said = run(capsys, "decode", coded, tmp_path / "a.png", "--model", "none", "--max-pixels", 2799, code=2)
+    assert "70 x 40 pixels, more than the 2,799" in said
+    run(capsys, "decode", coded, tmp_path / "a.png", "--model", model, "--max-pixels", 2800)
+
+
+def test_the_two_limits_on_pixels_are_one() -> None:
+    option = inspect.signature(decode_command).parameters["max_pixels"]
+    assert option.default == MAX_DECODED == inspect.signature(decode).parameters["max_pixels"].default
+
+
+def test_a_model_that_is_no_folder_and_no_hub_id_is_told_at_once(
+    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_hub(*_: Any) -> None:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("szilard.codecs.opening.hf_hub_download", no_hub)
+    said = run(capsys, "encode", photo, tmp_path / "a.szc", "--model", "runs", code=2)
+    assert "no such folder, and a hub id is written owner/name" in said
+    said = run(capsys, "encode", photo, tmp_path / "a.szc", "--model", "runs/codec", code=2)
+    assert "can be reached: no such folder, and the hub does not answer" in said
+
+
+def test_pillow_says_nothing_beside_the_sentence(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many.tif"
+    Image.new("RGB", (9, 9)).save(many, tiffinfo={})
+    data = bytearray(many.read_bytes())
+    place = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00")  # SamplesPerPixel
+    data[place + 8 : place + 10] = (2048).to_bytes(2, "little")
+    many.write_bytes(data)
+    said = run(capsys, "encode", many, tmp_path / "a.szc", "--model", model, code=2)
+    assert said.startswith("szilard: ") and said.count("\n") == 1
+    assert not logging.getLogger("PIL.TiffImagePlugin").isEnabledFor(logging.ERROR)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import struct
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from PIL import Image
 from szilard.codecs.coding import decode, encode, padded_pixels, tile_count, tiling_of
 from szilard.codecs.container import CHECKED, FLOAT32, MAX_PIXELS, REFINED, Bitstream, CorruptFile
 from szilard.codecs.deep_png import deep_png
+from szilard.codecs.entropy_models import GaussianConditional
 from szilard.codecs.hyperprior import MeanScaleHyperprior
 from szilard.codecs.images import Picture, check_target, read_picture, write_picture
 from szilard.codecs.mlicv2 import MLICv2
+from szilard.codecs.opening import open_codec
+from szilard.codecs.tables import Tables
 from tests.codecs.conftest import samples, tiny_codec
 
 
@@ -259,3 +264,51 @@ def test_weights_that_were_changed_through_their_data_write_files_that_others_de
     other = MLICv2(codec.settings).eval()
     other.load_state_dict(codec.state_dict())
     assert np.array_equal(decode(other, coded).samples, decode(codec, coded).samples)
+
+
+def test_one_sentence_of_a_damaged_or_deep_picture(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.png"
+    deep.write_bytes(deep_png(np.zeros((4, 5, 4), dtype=np.uint16)))
+    with pytest.raises(ValueError, match="has transparency") as told:
+        read_picture(deep)
+    assert str(told.value).count("deep.png") == 1
+    cut = tmp_path / "cut.tif"
+    Image.new("L", (9, 9)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:20])
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="its bytes are of none of them"):
+        warnings.simplefilter("error")
+        read_picture(cut)
+
+
+def test_damaged_weights_and_tables_are_told(trained: MeanScaleHyperprior) -> None:
+    codec = copy.deepcopy(trained)
+    picture = Picture(samples(20, 30))
+    with torch.no_grad():
+        codec.g_s[-1].bias.fill_(float("nan"))
+    coded = encode(codec, picture)
+    with pytest.raises(ValueError, match="pixels that are no numbers"):
+        decode(codec, coded)
+    codec = copy.deepcopy(trained)
+    codec.gaussian_conditional._quantized_cdf.zero_()
+    with pytest.raises(ValueError, match="tables are damaged"):
+        Tables.of(*_buffers(codec.gaussian_conditional))
+    cumulative, lengths, offsets = _buffers(trained.gaussian_conditional)
+    with pytest.raises(ValueError, match="tables are damaged"):
+        Tables.of(cumulative[:3], lengths, offsets)
+
+
+def _buffers(model: GaussianConditional) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return model._quantized_cdf, model._cdf_length, model._offset
+
+
+def test_what_does_not_fit_in_a_codecs_folder_is_named(trained: MeanScaleHyperprior, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    for field, value, said in (
+        ("M", 24, "size mismatch for"),
+        ("foo", 1, "is of no mean-scale that this release knows"),
+    ):
+        changed = kept | {"config": kept["config"] | {field: value}}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=said):
+            open_codec(tmp_path)

@@ -169,6 +169,22 @@ def test_bad_evaluations_are_refused(pictures: list[Path], tmp_path: Path) -> No
         evaluate_codecs([Raw()], pictures, pictures[0] / "out")
 
 
+def test_pictures_and_rows_are_looked_at_before_anything_is_measured(pictures: list[Path], tmp_path: Path) -> None:
+    text, out = tmp_path / "z.png", tmp_path / "out"
+    text.write_text("text")
+    with pytest.raises(ValueError, match=r"z\.png' cannot be read"):
+        evaluate_codecs([PillowCodec("webp", 50)], [*pictures, text], out)
+    with pytest.raises(ValueError, match="too few for crops of 100000"):
+        evaluate_codecs([PillowCodec("webp", 50)], pictures, out, crop=100_000)
+    assert not out.exists()
+    for other in (tmp_path / "folder", tmp_path / "bytes"):
+        (other / "rows.jsonl").mkdir(parents=True) if other.name == "folder" else other.mkdir()
+        if other.name == "bytes":
+            (other / "rows.jsonl").write_bytes(b"\xff")
+        with pytest.raises(ValueError, match="holds no rows of an evaluation"):
+            evaluate_codecs([PillowCodec("webp", 50)], pictures, other)
+
+
 def test_the_centre_of_a_picture() -> None:
     samples = scene(10, 14)
     assert np.array_equal(centre(Picture(samples), 6, "x").samples, samples[2:8, 4:10])

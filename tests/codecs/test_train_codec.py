@@ -88,7 +88,7 @@ def test_the_student_may_be_a_file(photographs: str, teacher: str, tmp_path: Pat
         (["codec", "--data", "PICTURES", "--set", "N"], "a setting is written name=value"),
         (["codec", "--data", "PICTURES", "--set", "slices=7"], "must be slices=7 times a multiple of 4"),
         (["codec", "--data", "PICTURES", "--crop", "100"], "must be a multiple of 64"),
-        (["codec", "--data", "PICTURES", "--lmbda", "0"], "lmbda must be at least"),
+        (["codec", "--data", "PICTURES", "--lmbda", "0"], "lmbda must be between"),
         (
             ["codec", "--data", "PICTURES", "--distortion", "ms-ssim", "--crop", "192"],
             "for MS-SSIM papers take 2.4, 4.58",
@@ -158,3 +158,29 @@ def test_a_folder_knows_its_pictures_and_steps_must_be_given(tmp_path: Path) -> 
         train({"p0": pictures["p0"]})
     with pytest.raises(ValueError, match="steps must be given"):
         CodecConfig(steps=None)
+
+
+def test_pictures_are_looked_at_before_a_training_begins(
+    photographs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    data, output = tmp_path / "data", tmp_path / "codec"
+    (data / "folder.png").mkdir(parents=True)  # is no picture
+    image.open(f"{photographs}/a.png").save(data / "a.png")
+    made = ["train", "codec", "--data", str(data), "-o", str(output), "--codec", "mean-scale", *SHORT, *CPU]
+    for name, said in (("text.png", "cannot be read as PNG"), ("cmyk.jpg", "has mode CMYK")):
+        file = data / name
+        file.write_text("text")
+        if name == "cmyk.jpg":
+            image.new("CMYK", (80, 80)).save(file)
+        assert main(made) == 2
+        assert said in capsys.readouterr().err
+        file.unlink()
+        assert not output.exists()
+
+
+def test_a_readme_of_something_else_is_not_written_over(photographs: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["train", "codec", "--data", photographs, "-o", str(tmp_path), *SHORT, *CPU]) == 2
+    assert main(["train", "codec", "--data", photographs, "-o", str(tmp_path / "a"), "--lmbda", "inf", *SHORT]) == 2
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors
+from szilard.cli.loading import errors, note
 from szilard.options import check_choice, check_number
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def encode_command(
     from szilard.codecs.annealing import own_lambda
     from szilard.codecs.annealing import refine as anneal
     from szilard.codecs.coding import encode, tile_count
-    from szilard.codecs.images import ALPHAS, read_picture
+    from szilard.codecs.images import ALPHAS, left_out, read_picture
     from szilard.codecs.learned_codec import ARITHMETICS
     from szilard.codecs.opening import CODECS
 
@@ -70,10 +70,14 @@ def encode_command(
         if model is not None:
             raise ValueError("--codec says which kind of the zoo's codecs, and --model names one: give one of the two.")
     check_number("--steps", steps, low=0, integer=True, optional=True)
-    check_number("--lmbda", lmbda, low=0, optional=True)
+    check_number("--lmbda", lmbda, low=0, high=1e9, optional=True)
+    check_coded_name(output)
+    o.check_other_file(output, picture)
     o.check_writable(output)
     read = read_picture(picture, alpha)
     tiles = tile_count(*read.size, tile)
+    for what in left_out(picture):
+        note(f"{picture}: the coded file does not keep {what}")
     codec = _codec(model, quality, kind, device)
     codec.arithmetic = arithmetic
     weight = lmbda or 0.0
@@ -117,6 +121,18 @@ def encode_command(
         f"{output}: {facts['bytes']:,} bytes, {coded.bpp:.4f} bits per pixel, {width} x {height}, "
         f"{codec.name} {facts['weights']}, {seconds:.1f} s"
     )
+
+
+def check_coded_name(output: Path) -> None:
+    """Refuse a picture's name for a coded file: `encode *.png` would write one picture over another.
+
+    Raises:
+        ValueError: it is one.
+    """
+    from szilard.codecs.photographs import SUFFIXES
+
+    if output.suffix.lower() in SUFFIXES:
+        raise ValueError(f"{str(output)!r} is named as a picture; name the coded file as {output.stem}.szc.")
 
 
 def open_model(model: str, device: str | None) -> LearnedCodec:

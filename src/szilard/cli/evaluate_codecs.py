@@ -82,7 +82,7 @@ def evaluate_codecs_command(
     wanted = published[-1].name if from_file else anchor
     names = list(dict.fromkeys([*(point.name for point in codecs), *(one.name for one in published)]))
     if wanted is not None:
-        check_choice("--anchor", wanted, names)
+        check_choice("--anchor", wanted, tuple(names))
     columns = (
         TextColumn("pictures x codecs"),
         BarColumn(),
@@ -126,7 +126,9 @@ def _compared(curves: Sequence[RDCurve], anchor: str | None, method: str) -> Com
 
     own = next((curve for curve in curves if curve.name == anchor), None)
     found: Compared = []
-    for curve in curves if own is not None else ():
+    if own is None:
+        return found
+    for curve in curves:
         if curve is own:
             continue
         row: dict[str, Any] = {"codec": curve.name, "anchor": anchor, "method": method}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -127,12 +128,15 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 _INTERRUPTED = 130
 _STOPPED = "szilard: interrupted"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+_TORCH_CANNOT_WRITE = ("basic_ios::clear: iostream error", "[enforce fail at inline_container.cc")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: runs a command and returns its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # offline it tells every retry; we tell the outcome
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of damaged pictures it tells details beside the error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = int(app(arguments, standalone_mode=False) or 0)
@@ -156,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, (ValueError, TypeError)):
             print(f"szilard: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
+        if (told := _of_the_disk(error)) is not None:
+            print(f"szilard: {told}", file=sys.stderr)
+            return 2
         reason = (str(error).strip().splitlines() or [""])[0]
         print(
             f"szilard: something broke that should not have: {type(error).__name__}: {reason} "
@@ -163,6 +170,17 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """What to say of a disk that is full or closed; None: it was something else."""
+    full = os.strerror(errno.ENOSPC)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        named = f"{str(error.filename)!r} cannot be read or written" if error.filename else "a file cannot be written"
+        return f"{named} ({error.strerror}): mend that, and give the command again."
+    if full in str(error) or str(error).startswith(_TORCH_CANNOT_WRITE):  # of libraries that wrap the system's error
+        return f"a file cannot be written ({full}): make room, and give the command again."
+    return None
 
 
 def run() -> None:

@@ -136,7 +136,7 @@ def check_writable(path: Path | None) -> None:
     """Refuse an output file that cannot be written, before any work.
 
     Raises:
-        ValueError: its folder is missing or closed, or it is a folder itself.
+        ValueError: its folder is missing or closed, or it is a folder or a read-only file.
     """
     if path is None:
         return
@@ -150,6 +150,18 @@ def check_writable(path: Path | None) -> None:
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"nothing can be written to the folder {str(folder)!r} ({error.strerror}).") from error
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{str(path)!r} is there and must not be written: name another file.")
+
+
+def check_other_file(output: Path, source: Path) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        ValueError: both are the same file.
+    """
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{str(output)!r} is the file that is read: name another one for what is written.")
 
 
 def write_text(path: Path, text: str) -> None:

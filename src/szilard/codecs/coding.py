@@ -36,6 +36,7 @@ from szilard.options import check_number
 
 WHOLE = 2048  # pictures with longer sides are tiled, unless told otherwise
 TILE, OVERLAP = 1024, 32
+MAX_DECODED = (1 << 28) // 3  # pixels, as Pillow's limit
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,27 @@ def padded_pixels(samples: np.ndarray, stride: int) -> tuple[Tensor, tuple[int, 
     return F.pad(pixels, (0, right, 0, bottom), mode="replicate"), (0, right, 0, bottom)
 
 
-def decode(codec: LearnedCodec, coded: Bitstream, *, progress: Callable[[int, int], None] | None = None) -> Picture:
+def decode(
+    codec: LearnedCodec,
+    coded: Bitstream,
+    *,
+    max_pixels: int | None = MAX_DECODED,
+    progress: Callable[[int, int], None] | None = None,
+) -> Picture:
     """The picture of a file.
 
     Args:
         codec: with the weights that wrote it.
         coded: of `Bitstream.from_bytes`.
+        max_pixels: larger pictures are refused; None: the format's own limit.
         progress: called with the number of tiles that are done, and of all.
 
     Raises:
         CorruptFile: streams that these weights did not write.
-        ValueError: other weights.
+        ValueError: other weights, or a larger picture than is allowed.
     """
     header = coded.header
+    check_size(header, max_pixels)
     check_codec(codec, header)
     tiling = Tiling(header.tile, header.overlap)
     check_tiles(coded, codec.stride)
@@ -194,6 +203,20 @@ def decode(codec: LearnedCodec, coded: Bitstream, *, progress: Callable[[int, in
     alpha = coded.extra.get(ALPHA)
     size = header.height, header.width
     return Picture(samples, header.channels, None if alpha is None else decoded_alpha(alpha, size, header.depth))
+
+
+def check_size(header: Header, max_pixels: int | None = MAX_DECODED) -> None:
+    """Refuse a file that says a larger picture than is allowed: some dozen bytes may truly be one of any size.
+
+    Raises:
+        ValueError: so it is.
+    """
+    check_number("max_pixels", max_pixels, low=1, integer=True, optional=True)
+    if max_pixels is not None and header.width * header.height > max_pixels:
+        raise ValueError(
+            f"the file says {header.width} x {header.height} pixels, more than the {max_pixels:,} that are decoded "
+            "unless max_pixels is raised; decoding takes as long as for a picture of that size."
+        )
 
 
 def check_codec(codec: LearnedCodec, header: Header) -> None:
@@ -270,6 +293,8 @@ def _decoded(codec: LearnedCodec, tile: Tile, checked: bool) -> Tensor:
     left, right, top, bottom = tile.pad
     strings = [[stream] for stream in tile.streams]
     pixels = codec.decompress(strings, tile.shape, [tile.check] if checked else None)["x_hat"][0].float().cpu()
+    if not pixels.isfinite().all():
+        raise ValueError("the codec gives back pixels that are no numbers: its weights are damaged.")
     return pixels[:, top : pixels.shape[1] - bottom, left : pixels.shape[2] - right]
 
 

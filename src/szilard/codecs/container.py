@@ -24,13 +24,13 @@ A reader bounds every number before it allocates anything; the header's own chec
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+from szilard.whole_folder import whole_file
 
 MAGIC, VERSION = b"SZLC", 1
 MAX_SIDE = 65_535
@@ -145,16 +145,14 @@ class Bitstream:
         return found + struct.pack("<I", zlib.crc32(found))
 
     def save(self, target: Path) -> None:
-        """Write the file, whole or not at all."""
-        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_bytes())
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, target)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        """Write the file, whole or not at all.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        data = self.to_bytes()
+        with whole_file(target) as file:
+            file.write(data)
 
     @classmethod
     def load(cls, source: Path) -> Bitstream:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from szilard.codecs.images import Picture, read_picture
+from szilard.codecs.images import Picture, picture_size, read_picture
 from szilard.codecs.learned_codec import LearnedCodec
 from szilard.codecs.peak_memory import peak_memory
 from szilard.codecs.picture_codec import LearnedPictureCodec, PictureCodec
@@ -67,6 +67,9 @@ def evaluate_codecs(
     names = [file.name for file in images]
     if len(set(names)) < len(names):
         raise ValueError("two pictures have the same name: rename one.")
+    for image in images:  # as far as headers tell, before any is measured
+        height, width = picture_size(image)
+        _check_crop(height, width, crop, image.name)
     if out is None:
         return _measured(own, identities, images, None, crop, progress)
     check_folder(out)
@@ -145,10 +148,14 @@ def centre(picture: Picture, crop: int, named: str) -> Picture:
     if not crop:
         return picture
     height, width = picture.size
-    if min(height, width) < crop:
-        raise ValueError(f"{named!r} has {width} x {height} pixels, too few for crops of {crop}.")
+    _check_crop(height, width, crop, named)
     top, left = (height - crop) // 2, (width - crop) // 2
     return Picture(np.ascontiguousarray(picture.samples[top : top + crop, left : left + crop]), picture.channels)
+
+
+def _check_crop(height: int, width: int, crop: int, named: str) -> None:
+    if min(height, width) < crop:
+        raise ValueError(f"{named!r} has {width} x {height} pixels, too few for crops of {crop}.")
 
 
 def eight_bits(samples: np.ndarray) -> np.ndarray:
@@ -175,8 +182,16 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Of a `rows.jsonl`; a line that a kill cut off is left out."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    """Of a `rows.jsonl`; a line that a kill cut off is left out.
+
+    Raises:
+        ValueError: something else of that name.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"{str(file)!r} holds no rows of an evaluation: name another folder.") from None
+    for line in lines:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -7,11 +7,12 @@ applied; alpha is refused, or carried without loss beside the picture.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 import struct
-import tempfile
-from collections.abc import Callable
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ import numpy as np
 from szilard.codecs.container import MAX_PIXELS, MAX_SIDE, CorruptFile
 from szilard.codecs.deep_png import deep_png, deep_samples, is_deep
 from szilard.options import check_choice
+from szilard.whole_folder import whole_file
 
+_DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", *_DEEP_GREY)
+_DAMAGED = (OSError, SyntaxError, EOFError, struct.error, KeyError, IndexError, TypeError, OverflowError, zlib.error)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 ALPHAS = ("refuse", "keep", "drop")
 _SAVED: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
+_LONGEST = {"WEBP": 16_383, "JPEG": 65_500}  # of what libwebp and libjpeg write
 _KINDS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -71,20 +77,87 @@ def read_picture(source: Path | str | bytes, alpha: str = "refuse") -> Picture:
         return pillow.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
     check_choice("alpha", alpha, ALPHAS)
+    with warnings.catch_warnings(), _opened(opening, named) as opened:
+        warnings.simplefilter("ignore")  # Pillow's, of metadata: what cannot be read is an error
+        try:
+            return _picture(opened, opening, alpha, named)
+        except _DAMAGED as error:
+            raise ValueError(f"{named} is damaged: {_told(error)}.") from None
+
+
+def picture_size(source: Path | str) -> tuple[int, int]:
+    """Height and width as they are stored, of a picture that `read_picture` takes as far as its header tells.
+
+    Raises:
+        ValueError: no picture, of another format or mode, or too large.
+    """
+    named = repr(str(source))
+    with warnings.catch_warnings(), _opened(lambda: _pillow().open(source, formats=FORMATS), named) as opened:
+        warnings.simplefilter("ignore")
+        if opened.mode not in _MODES:
+            raise ValueError(_other_mode(named, opened.mode))
+        width, height = opened.size
+        return height, width
+
+
+def left_out(source: Path | str) -> list[str]:
+    """What a picture's file holds that a coded file does not keep, in words: further pictures, a colour profile.
+
+    Raises:
+        ValueError: no picture.
+    """
+    with (
+        warnings.catch_warnings(),
+        _opened(lambda: _pillow().open(source, formats=FORMATS), repr(str(source))) as found,
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            count = getattr(found, "n_frames", 1)
+        except _DAMAGED:
+            count = 1
+        told = [f"{count - 1} of its {count} pictures (the first is coded)"] if count > 1 else []
+        profile = found.info.get("icc_profile")
+        named = _profile_name(profile) if isinstance(profile, bytes) else "sRGB"
+        return (
+            told if "srgb" in named.lower() else [*told, f"its colour profile ({named}): decoders will take it as sRGB"]
+        )
+
+
+def _profile_name(profile: bytes) -> str:
     try:
-        opened = opening()
+        from PIL import ImageCms
+
+        return " ".join(ImageCms.getProfileDescription(io.BytesIO(profile)).split())  # type: ignore[arg-type]
+    except Exception:  # whatever its library finds wrong with it
+        return "unreadable"
+
+
+@contextlib.contextmanager
+def _opened(opening: Callable[[], Any], named: str) -> Iterator[Any]:
+    """The picture, whose header was read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened = opening()
     except FileNotFoundError:
         raise ValueError(f"there is no file {named}.") from None
-    except (OSError, ValueError, pillow.DecompressionBombError) as error:
-        raise ValueError(f"{named} cannot be read as {', '.join(FORMATS)}: {error}.") from None
+    except (*_DAMAGED, ValueError, _pillow().DecompressionBombError) as error:
+        raise ValueError(f"{named} cannot be read as {', '.join(FORMATS)}: {_told(error)}.") from None
     with opened:
         width, height = opened.size
         if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
             raise ValueError(f"{named} has {width} x {height} pixels; sides may be {MAX_SIDE}, pixels {MAX_PIXELS:,}.")
-        try:
-            return _picture(opened, opening, alpha, named)
-        except (OSError, SyntaxError, EOFError, struct.error) as error:
-            raise ValueError(f"{named} is damaged: {error}.") from None
+        yield opened
+
+
+def _told(error: BaseException) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":  # its own words repeat the name
+        return "its bytes are of none of them"
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+
+
+def _other_mode(named: str, mode: str) -> str:
+    return f"{named} has mode {mode}; grey and RGB pictures can be coded: convert it first."
 
 
 def _picture(opened: Any, opening: Callable[[], Any], alpha: str, named: str) -> Picture:
@@ -92,9 +165,10 @@ def _picture(opened: Any, opening: Callable[[], Any], alpha: str, named: str) ->
 
     if is_deep(opened):
         try:
-            return _apart(deep_samples(opening, ImageOps.exif_transpose), alpha, named)
+            deep = deep_samples(opening, ImageOps.exif_transpose)
         except ValueError as error:
             raise ValueError(f"{named}: {error}") from None
+        return _apart(deep, alpha, named)
     upright = ImageOps.exif_transpose(opened)
     mode = upright.mode
     if mode == "P":
@@ -106,7 +180,7 @@ def _picture(opened: Any, opening: Callable[[], Any], alpha: str, named: str) ->
     elif mode == "RGB" and "transparency" in upright.info:
         upright = upright.convert("RGBA")
     mode = upright.mode
-    if mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+    if mode in _DEEP_GREY:
         values = np.asarray(upright)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"{named} has samples that are no 16 bits.")
@@ -116,7 +190,7 @@ def _picture(opened: Any, opening: Callable[[], Any], alpha: str, named: str) ->
             return _apart(np.dstack([grey, np.where(grey == key, 0, 65535).astype(np.uint16)]), alpha, named)
         return _apart(grey[..., None], alpha, named)
     if mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ValueError(f"{named} has mode {mode}; grey and RGB pictures can be coded: convert it first.")
+        raise ValueError(_other_mode(named, mode))
     values = np.asarray(upright)
     return _apart(values.reshape(*values.shape[:2], -1), alpha, named)
 
@@ -139,8 +213,14 @@ def _apart(values: np.ndarray, alpha: str, named: str) -> Picture:
     return Picture(np.ascontiguousarray(colours), 3, transparent)
 
 
-def check_target(target: Path, depth: int = 8, channels: int = 3, has_alpha: bool = False) -> str:
+def check_target(
+    target: Path, depth: int = 8, channels: int = 3, has_alpha: bool = False, size: tuple[int, int] = (1, 1)
+) -> str:
     """The format of a picture that is to be written.
+
+    Args:
+        target: its file.
+        depth, channels, has_alpha, size: of the picture; size is height and width.
 
     Raises:
         ValueError: a name that says no format, or one that cannot hold the picture.
@@ -153,6 +233,11 @@ def check_target(target: Path, depth: int = 8, channels: int = 3, has_alpha: boo
         raise ValueError(f"this picture has 16 bits, which are written as .png{' or .tif' if plain else ''} only.")
     if has_alpha and kind == "JPEG":
         raise ValueError("this picture has transparency, which JPEG has not: name a .png, .tif or .webp.")
+    longest = _LONGEST.get(kind, MAX_SIDE)
+    if max(size) > longest:
+        raise ValueError(
+            f"sides of {kind} are {longest:,} pixels at most, not {size[1]} x {size[0]}: name a .png or .tif."
+        )
     return kind
 
 
@@ -160,9 +245,9 @@ def write_picture(picture: Picture, target: Path) -> None:
     """Write a picture, whole or not at all; PNG, TIFF, WebP (without loss) or JPEG (quality 95) by its name.
 
     Raises:
-        ValueError: another name, or what the format cannot hold.
+        ValueError: another name, what the format cannot hold, or a file that cannot be written.
     """
-    kind = check_target(target, picture.depth, picture.channels, picture.alpha is not None)
+    kind = check_target(target, picture.depth, picture.channels, picture.alpha is not None, picture.size)
     samples = picture.samples[..., :1] if picture.channels == 1 else picture.samples
     if picture.alpha is not None:
         samples = np.dstack([samples, picture.alpha])
@@ -170,18 +255,11 @@ def write_picture(picture: Picture, target: Path) -> None:
     many = picture.depth == 16 and samples.shape[-1] > 1
     coded = deep_png(samples) if many else None  # before the file is there
     image = None if many else _pillow().fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if image is not None:
-                image.save(file, format=kind, **options)
-            elif coded is not None:
-                file.write(coded)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as file:
+        if image is not None:
+            image.save(file, format=kind, **options)
+        elif coded is not None:
+            file.write(coded)
 
 
 def coded_alpha(alpha: np.ndarray) -> bytes:

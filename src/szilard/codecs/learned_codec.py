@@ -335,11 +335,16 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
             raise ValueError(f"{model_id!r} holds no learned codec: its config.json names none.") from None
         if name != cls.name:
             raise ValueError(f"{model_id!r} holds a codec {name!r}, not {cls.name!r}: open it with opening.open_codec.")
-        codec = cls(settings)  # type: ignore[call-arg, arg-type]
+        try:
+            codec = cls(settings)  # type: ignore[call-arg, arg-type]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the config.json of {model_id!r} is of no {name} that this release knows: {error}"
+            ) from None
         try:
             codec.load_state_dict(load_file(folder / "model.safetensors"), strict=strict)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"the weights in {model_id!r} cannot be read: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"the weights in {model_id!r} cannot be read: {_reason(error)}") from None
         codec.trained_on = kept_config.get("trained_on", {})
         return codec.to(map_location or "cpu").eval()
 
@@ -360,6 +365,12 @@ class LearnedCodec(nn.Module, PyTorchModelHubMixin, library_name="szilard", tags
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_twin": None}
+
+
+def _reason(error: Exception) -> str:
+    """One line of what torch or safetensors say; torch begins with the name of the class."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if isinstance(error, RuntimeError) and len(lines) > 1 else lines[0]
 
 
 class _exact_outside:

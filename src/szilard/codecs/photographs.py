@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from szilard.codecs.images import FORMATS, read_picture
+from szilard.codecs.images import FORMATS, picture_size, read_picture
 from szilard.options import check_number
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -29,7 +29,7 @@ def files_of(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r} with pictures.")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
     if not found:
         raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(FORMATS)}).")
     return found
@@ -105,11 +105,7 @@ class Crops(Dataset[Tensor]):
         if self._arrays is not None:
             height, width = self._arrays[name].shape[:2]
             return height, width
-        from PIL import Image
-
-        with Image.open(name, formats=FORMATS) as opened:
-            width, height = opened.size
-        return height, width
+        return picture_size(name)
 
     def _picture(self, name: str) -> np.ndarray:
         return self._arrays[name] if self._arrays is not None else _read(name)

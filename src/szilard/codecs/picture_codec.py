@@ -90,7 +90,7 @@ class LearnedPictureCodec:
 
     def decode(self, data: bytes) -> Picture:
         """Its picture."""
-        return decode(self.codec, Bitstream.from_bytes(data))
+        return decode(self.codec, Bitstream.from_bytes(data), max_pixels=None)
 
     @torch.no_grad()
     def estimated_bits(self, picture: Picture) -> float | None:

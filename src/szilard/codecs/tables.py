@@ -19,6 +19,7 @@ BITS = 16
 TOTAL = 1 << BITS
 _NIBBLES = 9  # four bits each: any zig-zagged int32
 _LARGEST = 2**30  # symbols are smaller
+_DAMAGED = "the codec's frequency tables are damaged: take its weights anew, or call update(force=True)."
 
 
 class CorruptStream(ValueError):
@@ -77,13 +78,18 @@ class Tables:
             offsets: int32 [T].
 
         Raises:
-            ValueError: constriction is not installed.
+            ValueError: constriction is not installed, or they are no tables.
         """
         stream = _constriction()
+        if not len(cumulative) == len(lengths) == len(offsets):
+            raise ValueError(_DAMAGED)
         used = [
             row[:length].astype(np.float64) for row, length in zip(_whole(cumulative), _whole(lengths), strict=True)
         ]
-        models = [stream.model.Categorical(np.diff(row) / TOTAL, perfect=False) for row in used]
+        try:
+            models = [stream.model.Categorical(np.diff(row) / TOTAL, perfect=False) for row in used]
+        except ValueError:
+            raise ValueError(_DAMAGED) from None
         return cls(models, _whole(offsets), _whole(lengths) - 2)
 
 

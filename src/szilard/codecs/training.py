@@ -33,6 +33,7 @@ LAMBDAS = {  # of the papers, by distortion
     "ms-ssim": (2.4, 4.58, 8.73, 16.64, 31.73, 60.5),
 }
 _LEAST_OF_MS_SSIM = 0.1  # 1 - MS-SSIM is 1 at most: below this no picture is worth its bits
+_MOST_LMBDA = 1e9
 AUX = 1e-4  # its share of the loss: Adam does not mind the scale, and the norm of all gradients shall not feel it
 _MADE_FOR = "# codec:"
 _FOLDERS, _FILES = (
@@ -64,7 +65,7 @@ class CodecConfig(TrainingConfig):
         super().__post_init__()
         if self.steps is None:
             raise ValueError("steps must be given: crops are drawn, so that there are no epochs.")
-        check_number("lmbda", self.lmbda, low=self.least_lmbda)
+        check_number("lmbda", self.lmbda, low=self.least_lmbda, high=_MOST_LMBDA)
         check_choice("distortion", self.distortion, tuple(LAMBDAS))
         if self.distortion == "ms-ssim" and 0 < self.lmbda < _LEAST_OF_MS_SSIM:
             papers = ", ".join(f"{one:g}" for one in LAMBDAS["ms-ssim"])
@@ -191,7 +192,7 @@ def train_codec(
     assert config.steps is not None
     count = config.steps * config.batch_size * config.gradient_accumulation
     data = Crops(pictures, config.crop, count, config.seed, config.halved)
-    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES))
+    check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES, "README.md"))
     text = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n# pictures: {data.digest}\n"
     text += config.to_yaml()
     other = "sizes, settings or pictures"

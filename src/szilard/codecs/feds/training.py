@@ -92,7 +92,7 @@ def train_feds(
     crops = Crops(pictures, config.crop, config.steps * per_step, config.seed, config.halved)
     folder = Path(folder)
     check_folder(folder)
-    check_ours(folder, _MADE_FOR, (*_PHASES, *_FILES))
+    check_ours(folder, _MADE_FOR, (*_PHASES, *_FILES, "README.md"))
     origin = "none" if teacher is None else teacher.weights_id().hex()
     text = f"{_MADE_FOR} {student.name}\n# {json.dumps(student.plain_settings())}\n# teacher {origin}\n"
     text += f"# pictures: {crops.digest}\n{config.to_yaml()}"
