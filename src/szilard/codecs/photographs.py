@@ -103,12 +103,20 @@ class Crops(Dataset[Tensor]):
 
     def _size(self, name: str) -> tuple[int, int]:
         if self._arrays is not None:
-            height, width = self._arrays[name].shape[:2]
-            return height, width
+            samples = self._arrays[name]
+            if samples.ndim != 3 or samples.shape[2] != 3 or samples.dtype not in (np.uint8, np.uint16):
+                raise ValueError(
+                    f"{name!r} must be an array [H, W, 3] of uint8 or uint16, not {list(samples.shape)} of "
+                    f"{samples.dtype}."
+                )
+            return samples.shape[0], samples.shape[1]
         from PIL import Image
 
-        with Image.open(name, formats=FORMATS) as opened:
-            width, height = opened.size
+        try:
+            with Image.open(name, formats=FORMATS) as opened:
+                width, height = opened.size
+        except (OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{name!r} cannot be read as a picture ({error}): take it out of the folder.") from None
         return height, width
 
     def _picture(self, name: str) -> np.ndarray:

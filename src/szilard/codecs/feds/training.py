@@ -125,7 +125,8 @@ def _lambda(config: FEDSConfig, teacher: LearnedCodec | None) -> float:
         return config.lmbda
     found = None if teacher is None else teacher.trained_on.get("lambda")
     if not isinstance(found, (int, float)) or not found > 0:
-        raise ValueError("the teacher does not say which lambda it was trained with: give lmbda.")
+        who = "without a teacher there is no" if teacher is None else "the teacher does not say which"
+        raise ValueError(f"{who} lambda to train with: give lmbda.")
     return float(found)
 
 
