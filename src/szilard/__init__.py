@@ -77,6 +77,7 @@ _LAZY = {
     "LVRAEConfig": "szilard.representation.lv_rae.config",
     "LVRAETraining": "szilard.representation.lv_rae.config",
     "train_lv_rae": "szilard.representation.lv_rae.training",
+    "RobustDecoderTrainer": "szilard.representation.lv_rae.training",
     "decoder_sensitivity": "szilard.representation.lv_rae.sensitivity",
     "DecodingState": "szilard.decoding",
     "Trace": "szilard.decoding",

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Subset
 
-from szilard.codecs.building import smaller
+from szilard.cli.main import main
+from szilard.codecs.building import read_settings, smaller
 from szilard.codecs.feds import FEDSConfig, FEDSTrainer, channel_entropy, select_channels, train_feds
 from szilard.codecs.feds.distillation import ChannelMatch, FeatureMatch, LatentMatch, OutputMatch, gaussian_kl
 from szilard.codecs.feds.objective import DistillationObjective, Progress, Term
@@ -131,6 +132,46 @@ def test_measuring_changes_nothing() -> None:
     channel_entropy(codec, pixels())
     assert codec.training and codec.arithmetic == "exact" and equal(before, state(codec))
     assert torch.equal(chance, torch.get_rng_state())
+
+
+def test_every_part_has_its_own_mode_back() -> None:
+    codec = hyperprior().train()
+    codec.h_s.eval()  # as somebody leaves it who trains the rest
+    channel_entropy(codec, pixels())
+    assert codec.training and codec.g_a.training and not codec.h_s.training
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    codec = hyperprior()
+    for wrong in (pixels().numpy(), "a folder"):
+        with pytest.raises(TypeError, match="must be tensors"):
+            channel_entropy(codec, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="learned codecs, not a Linear"):
+        channel_entropy(nn.Linear(1, 1), pixels())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not finite"):
+        channel_entropy(codec, pixels() * float("nan"))
+    with pytest.raises(ValueError, match="uint8"):
+        channel_entropy(codec, (pixels() * 255).byte())
+    assert torch.allclose(channel_entropy(codec, pixels().double()), channel_entropy(codec, pixels()))
+    with pytest.raises(TypeError, match="a tensor"):
+        select_channels([3.0, 1.0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((70, 70), np.uint8), np.zeros((70, 70, 4), np.uint8), np.zeros((70, 70, 3))]
+)
+def test_arrays_that_are_no_photographs_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"\[H, W, 3\] of uint8"):
+        Crops({"a": wrong}, 64, 2)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png.*cannot be read as PNG"):
+        Crops([tmp_path / "a.png"], 64, 2)
+    (tmp_path / "student.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"student\.toml.*cannot be read"):
+        read_settings(tmp_path / "student.toml")
 
 
 def test_a_constant_channel_at_the_smallest_scale_costs_nothing() -> None:
@@ -470,6 +511,9 @@ def test_bad_input_is_told_before_any_work(tmp_path: Path) -> None:
     refused("are the same object", student=teacher)
     refused("needs a teacher", teacher=None)
     refused("which lambda", lmbda=0.0)
+    refused("without a teacher there is no lambda", lmbda=0.0, method="scratch", teacher=None)
+    with pytest.raises(TypeError, match="the teacher must be"):
+        train_feds("teacher", student, PICTURES, CONFIG, tmp_path / "run", **QUIET)  # type: ignore[arg-type]
     refused("compares channels one by one", distance="kl")
     refused("too few for crops of 128", crop=128)
     refused("more than all steps", feature_share=0.7)
@@ -500,3 +544,20 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "else" / "model.safetensors").touch()
     with pytest.raises(ValueError, match="something else"):
         train_feds(lively(), hyperprior(), PICTURES, config, tmp_path / "else", **QUIET)
+
+
+def test_the_command_never_writes_over_its_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = lively()
+    teacher.update(force=True)
+    teacher.save_pretrained(tmp_path)
+    given = ["--teacher", str(tmp_path), "-o", str(tmp_path / "." / ""), "--data", "packaged", "--restart"]
+    assert main(["train", "feds", *given]) == 2
+    assert "are the same folder" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_teachers_lambda_of_another_distortion_is_not_taken(tmp_path: Path) -> None:
+    teacher = lively()
+    teacher.trained_on = {"lambda": 8.73, "distortion": "ms-ssim"}
+    with pytest.raises(ValueError, match=r"the teacher's lambda, .*, is for ms-ssim, not mse"):
+        train_feds(teacher, hyperprior(4, 8, 0), PICTURES, FEDSConfig(steps=5), tmp_path, device="cpu")

@@ -137,3 +137,26 @@ def test_heads_must_divide_the_channels() -> None:
     with pytest.raises(ValueError, match="window must be at least 2"):
         SwinV2Attention2d(8, window=1)
     assert SwinV2Attention2d(40).blocks[0].heads == 2
+
+
+def test_mixed_precision_takes_cosines_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, x = layer().float(), picture(9, 7).float()
+    seen: set[tuple[torch.dtype, bool]] = set()
+
+    def watched(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+        seen.add((vectors.dtype, torch.is_autocast_enabled("cpu")))
+        return vectors / vectors.norm(dim=dim, keepdim=True).clamp(min=1e-12)
+
+    monkeypatch.setattr(F, "normalize", watched)
+    with torch.no_grad():
+        exact = attention(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = attention(x)
+    assert seen == {(torch.float32, False)}
+    assert float((mixed - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
+
+
+@pytest.mark.parametrize("wrong", [{"channels": 0}, {"channels": 8, "heads": 0}, {"channels": 8, "heads": -1}])
+def test_sizes_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        SwinV2Attention2d(**wrong)

@@ -58,6 +58,8 @@ def feds(
 
     chosen = read_config(FEDSConfig, config, settings)
     needs("accelerate")
+    if teacher is not None and Path(teacher).resolve() == output.resolve():
+        raise ValueError("--teacher and -o are the same folder: the student gets a folder of its own.")
     check_folder(output)
     said = codec is not None or preset is not None or bool(sizes)
     if student_config is not None and said:

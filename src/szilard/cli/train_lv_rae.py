@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from szilard.cli import options as o
 from szilard.cli.loading import needs, note, training_device
 from szilard.cli.train_heads import ConfigOption, OutputOption, RestartOption, add_flags
-from szilard.representation.lv_rae.config import LVRAERun
+from szilard.representation.lv_rae.config import LVRAEConfig, LVRAERun
 
 _DRAWN = 16_000  # pictures of `shapes`
 
@@ -37,39 +38,42 @@ def lv_rae(
     command is given again.
     """
     needs("accelerate")
+    from szilard.options import check_number
     from szilard.representation.lv_rae.backbone import open_backbone
     from szilard.representation.lv_rae.discriminator import Discriminator
     from szilard.representation.lv_rae.losses import perceptual_loss
     from szilard.representation.lv_rae.small_backbone import small_backbone, wavy_pictures
-    from szilard.representation.lv_rae.training import new_model, robust_copy, train_lv_rae
+    from szilard.representation.lv_rae.training import check_new, new_model, robust_copy, train_lv_rae
     from szilard.representation.qlae.pictures import Pictures, read_pictures
     from szilard.training.config import read_config
-    from szilard.whole_folder import check_folder
 
     chosen = read_config(LVRAERun, config, settings)
-    check_folder(output)
+    check_number("limit", limit, low=1, integer=True, optional=True)
+    if start is not None and start.resolve() == output.resolve():
+        raise ValueError("--start and -o are the same folder: stage II writes a folder of its own.")
+    check_new(output)
     perceptual = perceptual_loss(chosen.perceptual)
+    trunk = open_backbone(chosen.discriminator_vfm) if chosen.discriminator_vfm and chosen.adversarial_steps else None
     if data == "shapes":
         pictures = Pictures(wavy_pictures(limit or _DRAWN, chosen.image_size, seed=chosen.seed))
     else:
         pictures = Pictures(read_pictures(data, image_size=chosen.image_size, limit=limit, seed=chosen.seed)[0])
     where = training_device(device)
     if start is not None:
-        model = robust_copy(start, chosen.model, beside=output)
+        asked = [field.name for field in fields(LVRAEConfig) if settings.get(field.name) is not None]
+        model = robust_copy(start, chosen.model, beside=output, asked=asked)
     elif chosen.vfm == "small":
         vit = small_backbone(output, pictures, chosen.patch, seed=chosen.seed, restart=restart, device=where)
         model = new_model(chosen.model, vit, chosen.seed)
     else:
         model = new_model(chosen.model, None, chosen.seed)
-    other = chosen.discriminator_vfm
-    judge = Discriminator(open_backbone(other)) if other and chosen.adversarial_steps else None
     result = train_lv_rae(
         model,
         pictures,
         output,
         chosen.stages,
         from_stage=1 if start is None else 2,
-        discriminator=judge,
+        discriminator=None if trunk is None else Discriminator(trunk, seed=chosen.seed),
         perceptual=perceptual,
         resume=not restart,
         device=where,

@@ -84,8 +84,8 @@ def read_settings(file: Path) -> tuple[str, str | None, dict[str, Any]]:
     """
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         found = _toml(text) if file.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{str(file)!r} cannot be read: {' '.join(str(error).split())}") from None

@@ -103,8 +103,13 @@ class Crops(Dataset[Tensor]):
 
     def _size(self, name: str) -> tuple[int, int]:
         if self._arrays is not None:
-            height, width = self._arrays[name].shape[:2]
-            return height, width
+            samples = self._arrays[name]
+            if samples.ndim != 3 or samples.shape[2] != 3 or samples.dtype not in (np.uint8, np.uint16):
+                raise ValueError(
+                    f"{name!r} must be an array [H, W, 3] of uint8 or uint16, not {list(samples.shape)} of "
+                    f"{samples.dtype}."
+                )
+            return samples.shape[0], samples.shape[1]
         return picture_size(name)
 
     def _picture(self, name: str) -> np.ndarray:

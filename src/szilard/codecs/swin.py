@@ -29,7 +29,9 @@ class SwinV2Attention2d(nn.Module):
 
     def __init__(self, channels: int, window: int = 8, heads: int | None = None) -> None:
         super().__init__()
+        check_number("channels", channels, low=1, integer=True)
         check_number("window", window, low=2, integer=True)
+        check_number("heads", heads, low=1, integer=True, optional=True)
         number = max(1, channels // 16) if heads is None else heads
         while heads is None and channels % number:
             number -= 1
@@ -72,8 +74,9 @@ class _Block(nn.Module):
         regions = self._regions(height, width, tokens.device)
         windows, marks = _windows(rolled, side), _windows(regions, side)[..., 0]  # [B, n, side^2, C], [1, n, side^2]
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        # cosines in float32: lengths of half-precision vectors lose too much
-        scores = F.normalize(q.float(), dim=-1) @ F.normalize(k.float(), dim=-1).transpose(-2, -1)
+        # cosines in float32, in mixed precision, too: they are multiplied by up to 100 before the softmax
+        with torch.autocast(tokens.device.type, enabled=False):
+            scores = F.normalize(q.float(), dim=-1) @ F.normalize(k.float(), dim=-1).transpose(-2, -1)
         scores = scores * self.log_scale.clamp(max=float(torch.tensor(100.0).log())).exp()
         bias = 16 * self.bias(self.offsets).sigmoid()
         scores = scores + bias[self.index].reshape(side**2, side**2, self.heads).permute(2, 0, 1)

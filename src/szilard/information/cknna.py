@@ -7,6 +7,11 @@ and a mask M that keeps pairs (i, j), i != j, where j is one of i's k nearest in
     CKNNA = align(K, L) / sqrt(align(K, K) align(L, L))
 
 align(K, K) keeps the k nearest of X alone. With k = n - 1 every pair counts.
+
+# Paper: the appendix takes from K its rows' means alone, and the authors' code masks K and L first and takes an
+# unbiased HSIC of what is left; here: K is centred on both sides, as CKA's, before the mask, because then features that
+# differ by a rotation and a scale agree to 1 and k = n - 1 is CKA without its diagonal. The three give different
+# numbers: compare only those of one.
 """
 
 from __future__ import annotations

@@ -139,6 +139,45 @@ def test_a_tuned_copy_starts_where_the_frozen_one_is_and_learns_alone() -> None:
     assert all(weight.grad is None for weight in model.backbone.parameters())
 
 
+def test_a_latent_of_a_tuned_copy_does_not_depend_on_the_mode() -> None:
+    model, x = autoencoder("dinov2", residual=False, tune_vfm=True), pictures()  # with dropped paths
+    assert torch.equal(model.eval().encode(x), model.train().encode(x))
+    assert model.tuned.training
+
+
+def test_asking_all_to_learn_leaves_the_vision_model_frozen() -> None:
+    model = autoencoder(residual=False, tune_vfm=True).requires_grad_(False).requires_grad_(True)
+    assert not any(weight.requires_grad for weight in model.backbone.parameters())
+    assert model.decoder.out.weight.requires_grad and not model.tuned.norm.weight.requires_grad
+
+
+def test_types_may_differ_and_the_models_is_taken() -> None:
+    model, x = awake(autoencoder()), pictures()
+    for other in (torch.float64, torch.float16):
+        torch.testing.assert_close(model.encode(x.to(other)), model.encode(x), atol=0.02, rtol=0.02)
+    z = model.encode(x)
+    torch.testing.assert_close(model.decode(z.double()), model.decode(z))
+    half = LVRAE(CONFIG, vision_model().to(torch.bfloat16))  # a frozen model in half precision under one that learns
+    assert half.encode(x).dtype == torch.float32
+    half.training_losses(x)["total"].backward()
+
+
+def test_a_norm_without_an_affine_part_is_taken(tmp_path: Path) -> None:
+    vision = vision_model()
+    vision.layernorm = torch.nn.LayerNorm(16, elementwise_affine=False)
+    model, x = LVRAE(CONFIG, vision).eval(), pictures()
+    torch.testing.assert_close(model.encode(x), model.semantic(x))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LVRAE.from_pretrained(tmp_path, vfm=vision).encode(x), model.encode(x))
+
+
+def test_a_folder_knows_how_pictures_are_normalised(tmp_path: Path) -> None:
+    shown = VisionBackbone(vision_model(), image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
+    model, x = LVRAE(CONFIG, shown).eval(), pictures()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LVRAE.from_pretrained(tmp_path, vfm=vision_model()).encode(x), model.encode(x))
+
+
 @settings(max_examples=25, deadline=None)
 @given(patch=st.integers(1, 4), height=st.integers(1, 4), width=st.integers(1, 4), channels=st.sampled_from((1, 3)))
 def test_unpatchify_undoes_patchify(patch: int, height: int, width: int, channels: int) -> None:
@@ -198,11 +237,15 @@ def test_another_vision_model_is_refused(tmp_path: Path) -> None:
         (torch.rand(1, 3, 15, 16), "multiples of the patch of 4"),
         (torch.rand(1, 1, 16, 16), r"\[B, 3, H, W\]"),
         (torch.rand(0, 3, 16, 16), r"\[B, 3, H, W\]"),
+        (255 * torch.rand(1, 3, 16, 16), "from 0 to 1, not from"),
+        (torch.full((1, 3, 16, 16), torch.nan), "from 0 to 1, not from nan"),
     ],
 )
 def test_bad_pictures_are_refused(given: torch.Tensor, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        autoencoder().encode(given)
+    model = autoencoder()
+    for door in (model.encode, model.semantic, model.residual, model.reconstruct):
+        with pytest.raises(ValueError, match=sentence):
+            door(given)
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -213,6 +256,13 @@ def test_bad_arguments_are_refused() -> None:
         model.decode(torch.zeros(1, 16, 5))
     with pytest.raises(ValueError, match="give grid"):
         model.decode(torch.zeros(1, 12, 16))
+    for wrong in ((4,), (-4, -4)):
+        with pytest.raises(ValueError, match="grid"):
+            model.decode(torch.zeros(1, 16, 16), grid=wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="grid"):
+        model.decode(torch.zeros(1, 16, 16), grid=(4.0, 4.0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a latent must be"):
+        model.decode(torch.zeros(1, 16, 0, 4))
     with pytest.raises(ValueError, match="smoothing_noise"):
         model.decode(torch.zeros(1, 16, 16), smoothing_noise=-0.1)
     with pytest.raises(ValueError, match="stage must be 1 or 2"):

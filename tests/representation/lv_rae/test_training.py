@@ -15,7 +15,7 @@ from szilard.representation.lv_rae.model import LVRAE
 from szilard.representation.lv_rae.objective import AutoencoderObjective, measure
 from szilard.representation.lv_rae.sensitivity import decoder_sensitivity
 from szilard.representation.lv_rae.small_backbone import small_vit, wavy_pictures
-from szilard.representation.lv_rae.training import new_model, train_lv_rae
+from szilard.representation.lv_rae.training import RobustDecoderTrainer, new_model, train_lv_rae
 from tests.representation.lv_rae.tiny import CONFIG, autoencoder, awake, vision_model
 
 PICTURES = wavy_pictures(48, 16)
@@ -61,7 +61,7 @@ def test_stages_hand_over_and_stage_two_changes_the_decoder_alone(tmp_path: Path
         model, PICTURES, tmp_path / "one", replace(SETTINGS, robust_steps=0, adversarial_steps=0), device="cpu"
     )
     encoder, norm, decoder = hashes(model.encoder), hashes(model.norm), hashes(model.decoder)
-    result = train_lv_rae(model, PICTURES, tmp_path / "two", SETTINGS, from_stage=2, device="cpu")
+    result = RobustDecoderTrainer(model, PICTURES, SETTINGS, tmp_path / "two").train(device="cpu")
     assert list(result.stages) == ["stage-2", "stage-2-adversarial"]
     assert same(encoder, hashes(model.encoder)) and same(norm, hashes(model.norm))
     assert same(vision, hashes(model.backbone))
@@ -76,7 +76,7 @@ def test_stages_hand_over_and_stage_two_changes_the_decoder_alone(tmp_path: Path
 
 def test_a_stopped_training_goes_on_exactly_in_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = autoencoder()
-    torch.manual_seed(5)
+    torch.manual_seed(5)  # what the training draws comes from its own seed
     reference = train_lv_rae(whole, PICTURES, tmp_path / "whole", SETTINGS, device="cpu")
     original = AutoencoderObjective.forward
     for place, at in enumerate((3, 3, 3)):  # dies once in each stage, behind a checkpoint
@@ -89,12 +89,12 @@ def test_a_stopped_training_goes_on_exactly_in_every_stage(tmp_path: Path, monke
             return original(self, pictures)
 
         monkeypatch.setattr(AutoencoderObjective, "forward", dying)
-        torch.manual_seed(5)
+        torch.manual_seed(6)
         with pytest.raises(RuntimeError, match="killed"):
             train_lv_rae(autoencoder(), PICTURES, tmp_path / "cut", SETTINGS, device="cpu")
     monkeypatch.setattr(AutoencoderObjective, "forward", original)
     again = autoencoder()
-    torch.manual_seed(5)
+    torch.manual_seed(7)
     found = train_lv_rae(again, PICTURES, tmp_path / "cut", SETTINGS, device="cpu")
     for name, stage in reference.stages.items():
         assert [row["loss"] for row in stage.metrics] == [row["loss"] for row in found.stages[name].metrics]
@@ -137,6 +137,10 @@ def test_sensitivity_is_exact_without_noise_and_grows_with_it() -> None:
     assert found == decoder_sensitivity(model, PICTURES[:6], (0.0, 0.1, 1.0), batch_size=4)
     with pytest.raises(ValueError, match="at least one"):
         decoder_sensitivity(model, PICTURES, ())
+    with pytest.raises(TypeError, match="a tensor"):
+        decoder_sensitivity(model, [PICTURES])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="an LVRAE"):
+        decoder_sensitivity(torch.nn.Linear(1, 1), PICTURES)  # type: ignore[arg-type]
 
 
 def test_the_gain_of_a_linear_decoder_is_its_jacobians() -> None:
@@ -179,7 +183,9 @@ SMALL = [
 QUICK = ["--image-size", "16", "--limit", "40", "--batch-size", "4", "--log-every", "2", "--save-every", "2"]
 
 
-def test_the_command_trains_and_makes_a_decoder_robust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_trains_and_makes_a_decoder_robust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setattr("szilard.representation.lv_rae.small_backbone._STEPS", 50)
     command = ["train", "lv-rae", "--data", "shapes", *SMALL, *QUICK, "--adversarial-steps", "0", "--device", "cpu"]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -188,6 +194,11 @@ def test_the_command_trains_and_makes_a_decoder_robust(tmp_path: Path, monkeypat
     assert main([*command, "-o", str(second), "--start", str(first), "--robust-steps", "2"]) == 0
     model = LVRAE.from_pretrained(second)
     assert same(hashes(model.encoder), hashes(LVRAE.from_pretrained(first).encoder))
+    capsys.readouterr()
+    other = [*command, "-o", str(tmp_path / "third"), "--start", str(first), "--robust-steps", "2"]
+    assert main([*other, "--encoder-depth", "2"]) == 2
+    assert "has encoder_depth=1, not 2" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,8 +210,19 @@ def test_the_command_trains_and_makes_a_decoder_robust(tmp_path: Path, monkeypat
         ["--data", "shapes", "--no-residual"],
         ["--data", "shapes", "--start", "nowhere"],
         ["--data", "shapes", "--perceptual", "lpips"],
+        ["--data", "shapes", "--discriminator-vfm", "nowhere"],
+        ["--data", "shapes", "--limit", "0"],
+        ["--data", "shapes", "--start", "{out}"],
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(options: list[str], tmp_path: Path, capsys: Any) -> None:
-    assert main(["train", "lv-rae", "-o", str(tmp_path / "out"), *SMALL, "--limit", "4", *options]) == 2
+    given = [option.format(out=tmp_path / "out") for option in options]
+    assert main(["train", "lv-rae", "-o", str(tmp_path / "out"), *SMALL, "--limit", "4", *given]) == 2
     assert capsys.readouterr().err.startswith("szilard: ")
+    assert not (tmp_path / "out").exists()  # no vision model was trained first
+
+
+def test_the_command_writes_nothing_beside_somebody_elses_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("mine")
+    assert main(["train", "lv-rae", "-o", str(tmp_path), *SMALL, "--data", "shapes", "--limit", "4"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

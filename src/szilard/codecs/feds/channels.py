@@ -32,7 +32,7 @@ def measuring(codec: LearnedCodec) -> Iterator[LearnedCodec]:
 
     Its modes and settings are what they were behind the block.
     """
-    trained, arithmetic = codec.training, codec.arithmetic
+    modes, arithmetic = {part: part.training for part in codec.modules()}, codec.arithmetic
     codec.eval()
     codec.arithmetic = "float32"
     try:
@@ -40,7 +40,8 @@ def measuring(codec: LearnedCodec) -> Iterator[LearnedCodec]:
             yield codec
     finally:
         codec.arithmetic = arithmetic
-        codec.train(trained)
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def channel_entropy(codec: LearnedCodec, images: Tensor | Iterable[Tensor], kind: str = "likelihood") -> Tensor:
@@ -55,17 +56,22 @@ def channel_entropy(codec: LearnedCodec, images: Tensor | Iterable[Tensor], kind
         [M], float64, on the CPU.
 
     Raises:
+        TypeError: no codec, or pictures that are no tensors.
         ValueError: no pictures, another kind, or pictures that the codec does not take.
     """
     check_choice("kind", kind, ENTROPIES)
+    if not isinstance(codec, LearnedCodec):
+        raise TypeError(f"a codec must be one of szilard's learned codecs, not a {type(codec).__name__}.")
     batches = [images] if isinstance(images, Tensor) else images
-    device = codec.entropy_bottleneck.quantiles.device
     bits = torch.zeros(codec.latent_channels, dtype=torch.float64)
     symbols: list[Tensor] = []
     elements = 0
     with measuring(codec):
+        place = codec.entropy_bottleneck.quantiles
         for pixels in batches:
-            found = codec(pixels.to(device))
+            if not isinstance(pixels, Tensor):
+                raise TypeError(f"images must be tensors [B, 3, H, W], not {type(pixels).__name__}.")
+            found = codec(pixels.to(place) if pixels.is_floating_point() else pixels)
             likelihoods = found["likelihoods"]["y"]
             elements += likelihoods[:, 0].numel()
             if kind == "likelihood":
@@ -74,6 +80,8 @@ def channel_entropy(codec: LearnedCodec, images: Tensor | Iterable[Tensor], kind
                 symbols.append(found["y_hat"].round().transpose(0, 1).flatten(1).to("cpu", torch.int64))
     if not elements:
         raise ValueError("images must hold at least one picture.")
+    if not bool(torch.isfinite(bits).all()):
+        raise ValueError("images hold numbers that are not finite, or the codec's weights do.")
     return bits / elements if kind == "likelihood" else _histogram_entropy(torch.cat(symbols, dim=1))
 
 
@@ -110,12 +118,15 @@ def select_channels(
         Indices [K], rising, and weights [M], which add up to 1 and are 0 elsewhere.
 
     Raises:
+        TypeError: entropies that are no tensor.
         ValueError: entropies that are no numbers, or all below `least`.
     """
     check_number("fraction", fraction, low=0, high=1)
     check_number("count", count, low=1, integer=True, optional=True)
     check_number("least", least, low=0)
     check_choice("order", order, ORDERS)
+    if not isinstance(entropies, Tensor):
+        raise TypeError(f"entropies must be a tensor [M], not a {type(entropies).__name__}.")
     if entropies.dim() != 1 or not entropies.is_floating_point() or not bool(torch.isfinite(entropies).all()):
         raise ValueError(
             f"entropies must be finite floating-point numbers [M], not {entropies.dtype} {tuple(entropies.shape)}."

@@ -124,8 +124,12 @@ def check_pair(teacher: LearnedCodec, student: LearnedCodec) -> None:
     """Refuse a student that cannot learn from this teacher.
 
     Raises:
+        TypeError: no codecs.
         ValueError: the same object, other strides, or stages of other sizes.
     """
+    for name, one in (("teacher", teacher), ("student", student)):
+        if not isinstance(one, LearnedCodec):
+            raise TypeError(f"the {name} must be one of szilard's learned codecs, not a {type(one).__name__}.")
     if teacher is student:
         raise ValueError("teacher and student are the same object: copy it (copy.deepcopy) to train a student of it.")
     if teacher.stride != student.stride:

@@ -125,7 +125,11 @@ def _lambda(config: FEDSConfig, teacher: LearnedCodec | None) -> float:
         return config.lmbda
     found = None if teacher is None else teacher.trained_on.get("lambda")
     if not isinstance(found, (int, float)) or not found > 0:
-        raise ValueError("the teacher does not say which lambda it was trained with: give lmbda.")
+        who = "without a teacher there is no" if teacher is None else "the teacher does not say which"
+        raise ValueError(f"{who} lambda to train with: give lmbda.")
+    kind = "mse" if teacher is None else teacher.trained_on.get("distortion", config.distortion)
+    if kind != config.distortion:
+        raise ValueError(f"the teacher's lambda, {found:g}, is for {kind}, not {config.distortion}: give lmbda.")
     return float(found)
 
 

@@ -95,6 +95,11 @@ class VisionBackbone(nn.Module):
         """D."""
         return int(self.norm.normalized_shape[0])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vision model's weights."""
+        return next(self.model.parameters()).dtype
+
     def train(self, mode: bool = True) -> VisionBackbone:
         """Stays in evaluation mode whatever the whole does: dropped paths would move the latent."""
         return super().train(mode and self.learns)
@@ -127,7 +132,8 @@ class VisionBackbone(nn.Module):
         try:
             given: Any = {"interpolate_pos_encoding": True} if self.interpolates else {}
             with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns or pixels.requires_grad)):
-                output = self.model(self.view(pixels, grid), **given)
+                # a vision model may be kept in half precision beside an autoencoder that is not
+                output = self.model(self.view(pixels, grid).to(self.dtype), **given)
         finally:
             hook.remove()
         tokens = seen[-1] if seen and seen[-1].dim() == 3 else getattr(output, "last_hidden_state", output)
@@ -135,7 +141,8 @@ class VisionBackbone(nn.Module):
         if not isinstance(tokens, Tensor) or tokens.dim() != 3 or tokens.shape[1] < count:
             shape = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise ValueError(f"{type(self.model).__name__} gives {shape} where {count} patch tokens were asked for.")
-        return tokens[:, -count:]  # class and register tokens come first
+        found = tokens[:, -count:]  # class and register tokens come first
+        return found if self.dtype == pixels.dtype else found.to(pixels.dtype)
 
     def normalised(self, u: Tensor) -> Tensor:
         """LN_Phi(u), in float32 whatever u is: features before the norm have outlying channels."""
@@ -145,6 +152,8 @@ class VisionBackbone(nn.Module):
         """Tells vision models apart: a hash of the final norm and of the first weights, 16 letters."""
         found = hashlib.sha256()
         for value in (self.norm.weight, self.norm.bias, next(self.model.parameters())):
+            if value is None:  # a norm without an affine part, or without an offset
+                continue
             found.update(value.detach().float().cpu().flatten()[:65536].numpy().tobytes())
         return found.hexdigest()[:16]
 

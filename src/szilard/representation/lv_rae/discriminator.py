@@ -98,12 +98,20 @@ class Discriminator(nn.Module):
         vfm: the trunk, as `open_backbone` takes it.
         blocks: whose outputs are judged, from 0; None: the ends of the four quarters (2, 5, 8, 11 of 12).
         augmentation: None: `Augmentation()`.
+        seed: of the heads' first weights.
 
     Raises:
         ValueError: a trunk without a list of blocks, or blocks that it has not.
     """
 
-    def __init__(self, vfm: Any, blocks: Sequence[int] | None = None, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        vfm: Any,
+        blocks: Sequence[int] | None = None,
+        augmentation: Augmentation | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.trunk: VisionBackbone = open_backbone(vfm)
         lists = [part for part in self.trunk.model.modules() if isinstance(part, nn.ModuleList)]
@@ -116,7 +124,9 @@ class Discriminator(nn.Module):
         for block in self.blocks:
             check_number("blocks", block, low=0, high=depth - 1, integer=True)
         # The last block is judged twice, as in the published code.
-        self.heads = nn.ModuleList([_Head(self.trunk.width) for _ in range(len(self.blocks) + 1)])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.heads = nn.ModuleList([_Head(self.trunk.width) for _ in range(len(self.blocks) + 1)])
         self.augmentation = Augmentation() if augmentation is None else augmentation
 
     def forward(self, pixels: Tensor) -> Tensor:

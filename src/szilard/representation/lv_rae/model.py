@@ -38,6 +38,7 @@ from szilard.representation.lv_rae.patches import grid_of
 
 _FILES = ("config.json", "README.md", "model.safetensors")  # the weights last: with them the folder is whole
 _FORMAT = "lv-rae"
+_OVERSHOOT = 0.1
 Vfm = str | nn.Module
 
 
@@ -46,7 +47,9 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
 
     Args:
         config: sizes and weights of the losses.
-        vfm: the vision model, a module or where to read it; None: `config.vfm` says where.
+        vfm: the vision model, a module or where to read it; None: `config.vfm` says where. A bare module is shown
+            pictures with ImageNet's mean and deviation; one that wants others (SigLIP: 0.5) comes in a
+            `VisionBackbone(module, image_mean=..., image_std=...)`, or by its folder, which says so.
 
     Raises:
         ValueError: a vision model that cannot be read or wrapped.
@@ -81,11 +84,20 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
         """D, numbers of a token of the latent."""
         return self.backbone.width
 
+    def requires_grad_(self, requires_grad: bool = True) -> LVRAE:
+        """Of what learns; the frozen vision model stays frozen."""
+        super().requires_grad_(requires_grad)
+        self.backbone.requires_grad_(False)
+        if self.tuned is not None:
+            self.tuned.norm.requires_grad_(False)
+        return self
+
     # --- encoding -------------------------------------------------------------------------------------------------
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """u before the final norm, and z, both [B, N, D], of pixels [B, 3, H, W] in [0, 1]; with gradients."""
         grid = grid_of(pixels, self.config.patch)
+        pixels = pixels.to(next(self.decoder.parameters()).dtype)
         u = self.backbone(pixels, grid)
         if self.encoder is not None:
             base = u + self.encoder(pixels, u, grid)
@@ -102,19 +114,29 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
             as_map: [B, D, h, w] instead of [B, N, D].
 
         Raises:
-            TypeError, ValueError: pictures of another shape or type.
+            TypeError, ValueError: pictures of another shape or type, or with numbers outside [0, 1].
         """
-        z = self.features(pixels)[1]
+        self._checked(pixels)
+        tuning = self.tuned is not None and self.tuned.training
+        if self.tuned is not None:
+            self.tuned.eval()  # a latent does not depend on dropped paths, whatever mode the whole is in
+        try:
+            z = self.features(pixels)[1]
+        finally:
+            if self.tuned is not None:
+                self.tuned.train(tuning)
         return z.transpose(1, 2).unflatten(2, grid_of(pixels, self.config.patch)) if as_map else z
 
     @torch.no_grad()
     def semantic(self, pixels: Tensor) -> Tensor:
         """LN_Phi(u), [B, N, D]: what the vision model itself says."""
+        pixels = self._checked(pixels)
         return self.backbone.normalised(self.backbone(pixels, grid_of(pixels, self.config.patch)))
 
     @torch.no_grad()
     def residual(self, pixels: Tensor) -> Tensor:
         """r, [B, N, D]: what is added to u; zeros for RAE."""
+        pixels = self._checked(pixels)
         grid = grid_of(pixels, self.config.patch)
         u = self.backbone(pixels, grid)
         return torch.zeros_like(u) if self.encoder is None else self.encoder(pixels, u, grid)
@@ -122,8 +144,17 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
     @torch.no_grad()
     def encode_base(self, pixels: Tensor) -> Tensor:
         """LN(u) with the trained norm, [B, N, D]: the latent with the residual dropped."""
+        pixels = self._checked(pixels)
         u = self.backbone(pixels, grid_of(pixels, self.config.patch))
         return layer_norm(u, self.norm.weight, self.norm.bias, self.norm.eps)
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        """Pictures with numbers in [0, 1], in the model's own type; a resizing's overshoot is let through."""
+        grid_of(pixels, self.config.patch)
+        low, high = (float(one) for one in pixels.aminmax())
+        if not -_OVERSHOOT <= low <= high <= 1 + _OVERSHOOT:  # false for what is no number, too
+            raise ValueError(f"numbers of pictures must be from 0 to 1, not from {low:g} to {high:g}.")
+        return pixels.to(next(self.decoder.parameters()).dtype)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -172,17 +203,21 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
             raise TypeError(
                 f"a latent must be a tensor of numbers, not {getattr(latent, 'dtype', type(latent).__name__)}."
             )
-        if latent.dim() == 4 and latent.shape[1] == self.width:
+        latent = latent.to(next(self.decoder.parameters()).dtype)
+        if latent.dim() == 4 and latent.shape[1] == self.width and latent.numel():
             return latent.flatten(2).transpose(1, 2), (latent.shape[2], latent.shape[3])
         if latent.dim() != 3 or latent.shape[2] != self.width or not latent.numel():
             raise ValueError(
                 f"a latent must be [B, N, {self.width}] or [B, {self.width}, h, w], not {list(latent.shape)}."
             )
         side = round(latent.shape[1] ** 0.5)
-        shape = (side, side) if grid is None else grid
-        if shape[0] * shape[1] != latent.shape[1]:
-            raise ValueError(f"{latent.shape[1]} tokens are no grid of {shape[0]} x {shape[1]}: give grid=(h, w).")
-        return latent, shape
+        shape = (side, side) if grid is None else tuple(grid)
+        for one in shape:
+            check_number("grid", one, low=1, integer=True)
+        if len(shape) != 2 or shape[0] * shape[1] != latent.shape[1]:
+            told = " x ".join(map(str, shape))
+            raise ValueError(f"{latent.shape[1]} tokens are no grid of {told}: give grid=(h, w).")
+        return latent, (shape[0], shape[1])
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -252,6 +287,7 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
         count = sum(value.numel() for value in self.own_state().values())
         kept = {"format": _FORMAT, "config": asdict(own), "trained_on": self.trained_on}
         kept["vfm_fingerprint"] = self.backbone.fingerprint()
+        kept |= {f"image_{name}": getattr(self.backbone, name).flatten().tolist() for name in ("mean", "std")}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
             (Path(scratch) / "config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
             (Path(scratch) / "README.md").write_text(card(own, self.width, count, self.trained_on), encoding="utf-8")
@@ -278,7 +314,12 @@ class LVRAE(nn.Module, PyTorchModelHubMixin):
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{model_id!r} holds no LV-RAE: szilard train lv-rae makes one.") from None
         beside = folder / "backbone"  # a small vision model that was trained with it
-        model = cls(config, vfm if vfm is not None or not beside.is_dir() else str(beside))
+        if vfm is None:
+            vfm = str(beside) if beside.is_dir() else config.vfm
+        if isinstance(vfm, nn.Module) and not isinstance(vfm, VisionBackbone) and "image_mean" in kept:
+            # a bare module does not say how pictures are normalised for it, but the training did
+            vfm = VisionBackbone(vfm, image_mean=kept["image_mean"], image_std=kept["image_std"])
+        model = cls(config, vfm)
         found = model.backbone.fingerprint()
         if found != kept["vfm_fingerprint"]:
             raise ValueError(

@@ -3,6 +3,8 @@
 x_in = Conv(3 -> width, patch, stride patch)(2 X - 1)
 r = W_0 (Blocks([x_in ; u]))[: N],   W_0 = 0 at the start          (equation 1)
 D: z -> Blocks -> patch patch 3 numbers per token -> pixels
+
+Between the last block and the last linear layer of both is a LayerNorm, as pre-norm Transformers have one (inferred).
 """
 
 from __future__ import annotations

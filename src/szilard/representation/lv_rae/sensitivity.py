@@ -49,6 +49,10 @@ def decoder_sensitivity(
     Raises:
         TypeError, ValueError: pictures that do not fit, no sigma, or one below 0.
     """
+    if not isinstance(model, LVRAE):
+        raise TypeError(f"the model must be an LVRAE, not a {type(model).__name__}.")
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"pictures must be a tensor [N, 3, H, W], not a {type(pixels).__name__}.")
     if not sigmas:
         raise ValueError("sigmas must hold at least one deviation of noise.")
     for sigma in sigmas:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from szilard.whole_folder import check_folder, whole_folder
 _MADE_FOR = "# lv-rae:"
 STAGES = ("stage-1", "stage-2", "stage-2-adversarial")
 _FILES = ("model.safetensors", "config.json", "README.md")
+_LEARNED_WITH = ("noise", "noise_tau", "gan_weight")  # what stage II may have otherwise than stage I had it
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ def train_lv_rae(
     source = pictures if isinstance(pictures, Pictures) else Pictures(pictures)
     grid_of(unit(source[0][None]), model.config.patch)
     folder = Path(folder)
-    check_folder(folder)
-    check_ours(folder, _MADE_FOR, (*STAGES, *_FILES))
+    check_new(folder)
     beside = perceptual_loss(config.perceptual) if perceptual is None else perceptual
     if beside is not None:  # before any work: whether it can judge pictures of this size
         beside(*(2 * unit(source[0][None]) - 1,) * 2)
@@ -112,6 +113,38 @@ def train_lv_rae(
     return LVRAEResult(results, metrics)
 
 
+def check_new(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds files of something else.
+
+    Raises:
+        ValueError: so it is.
+    """
+    check_folder(folder)
+    check_ours(folder, _MADE_FOR, (*STAGES, *_FILES))
+
+
+class RobustDecoderTrainer:
+    """Stage II alone, as an object: the decoder learns on noisy latents, the encoder and its norm stay as they are.
+
+    Args:
+        model: has gone through stage I.
+        data, folder, config: see `train_lv_rae` (data: pictures).
+    """
+
+    def __init__(
+        self,
+        model: LVRAE,
+        data: Pictures | Tensor,
+        config: LVRAETraining | None = None,
+        folder: Path | str | None = None,
+    ) -> None:
+        self.model, self.data, self.config, self.folder = model, data, config, folder
+
+    def train(self, **options: Any) -> LVRAEResult:
+        """Train, or go on; options as of `train_lv_rae`."""
+        return train_lv_rae(self.model, self.data, self.folder, self.config, from_stage=2, **options)
+
+
 def new_model(config: LVRAEConfig, vfm: Any, seed: int) -> LVRAE:
     """An untrained model; torch's own generator stays as it is."""
     with torch.random.fork_rng():
@@ -119,7 +152,14 @@ def new_model(config: LVRAEConfig, vfm: Any, seed: int) -> LVRAE:
         return LVRAE(config, vfm)
 
 
-def robust_copy(folder: Path | str, config: LVRAEConfig, vfm: Any = None, *, beside: Path | None = None) -> LVRAE:
+def robust_copy(
+    folder: Path | str,
+    config: LVRAEConfig,
+    vfm: Any = None,
+    *,
+    beside: Path | None = None,
+    asked: Sequence[str] = (),
+) -> LVRAE:
     """A trained model with the noise and the adversarial weight of another config, for stage II.
 
     Args:
@@ -127,19 +167,26 @@ def robust_copy(folder: Path | str, config: LVRAEConfig, vfm: Any = None, *, bes
         config: with that noise and weight.
         vfm: as of `LVRAE`.
         beside: the folder of stage II, which gets a copy of a small vision model that lies in the first one.
+        asked: settings of the model that were asked for by name.
 
     Raises:
-        ValueError: there is none in the folder.
+        ValueError: there is none in the folder, or one that is made otherwise than asked for.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"there is no folder {str(folder)!r} with an LV-RAE: szilard train lv-rae makes one.")
     found: LVRAE = LVRAE.from_pretrained(str(folder), vfm=vfm)
+    for name in asked:
+        own, wanted = getattr(found.config, name), getattr(config, name)
+        if name not in _LEARNED_WITH and own != wanted:
+            raise ValueError(
+                f"the model in {str(folder)!r} has {name}={own!r}, not {wanted!r}: stage II trains it as it is, leave "
+                f"out {name}."
+            )
     small = Path(folder) / "backbone"
     if beside is not None and small.is_dir() and not (beside / "backbone").is_dir():
         with whole_folder(beside / "backbone") as scratch:
             shutil.copytree(small, scratch, dirs_exist_ok=True)
-    names = ("noise", "noise_tau", "gan_weight")
-    found.config = dataclasses.replace(found.config, **{name: getattr(config, name) for name in names})
+    found.config = dataclasses.replace(found.config, **{name: getattr(config, name) for name in _LEARNED_WITH})
     return found
 
 
@@ -171,7 +218,7 @@ def _stages(
     robust = dataclasses.replace(config, learning_rate=config.robust_learning_rate)
     judge = discriminator
     if config.adversarial_steps and judge is None:
-        judge = Discriminator(model.backbone)
+        judge = Discriminator(model.backbone, seed=config.seed)
 
     def stage(name: str, number: int, settings: LVRAETraining, with_judge: bool) -> Stage:
         learns = ("model.decoder.", "discriminator.heads.")
