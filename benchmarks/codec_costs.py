@@ -24,6 +24,7 @@ from szilard.codecs.evaluation import evaluate_codecs, psnr
 from szilard.codecs.images import Picture
 from szilard.codecs.learned_codec import Rounding
 from szilard.codecs.mlicv2 import MLICv2
+from szilard.codecs.peak_memory import peak_memory
 from szilard.codecs.photographs import files_of
 
 LAMBDA = 0.0067  # of the codecs that are measured here
@@ -130,7 +131,7 @@ def sga(arguments: argparse.Namespace, store: Store) -> None:
 
 
 def timing(arguments: argparse.Namespace, store: Store) -> None:
-    """CPU seconds, the least of three runs of small codecs."""
+    """CPU seconds, the least of three runs of small codecs, and megabytes at the peak beyond the model's."""
     picture = photographs(arguments.images, 0, 1)[0]
     for name, arithmetic, build in _timed(arguments):
         codec: Any = None
@@ -142,6 +143,11 @@ def timing(arguments: argparse.Namespace, store: Store) -> None:
             codec = build() if codec is None else codec
             tested = contestant(codec, name, "", arithmetic)
             own = Picture(np.ascontiguousarray(np.tile(picture.samples, (2, 2, 1))[:height, :width]))
+            with peak_memory() as encoding:
+                coded = tested.encode(own)
+            with peak_memory() as decoding:
+                tested.decode(coded.data)
+            memory = {"encode_megabytes": encoding.megabytes, "decode_megabytes": decoding.megabytes}
             best = {"encode_seconds": float("inf"), "decode_seconds": float("inf")}
             for _ in range(1 if large else 3):
                 start = time.process_time()
@@ -151,6 +157,7 @@ def timing(arguments: argparse.Namespace, store: Store) -> None:
                 best["encode_seconds"] = min(best["encode_seconds"], middle - start)
                 best["decode_seconds"] = min(best["decode_seconds"], time.process_time() - middle)
             found = {one: round(value, 3) for one, value in best.items()}
+            found |= {one: round(value) for one, value in memory.items() if value is not None}
             found |= {"parameters": count(codec), "bpp": round(8 * len(coded.data) / (height * width), 4)}
             store.add(key, found)
             print(key, found, flush=True)

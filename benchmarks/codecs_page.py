@@ -134,15 +134,16 @@ def _sga(records: Sequence[Record]) -> Iterator[str]:
 
 def _timing(records: Sequence[Record]) -> Iterator[str]:
     yield (
-        "### Time, one core, CPU seconds\n\nThe least of three; full sizes have random weights, so that their rates mean nothing and only "
+        "### Time and memory, one core, CPU seconds\n\nThe least of three; full sizes have random weights, so that their rates mean nothing and only "
         "their networks' time counts. Exact arithmetic decodes on every machine.\n"
     )
     rows = []
     for (name, arithmetic, size), own in _groups(records, "codec", "arithmetic", "size").items():
-        rows.append(
-            [name, arithmetic, size, f"{own[0]['parameters']:,}", *_cells(own, "encode_seconds", "decode_seconds")]
-        )
-    yield table(["codec", "arithmetic", "picture", "parameters", "encode s", "decode s"], rows)
+        names = ("encode_seconds", "decode_seconds", "encode_megabytes", "decode_megabytes")
+        rows.append([name, arithmetic, size, f"{own[0]['parameters']:,}", *_cells(own, *names)])
+    yield table(
+        ["codec", "arithmetic", "picture", "parameters", "encode s", "decode s", "encode MB", "decode MB"], rows
+    )
 
 
 def _crops(_: Sequence[Record]) -> Iterator[str]:
