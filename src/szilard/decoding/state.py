@@ -222,6 +222,19 @@ class DecodingState(CommittedText, ABC):
     def join(self, other: DecodingState) -> None:
         """Append the rows of `other`, a fork of the same state as this one, and their cache; `other` is used up."""
 
+    @property
+    def can_extend(self) -> bool:
+        """Whether `extend` works on this model's cache."""
+        return False
+
+    def extend(self, other: DecodingState) -> None:
+        """Append the rows of `other`, which reads other prompts on the same model, and their cache; it is used up.
+
+        Raises:
+            ValueError: the cache cannot hold rows of different age (see `can_extend`).
+        """
+        raise ValueError(f"{self.model_name} takes no further rows while it decodes.")
+
     @abstractmethod
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the model would look up for these ids: [...] -> [..., hidden]."""

@@ -18,7 +18,7 @@ class CommittedText:
         prompt: committed prompt tokens, int64 [batch, prompt], left-padded.
         stopping_criteria: Hugging Face criteria; a length limit is taken out and kept per row.
         pad_token_id: what finished rows are filled with.
-        streamer: gets every committed token (`put`).
+        streamer: gets every committed token (`put`); one with `put_rows` gets whole columns and which rows they move.
         keep_scores / keep_logits: keep the processed / raw logits of every choice (off: no second copy).
 
     Attributes:
@@ -159,7 +159,9 @@ class CommittedText:
         self._width += 1
         self.generated += 1 if moving is None else moving
         self._most_generated += 1
-        if self.streamer is not None:
+        if hasattr(self.streamer, "put_rows"):
+            self.streamer.put_rows(tokens.cpu(), None if moving is None else moving.cpu())
+        elif self.streamer is not None:
             self.streamer.put((tokens if rows is None else tokens[moving]).cpu())
         stopped = self._stopped()
         if stopped is not None:
@@ -214,6 +216,24 @@ class CommittedText:
         self._shift = torch.cat([self._shift, other._shift]).zero_()
         self.finished = torch.cat([self.finished, other.finished])
         self.generated = torch.cat([self.generated, other.generated])
+        self._read_finished()
+
+    def _extend_text(self, other: CommittedText) -> None:
+        """The text side of `extend`: rows of other prompts, right-aligned beside these."""
+        prompts = max(self.prompt_width, other.prompt_width)
+        generated = torch.cat([self.generated, other.generated])
+        width = prompts + int(generated.max())
+        buffer = self._buffer.new_full((len(generated), width + 256), self.pad_token_id)
+        above = 0
+        for state in (self, other):
+            kept = min(state._width, width)  # what is left out is padding
+            buffer[above : above + state.batch_size, width - kept : width] = state.tokens[:, state._width - kept :]
+            above += state.batch_size
+        self._buffer, self._width, self.prompt_width = buffer, width, prompts
+        self.generated, self._most_generated = generated, int(generated.max())
+        self._shift = self._most_generated - generated
+        self._ragged = True
+        self.finished = torch.cat([self.finished, other.finished])
         self._read_finished()
 
     def _reserve(self, width: int) -> None:

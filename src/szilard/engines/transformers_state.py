@@ -14,7 +14,7 @@ import torch
 from transformers import Cache
 
 from szilard.decoding.state import DecodingState
-from szilard.engines.growing_layer import grow_in_place
+from szilard.engines.growing_layer import GrowingLayer, grow_in_place
 from szilard.engines.mixing import mix_rows
 from szilard.engines.model_parts import model_size, unembed
 
@@ -362,6 +362,40 @@ class TransformersState(DecodingState):
 
     def join(self, other: DecodingState) -> None:
         assert isinstance(other, TransformersState) and other.prompt_width == self.prompt_width
+        self._stack(other)
+        self._prompt_mask = torch.cat([self._prompt_mask, other._prompt_mask])
+        self._join_text(other)
+
+    @property
+    def can_extend(self) -> bool:
+        """Whether every layer of the cache keeps every token (and nothing else)."""
+        layers: Any = [] if self.model_kwargs.get("past_key_values") is None else self.cache.layers
+        return bool(layers) and all(type(layer) is GrowingLayer for layer in layers)
+
+    def extend(self, other: DecodingState) -> None:
+        if not isinstance(other, TransformersState) or not (self.can_extend and other.can_extend):
+            raise ValueError(f"{self.model_name} takes no further rows while it decodes: its cache drops tokens.")
+        self._stack(other)
+        masks = self._prompt_mask, other._prompt_mask
+        self._prompt_mask = _stack_right_aligned(*masks, axis=-1)
+        self._extend_text(other)
+
+    def trim(self, least: int = 64) -> None:
+        """Give back the slots that are padding in every row, where there are at least so many."""
+        lead = self._slots - int(self._cached.max())
+        if lead < least or not self.can_extend:
+            return
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
+            layer.keys, layer.values = layer.keys[..., lead:, :], layer.values[..., lead:, :]
+        for name in ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"):
+            kept = self.model_kwargs.get(name)
+            if kept is not None and kept.shape[-1] > self._slots - lead:
+                self.model_kwargs[name] = kept[..., lead:]
+        self._slots -= lead
+
+    def _stack(self, other: TransformersState) -> None:
+        """Caches, masks and positions of both, right-aligned."""
         slots = max(self._slots, other._slots)
         layers: Any = zip(self.cache.layers, other.cache.layers, strict=True)
         for mine, theirs in layers:
@@ -387,8 +421,6 @@ class TransformersState(DecodingState):
                 self.model_kwargs[name] = _stack_right_aligned(both[0], both[1], axis=-1, rows=-2)
         self._slots = slots
         self._cached = torch.cat([self._cached, other._cached])
-        self._prompt_mask = torch.cat([self._prompt_mask, other._prompt_mask])
-        self._join_text(other)
 
     # ---- embeddings ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server in which every request chooses its method, and a page to play with it."""

@@ -1,0 +1,160 @@
+"""Plain decoding of many requests at once: rows join and leave between steps (continuous batching)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from szilard.decoding.sampling import Sampling
+from szilard.decoding.state import DecodingState
+from szilard.information import entropy
+from szilard.server.jobs import Failed, Finished, Job, Step
+from szilard.server.row_choice import RowSettings, choose_rows
+from szilard.server.row_text import RowText
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+
+class Row:
+    """A job that is being decoded."""
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self.job = job
+        self.text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.prompt is None else ())
+        self.tokens = 0
+        sampling = job.method if isinstance(job.method, Sampling) else None
+        if sampling is None and job.sampling.get("do_sample"):
+            filters = {name: value for name, value in job.sampling.items() if name != "do_sample"}
+            sampling = Sampling(**filters)
+        stream = None
+        if sampling is not None and job.seed is not None:
+            stream = torch.Generator(device=engine.device).manual_seed(job.seed)
+        self.settings = RowSettings(sampling, stream)
+
+    def say(self, token: int, ends: bool, found: dict[str, Any]) -> str | None:
+        """Tell of a token; why the row ends with it, or None."""
+        self.tokens += 1
+        text = "" if ends else self.text.add(token)
+        self.job.tell(Step(token, text, **found))
+        if ends or self.text.stopped:
+            return "stop"
+        return "length" if self.tokens >= self.job.max_new_tokens or self.job.is_over else None
+
+    def finish(self, reason: str) -> None:
+        """Tell of the end."""
+        self.job.tell(Finished(reason, self.text.end(), self.tokens))
+
+
+class PlainRun:
+    """A batch that goes on as long as there is somebody in it.
+
+    Args:
+        engine: whose states can be extended; on others rows only leave.
+        more: asked between steps: jobs that may join, at most so many.
+        count: told how many rows a step had.
+    """
+
+    def __init__(self, engine: Engine, more: Callable[[int], list[Job]], count: Callable[[int], None]) -> None:
+        self._engine, self._more, self._count = engine, more, count
+        self._ends = engine.end_tokens()
+        self._state: Any = None
+        self._rows: list[Row] = []
+        self._tokens = torch.zeros(0, dtype=torch.long)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Those in the batch."""
+        return [row.job for row in self._rows]
+
+    @torch.no_grad()
+    def run(self, jobs: Sequence[Job], most: int) -> None:
+        """Decode these jobs and those that join, until nobody is left."""
+        self._admit(jobs)
+        while self._rows:
+            self._count(len(self._rows))
+            logits = self._state.feed(self._tokens)[:, -1]
+            self._step(logits)
+            if self._rows and self._state.can_extend and len(self._rows) < most:
+                self._admit(self._more(most - len(self._rows)))
+
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        """Read the prompts, choose first tokens, and add rows."""
+        jobs = [job for job in jobs if not _gone(job)]
+        if not jobs:
+            return
+        rows = [Row(job, self._engine) for job in jobs]
+        try:
+            state = self._engine.state(
+                [torch.tensor(job.ids) for job in jobs],
+                max_new_tokens=max(job.max_new_tokens for job in jobs),
+                raw=True,
+                trace=False,
+            )
+            logits = state.prefill()
+        except ValueError as error:
+            for job in jobs:
+                job.tell(Failed(str(error), ours=False))
+            return
+        before = self._state, self._rows, self._tokens
+        self._state, self._rows, self._tokens = state, rows, torch.zeros(0, dtype=torch.long)
+        self._step(logits)
+        if before[1]:
+            if self._rows:
+                before[0].extend(self._state)
+            self._state, self._rows = before[0], before[1] + self._rows
+            self._tokens = torch.cat([before[2], self._tokens])
+
+    def _step(self, logits: torch.Tensor) -> None:
+        """Choose, tell, and let rows go that are at their end."""
+        rows = self._rows
+        tokens = choose_rows(logits, [row.settings for row in rows])
+        found = self._measured(logits, tokens)
+        self._state.commit(tokens)
+        kept = []
+        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+            reason = row.say(token, token in self._ends, found[place])
+            if reason is None:
+                kept.append(place)
+            else:
+                row.finish(reason)
+        self._tokens = tokens
+        if len(kept) < len(rows):
+            self._rows = [rows[place] for place in kept]
+            if kept:
+                chosen = torch.tensor(kept, device=tokens.device)
+                self._state.select(chosen)
+                self._tokens = tokens[chosen]
+                if hasattr(self._state, "trim"):
+                    self._state.trim()
+
+    def _measured(self, logits: torch.Tensor, tokens: torch.Tensor) -> list[dict[str, Any]]:
+        """What jobs want to know of this step, as arguments of `Step`."""
+        found: list[dict[str, Any]] = [{} for _ in self._rows]
+        jobs = self.jobs
+        if any(job.trace for job in jobs):
+            for place, value in enumerate(entropy(logits).tolist()):
+                if jobs[place].trace:
+                    found[place]["record"] = {"mode": "discrete", "entropy": value}
+        wanted = [place for place, job in enumerate(jobs) if job.logprobs is not None]
+        if wanted:
+            scores = logits[wanted].float().log_softmax(-1)
+            chosen = scores.gather(-1, tokens[wanted][:, None])[:, 0].tolist()
+            most = max(jobs[place].logprobs or 0 for place in wanted)
+            best = scores.topk(most, dim=-1) if most else None
+            for line, place in enumerate(wanted):
+                top: tuple[tuple[int, float], ...] = ()
+                if best is not None:
+                    pairs = zip(best.indices[line].tolist(), best.values[line].tolist(), strict=True)
+                    top = tuple(pairs)[: jobs[place].logprobs]
+                found[place] |= {"logprob": chosen[line], "top": top}
+        return found
+
+
+def _gone(job: Job) -> bool:
+    """Whether nobody waits for it; its end is told."""
+    if job.is_over:
+        job.tell(Finished("length", "", 0))
+    return job.is_over
