@@ -19,7 +19,15 @@ FIRST = 0.013
 LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
 BASE_STEPS, STEPS = 2000, 500
 CONFIG = CodecConfig(
-    crop=128, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup=0.02, log_every=50, save_every=250
+    crop=128,
+    batch_size=4,
+    halved=0.5,
+    varied=0.5,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup=0.02,
+    log_every=50,
+    save_every=250,
 )
 OTHER_TRANSFORMS = {
     "mlicv2, residual blocks": replace(SMALL, transform="residual"),
@@ -30,7 +38,8 @@ OTHER_TRANSFORMS = {
 def trained(codec: nn.Module, config: CodecConfig, folder: Path, objective: nn.Module | None = None) -> list[Any]:
     """Train on the packaged photographs, or go on with it, or read what was trained; the metrics."""
     steps = config.steps or 1
-    data = Crops(packaged_photographs(), config.crop, steps * config.batch_size, config.seed, config.halved)
+    count = steps * config.batch_size
+    data = Crops(packaged_photographs(), config.crop, count, config.seed, config.halved, config.varied)
     folder.mkdir(parents=True, exist_ok=True)
     own = RateDistortion(codec, config) if objective is None else objective
     return fit(own.train(), data, config, folder, collate=Crops.collate, device="cpu")

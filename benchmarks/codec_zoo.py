@@ -42,7 +42,7 @@ A file names the weights that wrote it, and `szilard decode` finds them here.
 
 ## Data and recipe
 
-Crops of {crop} pixels, {batch} a step, from the {pictures} photographs that scikit-image and scikit-learn ship: {base:,} steps at lambda
+Crops of {crop} pixels, {batch} a step, from the {pictures} photographs that scikit-image, scikit-learn and matplotlib ship: {base:,} steps at lambda
 {first:g}, from there {steps:,} at {lmbda:g}, Adam at {rate:g} with a cosine; about ten minutes of one CPU core for the first and four for the second.
 Weights were rounded to half precision afterwards.
 

@@ -3,7 +3,7 @@
     python benchmarks/codecs.py --part train --images FOLDER --work FOLDER [--only mlicv2] [--seed 0]
     python benchmarks/codecs.py --part ablations --images FOLDER --work FOLDER [--only NAME] [--seed 0]
 
-FOLDER of --images holds pictures to measure on (Kodak); training is on the photographs that scikit-image and scikit-learn
+FOLDER of --images holds pictures to measure on (Kodak); training is on the photographs that scikit-image, scikit-learn and matplotlib
 ship. Checkpoints go to --work: a killed command goes on with the run it was in, and what is recorded in
 results/codecs.jsonl is not run again. CompressAI's models are trained where that package can be imported, by the same loop.
 Minutes are those of a free core.

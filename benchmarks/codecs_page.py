@@ -25,7 +25,7 @@ encoding, -20.46 %.
 
 Here: a small form (1.46 M parameters, 4 slices of 12 channels) against the mean-scale hyperprior of this library and, where it was
 installed, CompressAI's mean-scale hyperprior and cheng2020-anchor, all of about 1.4 M parameters, trained by one loop on the same crops of
-the photographs that scikit-image and scikit-learn ship, 2,500 steps each: a thousandth of the paper's. Measured on Kodak pictures, none
+the photographs that scikit-image, scikit-learn and matplotlib ship, 2,500 steps each: a thousandth of the paper's. Measured on Kodak pictures, none
 of which was trained on. Rates are real: `bpp` of whole files, `payload` of the streams alone, which compare across containers.
 
 ```

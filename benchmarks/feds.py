@@ -46,7 +46,7 @@ from szilard.training.learned import load_learned
 LAMBDAS = (0.0130, 0.0035, 0.0067, 0.0250)
 BASE = LAMBDAS[0]
 SIDE, TIMED = 256, 5
-SHARED = {"batch_size": 8, "crop": 64, "log_every": 50, "save_every": 250, "warmup": 0.02}
+SHARED = {"batch_size": 8, "varied": 0.5, "crop": 64, "log_every": 50, "save_every": 250, "warmup": 0.02}
 METHODS: dict[str, dict[str, Any]] = {
     "scratch": {"method": "scratch"},
     "kd": {"method": "kd"},

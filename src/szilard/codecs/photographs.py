@@ -1,4 +1,4 @@
-"""Photographs to train on: crops of files, and those that scikit-image and scikit-learn ship."""
+"""Photographs to train on: crops of files, and those that scikit-image, scikit-learn and matplotlib ship."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from szilard.options import check_number
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _KEPT = 256  # decoded files in memory
 _OF_SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
+_GREY_OF_SKIMAGE = ("camera", "brick", "grass", "gravel")
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -47,6 +48,9 @@ def packaged_photographs() -> dict[str, np.ndarray]:
 
         for name in _OF_SKIMAGE:
             found[name] = np.ascontiguousarray(getattr(data, name)()[..., :3])
+        found["motorcycle"] = np.ascontiguousarray(data.stereo_motorcycle()[0])
+        for name in _GREY_OF_SKIMAGE:
+            found[name] = np.repeat(getattr(data, name)()[..., None], 3, axis=2)
     except ModuleNotFoundError:
         pass
     try:
@@ -54,6 +58,13 @@ def packaged_photographs() -> dict[str, np.ndarray]:
 
         for name in ("china", "flower"):
             found[name] = np.ascontiguousarray(load_sample_image(f"{name}.jpg"))
+    except ModuleNotFoundError:
+        pass
+    try:
+        from matplotlib.cbook import get_sample_data
+
+        with get_sample_data("grace_hopper.jpg") as file:
+            found["grace_hopper"] = np.ascontiguousarray(read_picture(file).samples)
     except ModuleNotFoundError:
         pass
     if not found:
@@ -64,7 +75,7 @@ def packaged_photographs() -> dict[str, np.ndarray]:
 
 
 class Crops(Dataset[Tensor]):
-    """Random crops: which one belongs to an index is the same in every run.
+    """Random crops, of every picture equally many: which one belongs to an index is the same in every run.
 
     Args:
         pictures: uint8 arrays [H, W, 3] by name, or files.
@@ -72,6 +83,7 @@ class Crops(Dataset[Tensor]):
         count: how many crops there are.
         seed: of the draws.
         halved: share of the crops that are cut twice as large and halved, where the picture allows it.
+        varied: share of the crops that are also turned and get other colours and contrast; for few pictures.
 
     Attributes:
         digest: of names and sizes, by which a run knows its pictures.
@@ -84,10 +96,11 @@ class Crops(Dataset[Tensor]):
         count: int,
         seed: int = 0,
         halved: float = 0.3,
+        varied: float = 0.0,
     ) -> None:
         check_number("size", size, low=16, integer=True)
         check_number("count", count, low=1, integer=True)
-        self.size, self.count, self.seed, self.halved = size, count, seed, halved
+        self.size, self.count, self.seed, self.halved, self.varied = size, count, seed, halved, varied
         self._arrays = dict(pictures) if isinstance(pictures, Mapping) else None
         self._names: list[str] = list(pictures) if isinstance(pictures, Mapping) else [str(file) for file in pictures]
         if not self._names:
@@ -98,8 +111,6 @@ class Crops(Dataset[Tensor]):
                 raise ValueError(f"{name!r} has {width} x {height} pixels, too few for crops of {size}.")
         told = [(Path(name).name, *own) for name, own in zip(self._names, sizes, strict=True)]
         self.digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-        areas = torch.tensor([height * width for height, width in sizes], dtype=torch.float64)
-        self._shares = areas / areas.sum()
 
     def _size(self, name: str) -> tuple[int, int]:
         if self._arrays is not None:
@@ -120,7 +131,7 @@ class Crops(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        place = int(torch.multinomial(self._shares, 1, generator=draw))
+        place = int(torch.randint(len(self._names), (), generator=draw))
         samples = self._picture(self._names[place])
         height, width = samples.shape[:2]
         double = float(torch.rand((), generator=draw)) < self.halved and min(height, width) >= 2 * self.size
@@ -134,12 +145,25 @@ class Crops(Dataset[Tensor]):
         )
         if double:
             crop = F.avg_pool2d(crop[None], 2)[0]
-        return crop.flip(-1) if float(torch.rand((), generator=draw)) < 0.5 else crop
+        if float(torch.rand((), generator=draw)) < 0.5:
+            crop = crop.flip(-1)
+        return varied(crop, draw) if float(torch.rand((), generator=draw)) < self.varied else crop
 
     @staticmethod
     def collate(examples: list[Tensor]) -> dict[str, Tensor]:
         """{"pixels": [B, 3, size, size]}."""
         return {"pixels": torch.stack(examples)}
+
+
+def varied(crop: Tensor, draw: torch.Generator) -> Tensor:
+    """A crop [3, size, size] in [0, 1], turned, with its channels exchanged, and of another saturation and contrast."""
+    turns = int(torch.randint(4, (), generator=draw))
+    crop = crop.rot90(turns, (1, 2))[torch.randperm(3, generator=draw)]
+    saturation, contrast, light = torch.rand(3, generator=draw).tolist()
+    grey = crop.mean(0, keepdim=True)
+    crop = grey + (0.3 + 1.2 * saturation) * (crop - grey)
+    mean = crop.mean()
+    return (mean + (0.6 + 0.7 * contrast) * (crop - mean) + 0.3 * (light - 0.5)).clamp(0, 1)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -58,6 +58,7 @@ class CodecConfig(TrainingConfig):
     distortion: str = setting("mse", "mse or ms-ssim.")
     crop: int = setting(256, "Side of the crops, in pixels; a multiple of 64.")
     halved: float = setting(0.3, "Share of the crops that are cut twice as large and halved.")
+    varied: float = setting(0.0, "Share of the crops that are turned and get other colours; for few pictures.")
     aux_learning_rate: float = setting(1e-3, "Of the quantiles of z's density.")
     selection_weight: float = setting(1.0, "Of the selection predictor's cross-entropy (gsc='learned').")
 
@@ -74,6 +75,7 @@ class CodecConfig(TrainingConfig):
             )
         check_number("crop", self.crop, low=64, integer=True)
         check_number("halved", self.halved, low=0, high=1)
+        check_number("varied", self.varied, low=0, high=1)
         check_number("aux_learning_rate", self.aux_learning_rate, low=0)
         check_number("selection_weight", self.selection_weight, low=0)
         if self.crop % 64:
@@ -191,7 +193,7 @@ def train_codec(
 
     assert config.steps is not None
     count = config.steps * config.batch_size * config.gradient_accumulation
-    data = Crops(pictures, config.crop, count, config.seed, config.halved)
+    data = Crops(pictures, config.crop, count, config.seed, config.halved, config.varied)
     check_ours(folder, _MADE_FOR, (*_FOLDERS, *_FILES, "README.md"))
     text = f"{_MADE_FOR} {codec.name}\n# {json.dumps(codec.plain_settings())}\n# pictures: {data.digest}\n"
     text += config.to_yaml()

@@ -89,7 +89,8 @@ def train_feds(
     config = replace(config, lmbda=_lambda(config, teacher))
     assert config.steps is not None
     per_step = config.batch_size * config.gradient_accumulation
-    crops = Crops(pictures, config.crop, config.steps * per_step, config.seed, config.halved)
+    count = config.steps * per_step
+    crops = Crops(pictures, config.crop, count, config.seed, config.halved, config.varied)
     folder = Path(folder)
     check_folder(folder)
     check_ours(folder, _MADE_FOR, (*_PHASES, *_FILES, "README.md"))
