@@ -15,7 +15,7 @@ from szilard.codecs.training import CodecConfig
 PACKAGED = "packaged"
 PicturesOption = Annotated[
     str,
-    typer.Option("--data", help="A folder of photographs, or `packaged`: those of scikit-image, scikit-learn and matplotlib."),
+    typer.Option("--data", help="A folder, or `packaged`: photographs of scikit-image, scikit-learn, matplotlib."),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only so many pictures.")]
 CodecOption = Annotated[str | None, typer.Option("--codec", help="mlicv2 (the default) or mean-scale.")]
