@@ -36,6 +36,7 @@ from szilard.cli import (
     lm_eval,
     methods,
     report,
+    serve,
     trace,
     train_adadec,
     train_aded,
@@ -78,6 +79,7 @@ app.command("evaluate")(evaluate.evaluate_command)
 app.command("evaluate-codecs")(evaluate_codecs.evaluate_codecs_command)
 app.command("report")(report.report_command)
 app.command("lm-eval", context_settings=lm_eval.SETTINGS)(lm_eval.lm_eval_command)
+app.command("serve")(serve.serve_command)
 app.command("doctor")(doctor.doctor_command)
 train = typer.Typer(help="Fit the small part that a method needs for a model.", no_args_is_help=True)
 train.command("adadec")(train_adadec.adadec)

@@ -68,7 +68,7 @@ class Engine(Tokenized):
         max_new_tokens: int = 128,
         seed: int | None = None,
         raw: bool = False,
-        trace: bool = True,
+        trace: bool | TraceRecorder = True,
         attention: str | type[AttentionMethod] | AttentionMethod | type[CanvasCache] | CanvasCache | None = None,
         template: Any = None,
         stop: str | Sequence[str] | None = None,
@@ -90,7 +90,7 @@ class Engine(Tokenized):
             max_new_tokens: limit per row.
             seed: makes sampling repeatable: this run draws from a stream of its own, seeded with it.
             raw: continue the text as it is, without the model's chat template.
-            trace: keep the step records.
+            trace: keep the step records; or a recorder that gets them.
             attention: a cache or attention method (object, class or name) that is open on the model meanwhile: short
                 for method=szilard.Under(method, attention).
             stop: texts, or one; a row ends when it has written one of them (what the prompt says does not count). The
@@ -140,7 +140,7 @@ class Engine(Tokenized):
                 logits_processor=LogitsProcessorList(logits_processor or []),
                 stopping_criteria=criteria,
                 streamer=streamer,
-                recorder=TraceRecorder() if trace else None,
+                recorder=trace if isinstance(trace, TraceRecorder) else TraceRecorder() if trace else None,
                 generator=_generator(seed, self.device),
             )
         results = self._results(state, chosen, inputs, raw, found)
@@ -219,6 +219,10 @@ class Engine(Tokenized):
             generator=None,
         )
         return captured[0]
+
+    def end_tokens(self) -> frozenset[int]:
+        """Ids at which an answer of this model ends."""
+        return frozenset(_as_list(self._generation_config(1, {}).eos_token_id or []))
 
     # ---- what an engine implements ---------------------------------------------------------------------------
 

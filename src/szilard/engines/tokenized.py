@@ -112,6 +112,19 @@ class Tokenized(ABC):
     def _stop_criteria(self) -> dict[tuple[str, ...], StopStringCriteria]:
         return {}  # making one takes a second: it spells out the vocabulary
 
+    def decode_text(self, tokens: list[int]) -> str:
+        """The tokens as text, special tokens left out."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def decode_all(self, tokens: list[int]) -> str:
+        """The tokens as text, special tokens among it."""
+        return self._decode_all(tokens)
+
+    def read_before(self, prompt: list[int]) -> list[int]:
+        """The end of a prompt from which its raw continuation is to be decoded, so that no space is lost."""
+        return self._read_before(prompt)
+
     def _read_before(self, prompt: list[int]) -> list[int]:
         """The end of the prompt from which its continuation is read on; whole characters."""
         for width in (4, 16):

@@ -37,15 +37,13 @@ class Finished:
         reason: "stop" or "length".
         text: what was still held back.
         tokens: how many were generated.
-        cost: counts of the run that the job was part of, for traces.
-        records: the whole trace, where it was wanted and not told step by step.
+        cost: counts of the run that the job was part of, where a trace is wanted.
     """
 
     reason: str
     text: str
     tokens: int
     cost: dict[str, Any] | None = None
-    records: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

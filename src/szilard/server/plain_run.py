@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from szilard.decoding.sampling import Sampling
-from szilard.decoding.state import DecodingState
 from szilard.information import entropy
 from szilard.server.jobs import Failed, Finished, Job, Step
 from szilard.server.row_choice import RowSettings, choose_rows
@@ -79,6 +78,8 @@ class PlainRun:
             self._step(logits)
             if self._rows and self._state.can_extend and len(self._rows) < most:
                 self._admit(self._more(most - len(self._rows)))
+        if self._state is not None:
+            self._state.close()
 
     def _admit(self, jobs: Sequence[Job]) -> None:
         """Read the prompts, choose first tokens, and add rows."""
@@ -93,6 +94,7 @@ class PlainRun:
                 raw=True,
                 trace=False,
             )
+            state.max_length = None  # every row has a limit of its own
             logits = state.prefill()
         except ValueError as error:
             for job in jobs:

@@ -1,0 +1,73 @@
+"""`szilard serve`: an OpenAI-compatible server and a page, on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from szilard.cli import options as o
+from szilard.cli.loading import load_engine, needs, note
+
+
+def serve_command(
+    model: o.ModelOption = None,
+    method: o.MethodOption = None,
+    set_: o.SetOption = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address; 0.0.0.0 opens the server to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = 8000,
+    name: Annotated[str | None, typer.Option("--name", help="Under which requests ask for the model.")] = None,
+    engine: o.EngineOption = "auto",
+    device: o.DeviceOption = None,
+    dtype: o.DtypeOption = "auto",
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Requests decoded together.")] = 16,
+    wait_ms: Annotated[float, typer.Option("--wait-ms", help="How long a batch's first request waits for others.")] = 5,
+    max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that may wait; more get 429.")] = 256,
+    deadline: Annotated[float, typer.Option("--deadline", help="Seconds per request.")] = 300,
+    max_prompt_tokens: Annotated[int | None, typer.Option("--max-prompt-tokens", help="Default: the window.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", help="The most a request may ask for.")
+    ] = 2048,
+    max_body: Annotated[int, typer.Option("--max-body", help="Megabytes of a request.")] = 16,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", help="A file of keys, one a line; or SZILARD_API_KEYS in the environment."),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="An origin whose pages may call the server. Repeatable.")
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what is asked.")] = False,
+) -> None:
+    """Serve a model over HTTP as OpenAI's API, with a method for every request, and a page to try them."""
+    needs("fastapi", "uvicorn", "sse_starlette", "prometheus_client", extra="serve")
+    from szilard.server.access import read_keys
+    from szilard.server.app import create_app
+    from szilard.server.run import bind, run
+    from szilard.server.settings import ServerSettings
+
+    chosen = o.method_from(method, set_)
+    settings = ServerSettings(
+        max_batch=max_batch,
+        wait_ms=wait_ms,
+        max_queue=max_queue,
+        deadline_s=deadline,
+        max_prompt_tokens=max_prompt_tokens,
+        max_new_tokens=max_new_tokens,
+        max_body_bytes=max_body * 2**20,
+        cors_origins=tuple(cors or ()),
+        log_prompts=log_prompts,
+    )
+    keys = read_keys(api_keys)
+    socket = bind(host, port)
+    loaded = load_engine(model, engine, device, dtype)
+    if chosen is not None:
+        chosen.check(loaded)
+    app = create_app(loaded, settings, default=chosen, name=name, keys=keys)
+    address = f"http://{host}:{socket.getsockname()[1]}"
+    note(
+        f"{name or loaded.name} at {address}/v1, the page at {address}/{'' if keys else ' (open to all who reach it)'}"
+    )
+    run(app, socket)

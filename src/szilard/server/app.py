@@ -1,0 +1,351 @@
+"""The HTTP application: OpenAI's endpoints, health, metrics, and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
+
+from szilard.server.access import Keys
+from szilard.server.errors import RequestError
+from szilard.server.jobs import Event, Failed, Finished, Job, Step
+from szilard.server.limits import BodyLimit
+from szilard.server.measures import Measures
+from szilard.server.replies import Answer, Replies
+from szilard.server.scheduler import Scheduler
+from szilard.server.schemas import ChatRequest, CompletionRequest
+from szilard.server.service import Service
+
+if TYPE_CHECKING:
+    from szilard.decoding.method import Method
+    from szilard.engines.engine import Engine
+    from szilard.server.settings import ServerSettings
+
+_LOG = logging.getLogger("szilard.server")
+_PAGE = Path(__file__).parent / "playground"
+_OPEN = ("/healthz", "/", "/playground.js", "/playground.css")  # without a key: they tell nothing of anybody
+_DRAIN_SECONDS = 30.0
+
+
+class Server:
+    """A service, its scheduler and its counters."""
+
+    def __init__(
+        self, engine: Engine, settings: ServerSettings, default: Method | None = None, name: str | None = None
+    ) -> None:
+        self.settings = settings
+        self.service = Service(engine, settings, default, name)
+        self.scheduler = Scheduler(engine, settings)
+        self.measures = Measures(self.scheduler)
+        self.started = int(time.time())
+
+
+def create_app(
+    engine: Engine,
+    settings: ServerSettings,
+    *,
+    default: Method | None = None,
+    name: str | None = None,
+    keys: Keys | None = None,
+) -> FastAPI:
+    """The application on an engine.
+
+    Args:
+        engine: the model; one thread of the application's own decodes on it.
+        settings: limits.
+        default: the method of requests that name none; None: plain decoding.
+        name: under which the model is asked for.
+        keys: that open the server.
+    """
+    server = Server(engine, settings, default, name)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(server.scheduler.close, _DRAIN_SECONDS)
+
+    app = FastAPI(title="szilard", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.server = server
+    if settings.cors_origins:
+        from fastapi.middleware.cors import CORSMiddleware
+
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    _add_errors(app, server)
+    _add_routes(app, server, keys or Keys([]))
+    return app
+
+
+def _add_errors(app: FastAPI, server: Server) -> None:
+    @app.exception_handler(RequestError)
+    async def told(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse(_validation(error).body(), 422 if _is_shape(error) else 400)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        said = RequestError(error.status_code, f"{error.detail}: see /openapi.json for what there is.")
+        return JSONResponse(said.body(), error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        _LOG.exception("a request failed", exc_info=error)
+        return JSONResponse(RequestError(500, "the server failed; its log says more.").body(), 500)
+
+
+def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
+    @app.middleware("http")
+    async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        path = request.url.path
+        if path not in _OPEN:
+            try:
+                keys.check(request.headers.get("authorization"))
+            except RequestError as error:
+                return JSONResponse(error.body(), error.status, error.headers)
+        reply = await go_on(request)
+        known = request.scope.get("route")
+        server.measures.requests.labels(getattr(known, "path", "other"), str(reply.status_code)).inc()
+        return reply
+
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """Whether the server decodes."""
+        alive = server.scheduler.is_alive
+        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counters, for Prometheus."""
+        return Response(generate_latest(server.measures.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The model, alone and with every method that it can run."""
+        own = server.service
+        entry = {"object": "model", "created": server.started, "owned_by": "szilard"}
+        names = [own.name, *(f"{own.name}:{method.slug}" for method in own.offered.entries)]
+        return {"object": "list", "data": [{"id": name} | entry for name in names]}
+
+    @app.get("/v1/szilard/methods")
+    async def methods() -> dict[str, Any]:
+        """The methods with their hyperparameters, and what the model reads."""
+        own = server.service
+        default = None if own.offered.default is None else own.offered.default.slug
+        return {
+            "model": own.name,
+            "vision": "vision" in own.engine.provides,
+            "default": default,
+            "max_new_tokens": server.settings.max_new_tokens,
+            "methods": own.offered.described(),
+        }
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Any:
+        """A chat goes on."""
+        made = server.service.chat_jobs
+        count = server.service.choices(body)
+        logprobs = bool(body.logprobs)
+        return await _answer(server, request, body, count, count, made, chat=True, logprobs=logprobs)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Any:
+        """A text goes on."""
+        made = server.service.completion_jobs
+        count = server.service.choices(body)
+        logprobs = body.logprobs is not None
+        total = count * len(server.service.prompts_of(body))
+        return await _answer(server, request, body, total, count, made, chat=False, logprobs=logprobs)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html")
+
+    @app.get("/playground.js", include_in_schema=False)
+    async def script() -> FileResponse:
+        return FileResponse(_PAGE / "playground.js", media_type="text/javascript")
+
+    @app.get("/playground.css", include_in_schema=False)
+    async def style() -> FileResponse:
+        return FileResponse(_PAGE / "playground.css", media_type="text/css")
+
+
+async def _answer(
+    server: Server,
+    request: Request,
+    body: Any,
+    total: int,
+    per_prompt: int,
+    made: Callable[[Any, list[Any]], list[Job]],
+    *,
+    chat: bool,
+    logprobs: bool,
+) -> Any:
+    """Submit the jobs of a request and reply, whole or as a stream."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+    def teller(index: int) -> Callable[[Event], None]:
+        def tell(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(events.put_nowait, (index, event))
+
+        return tell
+
+    jobs = await asyncio.to_thread(made, body, [teller(index) for index in range(total)])
+    replies = Replies(
+        chat=chat,
+        model=body.model,
+        decode=server.service.engine.decode_all,
+        trace=body.szilard.trace,
+        logprobs=logprobs,
+    )
+    prompt_tokens = sum(len(job.ids) for job in jobs[::per_prompt])
+    server.scheduler.submit(jobs)
+    if server.settings.log_prompts:
+        _LOG.info("asked: %s", body.model_dump_json(exclude_none=True))
+    watched = _watched(server, events, jobs)
+    if body.stream:
+        totals = body.stream_options is not None and body.stream_options.include_usage
+        chunks = _stream(server, watched, replies, len(jobs), prompt_tokens, chat=chat, totals=totals)
+        return EventSourceResponse(chunks, sep="\n", headers={"Cache-Control": "no-store"})
+    return await _whole(server, request, watched, replies, jobs, prompt_tokens)
+
+
+async def _watched(
+    server: Server, events: asyncio.Queue[tuple[int, Event]], jobs: list[Job]
+) -> AsyncIterator[tuple[int, Event]]:
+    """Events until every job is over; jobs are cancelled when nobody listens any more."""
+    left = set(range(len(jobs)))
+    began, first = jobs[0].entered, True
+    try:
+        while left:
+            index, event = await events.get()
+            if index not in left:
+                continue
+            if first:
+                server.measures.first.observe(time.monotonic() - began)
+                first = False
+            if not isinstance(event, Step):
+                left.discard(index)
+            yield index, event
+        server.measures.whole.observe(time.monotonic() - began)
+    finally:
+        for index in left:
+            jobs[index].cancelled = True
+
+
+async def _stream(
+    server: Server,
+    events: AsyncIterator[tuple[int, Event]],
+    replies: Replies,
+    count: int,
+    prompt_tokens: int,
+    *,
+    chat: bool,
+    totals: bool,
+) -> AsyncIterator[dict[str, str]]:
+    tokens = 0
+    async with contextlib.aclosing(events):  # type: ignore[type-var]
+        if chat:
+            for index in range(count):
+                yield _sse(replies.first(index))
+        async for index, event in events:
+            if isinstance(event, Step):
+                chunk = replies.piece(index, event)
+                if chunk is not None:
+                    yield _sse(chunk)
+            elif isinstance(event, Finished):
+                tokens += event.tokens
+                yield _sse(replies.last(index, event))
+            else:
+                yield _sse(_failure(event).body())
+                return
+        server.measures.tokens.labels("prompt").inc(prompt_tokens)
+        server.measures.tokens.labels("completion").inc(tokens)
+        if totals:
+            yield _sse(replies.totals(prompt_tokens, tokens))
+        yield {"data": "[DONE]"}
+
+
+async def _whole(
+    server: Server,
+    request: Request,
+    events: AsyncIterator[tuple[int, Event]],
+    replies: Replies,
+    jobs: list[Job],
+    prompt_tokens: int,
+) -> dict[str, Any]:
+    answers = [Answer() for _ in jobs]
+    gone = asyncio.create_task(_gone(request, jobs))
+    try:
+        async with contextlib.aclosing(events):  # type: ignore[type-var]
+            async for index, event in events:
+                if isinstance(event, Step):
+                    answers[index].text += event.text
+                    if replies.keeps_steps:
+                        answers[index].steps.append(event)
+                elif isinstance(event, Finished):
+                    answers[index].end(event)
+                else:
+                    raise _failure(event)
+    finally:
+        gone.cancel()
+    tokens = sum(answer.tokens for answer in answers)
+    server.measures.tokens.labels("prompt").inc(prompt_tokens)
+    server.measures.tokens.labels("completion").inc(tokens)
+    return replies.whole(answers, prompt_tokens)
+
+
+async def _gone(request: Request, jobs: list[Job]) -> None:
+    """Cancel the jobs when the client goes away."""
+    while True:
+        if await request.is_disconnected():
+            for job in jobs:
+                job.cancelled = True
+            return
+        await asyncio.sleep(0.2)
+
+
+def _failure(event: Failed) -> RequestError:
+    return RequestError(500 if event.ours else 400, event.message)
+
+
+def _sse(chunk: dict[str, Any]) -> dict[str, str]:
+    return {"data": json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))}
+
+
+def _is_shape(error: RequestValidationError) -> bool:
+    """Whether it is JSON, but of another shape than was asked for."""
+    return all(one["type"] != "json_invalid" for one in error.errors())
+
+
+def _validation(error: RequestValidationError) -> RequestError:
+    """The first complaint, in one sentence."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        why = first.get("ctx", {}).get("error", "it cannot be parsed")
+        return RequestError(400, f"the body is no valid JSON: {why}.")
+    place = ".".join(str(part) for part in first["loc"] if part not in ("body",)) or "body"
+    if first["type"] == "extra_forbidden":
+        return RequestError(422, f"{place!r} is not a field that this server knows: leave it out.", param=place)
+    return RequestError(422, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}.", param=place)

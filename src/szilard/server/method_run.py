@@ -1,0 +1,159 @@
+"""A batch under a method with a loop of its own: rows may end or be given up at any step, none joins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import StoppingCriteria
+
+from szilard.decoding.recorder import TraceRecorder
+from szilard.server.jobs import Failed, Finished, Job, Step
+from szilard.server.row_text import RowText
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+
+class Rows:
+    """What the run's streamer and stopping criterion know of every row."""
+
+    def __init__(self, jobs: Sequence[Job], engine: Engine, recorder: LiveRecorder | None) -> None:
+        self.jobs = jobs
+        self._engine, self._recorder, self._ends = engine, recorder, engine.end_tokens()
+        self._texts = [
+            RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.prompt is None else ())
+            for job in jobs
+        ]
+        self._counts = [0] * len(jobs)
+        self.reasons: list[str | None] = [None] * len(jobs)
+
+    # ---- a streamer of transformers ----
+
+    def put(self, _: torch.Tensor) -> None:
+        """The prompt, which is not told."""
+
+    def put_rows(self, tokens: torch.Tensor, moving: torch.Tensor | None) -> None:
+        """A committed column [batch], and which rows it moves."""
+        moves = [True] * len(self.jobs) if moving is None else moving.tolist()
+        records = {} if self._recorder is None else self._recorder.taken()
+        for place, (token, moved) in enumerate(zip(tokens.tolist(), moves, strict=True)):
+            for record in records.get(place, ())[:-1]:  # steps of the row before this token: latent ones
+                self.jobs[place].tell(Step(None, record=record))
+            if moved and self.reasons[place] is None:
+                self._say(place, token, records.get(place, [None])[-1])
+
+    def end(self) -> None:
+        """All rows are over."""
+
+    def rest(self, place: int, tokens: Sequence[int]) -> None:
+        """What a method told only when it was over, as beams and canvases are: a row's whole answer."""
+        for token in tokens[self._counts[place] :]:
+            if self.reasons[place] is None:
+                self._say(place, token, None)
+
+    # ---- ends ----
+
+    def over(self) -> list[bool]:
+        """Rows that go no further."""
+        for place, job in enumerate(self.jobs):
+            if self.reasons[place] is None and job.is_over:
+                self.reasons[place] = "length"
+        return [reason is not None for reason in self.reasons]
+
+    def finish(self, cost: dict[str, Any]) -> None:
+        """Tell every job of its end."""
+        for place, job in enumerate(self.jobs):
+            job.tell(
+                Finished(
+                    self.reasons[place] or "stop",
+                    self._texts[place].end(),
+                    self._counts[place],
+                    cost if job.trace else None,
+                )
+            )
+
+    def _say(self, place: int, token: int, record: dict[str, Any] | None) -> None:
+        job, text = self.jobs[place], self._texts[place]
+        self._counts[place] += 1
+        ends = token in self._ends
+        job.tell(Step(token, "" if ends else text.add(token), record=record))
+        if ends or text.stopped:
+            self.reasons[place] = "stop"
+        elif self._counts[place] >= job.max_new_tokens:
+            self.reasons[place] = "length"
+
+
+class RowsOver(StoppingCriteria):
+    """Ends the rows that `Rows` says are over."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """bool [batch]; texts that are only being tried (drafts) end by other criteria."""
+        over = self._rows.over()
+        if len(over) != len(input_ids):
+            over = [False] * len(input_ids)
+        return torch.tensor(over, device=input_ids.device)
+
+
+class LiveRecorder(TraceRecorder):
+    """A trace that can be told of while it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = 0
+
+    def taken(self) -> dict[int, list[dict[str, Any]]]:
+        """Records of the steps since the last call, by row."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        for step in self._steps[self._told :]:
+            active = [True] * len(step.token) if step.active is None else step.active.tolist()
+            columns = {name: _listed(value, len(active)) for name, value in step.columns.items() if value is not None}
+            measured = step.entropy.tolist()
+            for place, here in enumerate(active):
+                if here:
+                    record = {"entropy": measured[place]} | {name: values[place] for name, values in columns.items()}
+                    found.setdefault(place, []).append(_named(record))
+        self._told = len(self._steps)
+        return found
+
+
+def _listed(value: Any, rows: int) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return list(value) if isinstance(value, list) else [value] * rows
+
+
+def _named(record: dict[str, Any]) -> dict[str, Any]:
+    record["mode"] = "latent" if record.get("mode") in (1, True, "latent") else "discrete"
+    return record
+
+
+def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Decode jobs of one group, and tell of everything. Errors of the request are told, others raised."""
+    first = jobs[0]
+    recorder = LiveRecorder() if first.trace else None
+    rows = Rows(jobs, engine, recorder)
+    by_step = engine.kind != "diffusion"  # a canvas has no next token
+    try:
+        results = engine.generate(
+            [torch.tensor(job.ids) if job.prompt is None else job.prompt for job in jobs],
+            first.method,
+            images=[job.images for job in jobs] if any(job.images for job in jobs) else None,
+            max_new_tokens=max(job.max_new_tokens for job in jobs),
+            seed=first.seed,
+            trace=recorder or False,
+            streamer=rows if by_step else None,
+            stopping_criteria=[RowsOver(rows)] if by_step else None,
+            **first.sampling,
+        )
+    except (ValueError, TypeError) as error:
+        for job in jobs:
+            job.tell(Failed(str(error), ours=False))
+        return
+    for place, result in enumerate(results):
+        rows.rest(place, result.tokens)
+    rows.finish(results[0].cost.to_dict())

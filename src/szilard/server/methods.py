@@ -1,0 +1,148 @@
+"""Which methods requests may choose on an engine, with which hyperparameters, and how they are described to a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from szilard.attention.under import Under
+from szilard.decoding.method import Method
+from szilard.options import nearest, parse_option
+from szilard.registry import Entry, attention_class, make_method, method_class, methods
+from szilard.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from szilard.engines.engine import Engine
+
+_WORD = re.compile(r"[A-Za-z0-9_+\-]{1,40}")
+
+
+class Offered:
+    """The methods of a server.
+
+    Args:
+        engine: what it runs.
+        default: of requests that name none; None: plain decoding.
+    """
+
+    def __init__(self, engine: Engine, default: Method | None) -> None:
+        self._engine, self.default = engine, default
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Methods that choose tokens and whose needs the engine meets."""
+        found = [entry for entry in methods().values() if entry.kind == "method"]
+        return [entry for entry in found if entry.needs <= self._engine.provides]
+
+    def chosen(self, name: str | None, options: dict[str, Any]) -> Method | None:
+        """The method of a request; None: plain decoding.
+
+        Raises:
+            RequestError: 404 for an unknown method, 400 for wrong options or one that this engine cannot run.
+        """
+        if name is None:
+            if options:
+                raise RequestError(
+                    400, "szilard.options belong to a method: name it in szilard.method.", param="szilard"
+                )
+            return self.default
+        if self.default is not None and not options and name.strip().lower() == self.default.slug:
+            return self.default
+        decoding, _, under = name.partition("+")
+        try:
+            cls = method_class(decoding)
+            over: Any = attention_class(under) if under else None
+        except ValueError as error:
+            raise RequestError(404, str(error), param="szilard.method", code="method_not_found") from None
+        try:
+            mine, theirs = self._split(cls, over, options)
+            method = make_method(cls, mine)
+            if over is not None:
+                method = Under(method, over(**theirs))
+            if missing := method.needs - self._engine.provides:
+                raise ValueError(
+                    f"{method.slug!r} needs {', '.join(sorted(missing))}, which {self._engine.name} lacks."
+                )
+            method.check(self._engine)
+        except (ValueError, TypeError) as error:
+            raise RequestError(400, str(error), param="szilard.options") from None
+        return method
+
+    def described(self) -> list[dict[str, Any]]:
+        """Name, paper and hyperparameters of every method, for a page that offers them."""
+        found = []
+        for entry in self.entries:
+            fields = [field for field in map(self._field, *_fields(entry.cls)) if field is not None]
+            about = (entry.cls.__doc__ or "").strip().splitlines()
+            found.append(
+                {"name": entry.slug, "paper": entry.paper, "about": about[0] if about else "", "options": fields}
+            )
+        return found
+
+    def _split(self, cls: Any, over: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options of a method, and of an attention method (`snapkv.budget`)."""
+        mine, theirs = {}, {}
+        for name, value in options.items():
+            owner, dot, rest = name.partition(".")
+            if over is not None and dot and owner == over.slug:
+                key, typed = _option(over, rest, value)
+                theirs[key] = typed
+            else:
+                key, typed = _option(cls, name, value)
+                mine[key] = typed
+        return mine, theirs
+
+    @staticmethod
+    def _field(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any] | None:
+        kinds = [kind for kind in (bool, int, float, str) if kind in _members(hint)]
+        if not kinds or (kinds == [str] and not _is_word(field.default)):
+            return None
+        default = None if field.default is dataclasses.MISSING else field.default
+        plain = default if isinstance(default, (bool, int, float, str)) else None
+        return {
+            "name": field.name,
+            "type": "boolean" if bool in kinds else "number" if (int in kinds or float in kinds) else "text",
+            "whole": int in kinds and float not in kinds,
+            "default": plain,
+            "optional": type(None) in _members(hint),
+        }
+
+
+def _fields(cls: Any) -> tuple[list[Any], list[Any]]:
+    hints = typing.get_type_hints(cls)
+    own = list(dataclasses.fields(cls))
+    return own, [hints[field.name] for field in own]
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+
+
+def _option(cls: Any, name: str, value: Any) -> tuple[str, Any]:
+    """A hyperparameter of a request; a word only where the default is one: files and models are the server's to name.
+
+    Raises:
+        ValueError: unknown, of a wrong type, or not to be set by requests.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    key = name.strip().replace("-", "_")
+    if key not in fields:
+        raise ValueError(
+            f"{cls.slug} has no option {name!r}{nearest(key, fields)} It has: {', '.join(fields) or 'none'}."
+        )
+    if isinstance(value, str) and not (_is_word(fields[key].default) and _is_word(value)):
+        raise ValueError(f"{cls.slug}'s {key} cannot be text in a request: who runs the server sets it.")
+    if not (value is None or isinstance(value, (bool, int, float, str))):
+        raise ValueError(
+            f"{cls.slug}'s {key} must be a number, true, false, null or a word, not {type(value).__name__}."
+        )
+    text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return parse_option(cls, f"{key}={text}")
