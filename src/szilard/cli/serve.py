@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
 from szilard.cli.loading import load_engine, needs, note
+from szilard.options import parse_option
+from szilard.registry import method_class
 
 
 def serve_command(
     model: o.ModelOption = None,
     method: o.MethodOption = None,
     set_: o.SetOption = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A hyperparameter that requests for a method find set: chimera.drafter=zoo/smollm2-chimera. Repeatable.",
+            metavar="METHOD.NAME=VALUE",
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", help="Address; 0.0.0.0 opens the server to the network.")
     ] = "127.0.0.1",
@@ -60,14 +70,31 @@ def serve_command(
         cors_origins=tuple(cors or ()),
         log_prompts=log_prompts,
     )
-    keys = read_keys(api_keys)
+    keys, presets = read_keys(api_keys), presets_from(with_)
     socket = bind(host, port)
     loaded = load_engine(model, engine, device, dtype)
     if chosen is not None:
         chosen.check(loaded)
-    app = create_app(loaded, settings, default=chosen, name=name, keys=keys)
+    app = create_app(loaded, settings, default=chosen, name=name, keys=keys, presets=presets)
     address = f"http://{host}:{socket.getsockname()[1]}"
     note(
         f"{name or loaded.name} at {address}/v1, the page at {address}/{'' if keys else ' (open to all who reach it)'}"
     )
     run(app, socket)
+
+
+def presets_from(assignments: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Hyperparameters by method.
+
+    Raises:
+        ValueError: an unknown method or option, or another form than METHOD.NAME=VALUE.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in assignments or ():
+        slug, dot, rest = text.partition(".")
+        if not dot:
+            raise ValueError(f"--with is written METHOD.NAME=VALUE, not {text!r}.")
+        cls = method_class(slug)
+        name, value = parse_option(cls, rest)
+        found.setdefault(cls.slug, {})[name] = value
+    return found

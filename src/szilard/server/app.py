@@ -31,6 +31,7 @@ from szilard.server.service import Service
 if TYPE_CHECKING:
     from szilard.decoding.method import Method
     from szilard.engines.engine import Engine
+    from szilard.server.methods import Presets
     from szilard.server.settings import ServerSettings
 
 _LOG = logging.getLogger("szilard.server")
@@ -43,10 +44,15 @@ class Server:
     """A service, its scheduler and its counters."""
 
     def __init__(
-        self, engine: Engine, settings: ServerSettings, default: Method | None = None, name: str | None = None
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        default: Method | None = None,
+        name: str | None = None,
+        presets: Presets | None = None,
     ) -> None:
         self.settings = settings
-        self.service = Service(engine, settings, default, name)
+        self.service = Service(engine, settings, default, name, presets)
         self.scheduler = Scheduler(engine, settings)
         self.measures = Measures(self.scheduler)
         self.started = int(time.time())
@@ -59,6 +65,7 @@ def create_app(
     default: Method | None = None,
     name: str | None = None,
     keys: Keys | None = None,
+    presets: Presets | None = None,
 ) -> FastAPI:
     """The application on an engine.
 
@@ -68,8 +75,9 @@ def create_app(
         default: the method of requests that name none; None: plain decoding.
         name: under which the model is asked for.
         keys: that open the server.
+        presets: hyperparameters by method that requests find set.
     """
-    server = Server(engine, settings, default, name)
+    server = Server(engine, settings, default, name, presets)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

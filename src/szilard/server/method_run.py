@@ -145,7 +145,7 @@ def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
             images=[job.images for job in jobs] if any(job.images for job in jobs) else None,
             max_new_tokens=max(job.max_new_tokens for job in jobs),
             seed=first.seed,
-            trace=recorder or False,
+            trace=False if recorder is None else recorder,
             streamer=rows if by_step else None,
             stopping_criteria=[RowsOver(rows)] if by_step else None,
             **first.sampling,

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from szilard.server.errors import RequestError
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
+Presets = Mapping[str, Mapping[str, Any]]
 _WORD = re.compile(r"[A-Za-z0-9_+\-]{1,40}")
 
 
@@ -27,16 +29,25 @@ class Offered:
     Args:
         engine: what it runs.
         default: of requests that name none; None: plain decoding.
+        presets: hyperparameters by method that who runs the server has set, such as a drafter's folder.
     """
 
-    def __init__(self, engine: Engine, default: Method | None) -> None:
-        self._engine, self.default = engine, default
+    def __init__(self, engine: Engine, default: Method | None, presets: Presets | None = None) -> None:
+        self._engine, self.default, self._presets = engine, default, presets or {}
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Methods that choose tokens and whose needs the engine meets."""
-        found = [entry for entry in methods().values() if entry.kind == "method"]
-        return [entry for entry in found if entry.needs <= self._engine.provides]
+        """Methods that choose tokens and that run on this engine as they are, or with their presets."""
+        return [entry for entry in methods().values() if entry.kind == "method" and self._runs(entry)]
+
+    def _runs(self, entry: Entry) -> bool:
+        if not entry.needs <= self._engine.provides:
+            return False
+        try:
+            make_method(entry.cls, self._presets.get(entry.slug)).check(self._engine)
+        except (ValueError, TypeError):
+            return False
+        return True
 
     def chosen(self, name: str | None, options: dict[str, Any]) -> Method | None:
         """The method of a request; None: plain decoding.
@@ -60,7 +71,7 @@ class Offered:
             raise RequestError(404, str(error), param="szilard.method", code="method_not_found") from None
         try:
             mine, theirs = self._split(cls, over, options)
-            method = make_method(cls, mine)
+            method = make_method(cls, {**self._presets.get(cls.slug, {}), **mine})
             if over is not None:
                 method = Under(method, over(**theirs))
             if missing := method.needs - self._engine.provides:

@@ -13,7 +13,7 @@ from szilard.decoding.method import Method
 from szilard.decoding.sampling import Sampling
 from szilard.server.errors import RequestError
 from szilard.server.jobs import Event, Job
-from szilard.server.methods import Offered
+from szilard.server.methods import Offered, Presets
 from szilard.server.pictures import picture_of
 from szilard.server.schemas import ChatRequest, CompletionRequest, Message, Request
 from szilard.server.settings import ServerSettings
@@ -32,14 +32,20 @@ class Service:
         settings: limits.
         default: the method of requests that name none; None: plain decoding.
         name: under which the model is asked for; None: the engine's.
+        presets: hyperparameters by method that requests find set.
     """
 
     def __init__(
-        self, engine: Engine, settings: ServerSettings, default: Method | None = None, name: str | None = None
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        default: Method | None = None,
+        name: str | None = None,
+        presets: Presets | None = None,
     ) -> None:
         self.engine, self.settings = engine, settings
         self.name = name or engine.name
-        self.offered = Offered(engine, default)
+        self.offered = Offered(engine, default, presets)
 
     # ---- what is asked for ----
 
