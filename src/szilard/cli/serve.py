@@ -21,7 +21,7 @@ def serve_command(
         list[str] | None,
         typer.Option(
             "--with",
-            help="A hyperparameter that requests for a method find set: chimera.drafter=zoo/smollm2-chimera. Repeatable.",
+            help="A hyperparameter that requests find set, as chimera.drafter=FOLDER. Repeatable.",
             metavar="METHOD.NAME=VALUE",
         ),
     ] = None,
