@@ -70,6 +70,7 @@ class Job:
         ids: the prompt's tokens; empty where there are images.
         prompt: what the engine reads where there are images: a chat.
         images: of the prompt.
+        raw: the answer continues the prompt's text, so that its first space counts.
         method: what chooses the tokens.
         max_new_tokens: at most so many.
         sampling: settings of `generate` for methods that draw as they are told (do_sample, temperature, ...).
@@ -90,6 +91,7 @@ class Job:
     deadline: float
     prompt: Any = None
     images: list[Any] = field(default_factory=list)
+    raw: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     seed: int | None = None

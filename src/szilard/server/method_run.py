@@ -23,8 +23,7 @@ class Rows:
         self.jobs = jobs
         self._engine, self._recorder, self._ends = engine, recorder, engine.end_tokens()
         self._texts = [
-            RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.prompt is None else ())
-            for job in jobs
+            RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ()) for job in jobs
         ]
         self._counts = [0] * len(jobs)
         self.reasons: list[str | None] = [None] * len(jobs)

@@ -22,7 +22,7 @@ class Row:
 
     def __init__(self, job: Job, engine: Engine) -> None:
         self.job = job
-        self.text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.prompt is None else ())
+        self.text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ())
         self.tokens = 0
         sampling = job.method if isinstance(job.method, Sampling) else None
         if sampling is None and job.sampling.get("do_sample"):

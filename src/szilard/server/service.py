@@ -80,6 +80,8 @@ class Service:
             raise RequestError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
         pictures: list[Any] = []
         chat = [self._turn(message, pictures) for message in request.messages]
+        if not chat[-1]["content"].strip() and not pictures:
+            raise RequestError(400, "the last message is empty: write something.", param="messages")
         wanted = (top or 0) if request.logprobs else None
         return self._jobs(request, chat, pictures, most, wanted, raw=False, tellers=tellers)
 
@@ -177,6 +179,7 @@ class Service:
                 deadline=now + self.settings.deadline_s,
                 prompt=prompt if pictures else None,
                 images=pictures,
+                raw=raw,
                 sampling=sampling,
                 stop=request.stops,
                 seed=None if request.seed is None else request.seed + place,

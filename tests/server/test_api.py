@@ -1,0 +1,245 @@
+"""OpenAI's endpoints on a tiny model: answers, streams, methods, traces, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("fastapi")
+
+from szilard.server.access import Keys  # noqa: E402
+from tests.server.conftest import serving  # noqa: E402
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "w3 w4 w5"}], "max_tokens": 8}
+
+
+def chunks(reply: Any) -> list[dict[str, Any]]:
+    """Of a stream."""
+    lines = [line[len("data: ") :] for line in reply.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def texts(engine: Any, prompt: Any, **options: Any) -> str:
+    return engine.generate(prompt, max_new_tokens=8, **options).text
+
+
+def test_a_chat_is_answered_as_generate_answers(client: Any, tiny_engine: Any) -> None:
+    reply = client.post("/v1/chat/completions", json=CHAT).json()
+    own = tiny_engine.generate(CHAT["messages"], max_new_tokens=8)
+    assert reply["choices"][0]["message"] == {"role": "assistant", "content": own.text, "refusal": None}
+    assert reply["choices"][0]["finish_reason"] == own.finish_reason
+    tokens = {"prompt_tokens": own.prompt_tokens, "completion_tokens": len(own.tokens)}
+    assert reply["usage"] == tokens | {"total_tokens": sum(tokens.values())}
+    assert reply["object"] == "chat.completion" and reply["id"].startswith("chatcmpl-")
+
+
+@pytest.mark.parametrize("method", [None, "lead", "prompt-lookup", "beam-search", "soft-thinking", "greedy+snapkv"])
+def test_a_stream_says_what_the_whole_answer_says(client: Any, method: str | None) -> None:
+    asked = CHAT if method is None else CHAT | {"szilard": {"method": method}}
+    whole = client.post("/v1/chat/completions", json=asked).json()
+    parts = chunks(client.post("/v1/chat/completions", json=asked | {"stream": True}))
+    assert parts[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    said = "".join(part["choices"][0]["delta"].get("content", "") for part in parts)
+    assert said == whole["choices"][0]["message"]["content"]
+    assert parts[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_the_models_suffix_chooses_a_method_and_a_trace_tells_of_every_step(client: Any, tiny_engine: Any) -> None:
+    asked = CHAT | {"model": "tiny:lead", "szilard": {"trace": True}}
+    choice = client.post("/v1/chat/completions", json=asked).json()["choices"][0]
+    own = tiny_engine.generate(CHAT["messages"], "lead", max_new_tokens=8)
+    records, table = choice["szilard"]["trace"], own.trace.to_pandas()
+    assert [record["token"] for record in records] == table["token"].tolist()
+    assert [record["entropy"] for record in records] == pytest.approx(table["entropy"].tolist())
+    assert [record["mode"] for record in records] == table["mode"].tolist()
+    assert choice["szilard"]["cost"]["forward_passes"]
+
+
+def test_completions_take_texts_and_ids_and_many_of_them(client: Any, tiny_engine: Any) -> None:
+    ids = tiny_engine.tokenizer("w3 w4")["input_ids"]
+    own = texts(tiny_engine, "w3 w4", raw=True)
+    for prompt in ("w3 w4", ids):
+        reply = client.post("/v1/completions", json={"model": "tiny", "prompt": prompt, "max_tokens": 8}).json()
+        assert [choice["text"] for choice in reply["choices"]] == [own]
+    asked = {"model": "tiny", "prompt": ["w3 w4", "w9"], "n": 2, "max_tokens": 8}
+    reply = client.post("/v1/completions", json=asked).json()
+    other = texts(tiny_engine, "w9", raw=True)
+    assert [choice["text"] for choice in reply["choices"]] == [own, own, other, other]
+    assert reply["usage"]["prompt_tokens"] == 3
+
+
+def test_seeded_draws_come_again_and_choices_differ(client: Any) -> None:
+    asked = CHAT | {"temperature": 1.0, "seed": 5, "n": 3}
+    first, second = (client.post("/v1/chat/completions", json=asked).json() for _ in range(2))
+    said = [choice["message"]["content"] for choice in first["choices"]]
+    assert said == [choice["message"]["content"] for choice in second["choices"]]
+    assert len(set(said)) > 1
+
+
+def test_logprobs_are_those_of_the_model(client: Any, tiny_engine: Any) -> None:
+    reply = client.post("/v1/chat/completions", json=CHAT | {"logprobs": True, "top_logprobs": 3}).json()
+    entries = reply["choices"][0]["logprobs"]["content"]
+    state = tiny_engine.state(CHAT["messages"], max_new_tokens=8)
+    scores = state.prefill()[0].log_softmax(-1)
+    best = scores.topk(3)
+    assert entries[0]["logprob"] == pytest.approx(float(best.values[0]))
+    told = [entry["logprob"] for entry in entries[0]["top_logprobs"]]
+    assert told == pytest.approx(best.values.tolist())
+    asked = {"model": "tiny", "prompt": "w3", "max_tokens": 2, "logprobs": 1}
+    old = client.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]
+    assert len(old["tokens"]) == len(old["token_logprobs"]) == len(old["text_offset"]) == 2
+
+
+def test_stop_texts_end_an_answer_and_are_left_out(client: Any, tiny_engine: Any) -> None:
+    words = texts(tiny_engine, CHAT["messages"]).split()
+    for method in (None, "lead"):
+        asked = CHAT | {"stop": [words[2]]} | ({} if method is None else {"szilard": {"method": method}})
+        whole = texts(tiny_engine, CHAT["messages"], **({} if method is None else {"method": method}))
+        choice = client.post("/v1/chat/completions", json=asked).json()["choices"][0]
+        if words[2] in whole:
+            assert choice["message"]["content"] == whole[: whole.index(words[2])]
+            assert choice["finish_reason"] == "stop"
+
+
+def test_usage_of_a_stream_comes_last_where_it_is_asked_for(client: Any) -> None:
+    asked = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    parts = chunks(client.post("/v1/chat/completions", json=asked))
+    assert parts[-1]["choices"] == [] and parts[-1]["usage"]["completion_tokens"] == 8
+
+
+def test_models_health_metrics_and_methods(client: Any) -> None:
+    names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert names[0] == "tiny" and "tiny:lead" in names and "tiny:top-k-unmask" not in names
+    assert client.get("/healthz").json() == {"status": "ok"}
+    client.post("/v1/chat/completions", json=CHAT)
+    assert 'szilard_tokens_total{kind="completion"} 8.0' in client.get("/metrics").text
+    described = {method["name"]: method for method in client.get("/v1/szilard/methods").json()["methods"]}
+    assert {"enter_entropy"} <= {option["name"] for option in described["lead"]["options"]}
+
+
+BIG = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "said"),
+    [
+        ({"model": "other"}, 404, "there is no model 'other' here; this server runs 'tiny'"),
+        ({"model": "tiny:leed"}, 404, "did you mean 'lead'"),
+        ({"szilard": {"method": "lead", "options": {"windw": 1}}}, 400, "did you mean"),
+        ({"szilard": {"method": "lead", "options": {"window": "many"}}}, 400, "cannot be text in a request"),
+        ({"szilard": {"method": "draft-model", "options": {"draft": "/etc/passwd"}}}, 400, "who runs the server"),
+        ({"szilard": {"options": {"window": 3}}}, 400, "name it in szilard.method"),
+        ({"model": "tiny:lead", "szilard": {"method": "ead"}}, 400, "give one"),
+        ({"messages": []}, 422, "at least 1 item"),
+        ({"messages": [{"role": "user", "content": ""}]}, 400, "empty"),
+        ({"messages": [{"role": "robot", "content": "w3"}]}, 422, "messages.0.role"),
+        ({"messages": [BIG]}, 400, "reads no images"),
+        ({"temperature": -1}, 422, "temperature"),
+        ({"temperature": "hot"}, 422, "temperature"),
+        ({"top_p": 0}, 422, "top_p"),
+        ({"seed": 10**30}, 422, "seed"),
+        ({"n": 100}, 400, "n=100 is more than the 8 allowed"),
+        ({"max_tokens": 65}, 400, "65 new tokens are more than the 64 allowed"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "w3 " * 5000}]}, 400, "context window"),
+        ({"top_logprobs": 3}, 400, "needs logprobs"),
+        ({"logprobs": True, "szilard": {"method": "lead"}}, 400, "plain decoding"),
+        ({"tools": []}, 422, "'tools' is not a field"),
+        ({"frequency_penalty": 1.0}, 422, "frequency_penalty"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_a_sentence(
+    client: Any, changed: dict[str, Any], status: int, said: str
+) -> None:
+    reply = client.post("/v1/chat/completions", json=CHAT | changed)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"]) == (status, "invalid_request_error")
+    assert said in error["message"]
+
+
+def test_a_body_that_is_no_json_or_too_large(tiny_engine: Any) -> None:
+    for client in serving(tiny_engine, max_body_bytes=1000):
+        broken = client.post("/v1/chat/completions", content=b"{", headers={"content-type": "application/json"})
+        assert broken.status_code == 400 and "no valid JSON" in broken.json()["error"]["message"]
+        large = client.post("/v1/chat/completions", json=CHAT | {"user": "x" * 2000})
+        assert large.status_code == 413 and "1000 bytes" in large.json()["error"]["message"]
+        missing = client.get("/v1/nothing")
+        assert missing.status_code == 404 and missing.json()["error"]["message"].startswith("Not Found")
+
+
+def test_keys_open_the_server_and_others_do_not(tiny_engine: Any) -> None:
+    for client in serving(tiny_engine, keys=Keys(["one", "two"])):
+        assert client.get("/healthz").status_code == 200
+        for given in (None, "Bearer three", "Basic one", "Bearer "):
+            reply = client.get("/v1/models", headers={} if given is None else {"Authorization": given})
+            assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
+        assert client.get("/v1/models", headers={"Authorization": "Bearer two"}).status_code == 200
+
+
+def test_pictures_are_data_urls_of_bounded_size() -> None:
+    import io
+
+    from PIL import Image
+
+    from szilard.server.errors import RequestError
+    from szilard.server.pictures import picture_of
+
+    buffer = io.BytesIO()
+    Image.new("RGBA", (20, 10)).save(buffer, "PNG")
+    whole = base64.b64encode(buffer.getvalue()).decode()
+    found = picture_of(f"data:image/png;base64,{whole}", 200)
+    assert (found.size, found.mode) == ((20, 10), "RGB")
+    for url, status, said in (
+        ("https://example.com/a.png", 400, "fetches nothing"),
+        ("file:///etc/passwd", 400, "fetches nothing"),
+        ("data:image/png,abc", 400, "must be base64"),
+        ("data:image/png;base64,@@", 400, "no valid base64"),
+        (f"data:image/png;base64,{whole[:40]}", 400, "no whole picture"),
+    ):
+        with pytest.raises(RequestError, match=said) as error:
+            picture_of(url, 200)
+        assert error.value.status == status
+    with pytest.raises(RequestError, match="20 x 10 pixels") as error:
+        picture_of(f"data:image/png;base64,{whole}", 199)
+    assert error.value.status == 413
+
+
+def test_rows_of_different_age_decode_as_if_alone(tiny_engine: Any) -> None:
+    prompts = [torch.tensor([3, 4, 5]), torch.tensor([9]), torch.tensor([7] * 12)]
+    alone = [tiny_engine.generate(prompt, max_new_tokens=12, raw=True).tokens for prompt in prompts]
+    found: list[list[int]] = [[], [], []]
+    state, tokens, rows = None, torch.zeros(0, dtype=torch.long), []
+
+    def commit(one: Any, logits: torch.Tensor, places: list[int]) -> torch.Tensor:
+        chosen = logits.argmax(-1)
+        one.commit(chosen)
+        for place, token in zip(places, chosen.tolist(), strict=True):
+            found[place].append(token)
+        return chosen
+
+    for place, prompt in enumerate(prompts):
+        other = tiny_engine.state(prompt, max_new_tokens=64, raw=True)
+        first = commit(other, other.prefill(), [place])
+        if state is None:
+            state = other
+        else:
+            assert state.can_extend
+            state.extend(other)
+        rows, tokens = [*rows, place], torch.cat([tokens, first])
+        for _ in range(3):
+            tokens = commit(state, state.feed(tokens)[:, -1], rows)
+    assert state is not None and state.generated_tokens() == found
+    state.select(torch.tensor([1, 0]))
+    slots = state._slots
+    state.trim(1)
+    assert state._slots < slots
+    tokens = tokens[[1, 0]]
+    for _ in range(2):
+        tokens = commit(state, state.feed(tokens)[:, -1], [1, 0])
+    for own, whole in zip(found, alone, strict=True):
+        assert own[: len(whole)] == whole[: len(own)]
