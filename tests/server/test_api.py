@@ -11,8 +11,8 @@ import torch
 
 pytest.importorskip("fastapi")
 
-from szilard.server.access import Keys  # noqa: E402
-from tests.server.conftest import serving  # noqa: E402
+from szilard.server.access import Keys
+from tests.server.conftest import serving
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "w3 w4 w5"}], "max_tokens": 8}
 
