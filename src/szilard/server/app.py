@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
@@ -36,6 +36,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("szilard.server")
 _PAGE = Path(__file__).parent / "playground"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "What is asked cannot be done: the message says why."},
+    401: {"description": "No valid API key."},
+    404: {"description": "No such model or method."},
+    413: {"description": "Too large."},
+    422: {"description": "A field is missing, unknown, or of another type or range."},
+    429: {"description": "The queue is full: ask again after Retry-After seconds."},
+    500: {"description": "The server's fault."},
+    503: {"description": "The server is shutting down."},
+}
 _OPEN = ("/healthz", "/", "/playground.js", "/playground.css")  # without a key: they tell nothing of anybody
 _DRAIN_SECONDS = 30.0
 
@@ -98,7 +108,23 @@ def create_app(
     app.add_middleware(BodyLimit, most=settings.max_body_bytes)
     _add_errors(app, server)
     _add_routes(app, server, keys or Keys([]))
+    _add_names(app, server.service)
     return app
+
+
+def _add_names(app: FastAPI, service: Service) -> None:
+    """Which models and methods there are, in the OpenAPI document, too."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        found = plain()
+        schemas = found["components"]["schemas"]
+        slugs = [method.slug for method in service.offered.entries]
+        for name in ("ChatRequest", "CompletionRequest"):
+            schemas[name]["properties"]["model"]["enum"] = [service.name, *(f"{service.name}:{slug}" for slug in slugs)]
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _add_errors(app: FastAPI, server: Server) -> None:
@@ -141,7 +167,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         alive = server.scheduler.is_alive
         return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters, for Prometheus."""
         return Response(generate_latest(server.measures.registry), media_type=CONTENT_TYPE_LATEST)
@@ -167,7 +193,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
             "methods": own.offered.described(),
         }
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_ERRORS)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A chat goes on."""
         made = server.service.chat_jobs
@@ -175,7 +201,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         logprobs = bool(body.logprobs)
         return await _answer(server, request, body, count, count, made, chat=True, logprobs=logprobs)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_ERRORS)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """A text goes on."""
         made = server.service.completion_jobs

@@ -74,6 +74,7 @@ class Service:
         Raises:
             RequestError: what cannot be served.
         """
+        self.method_of(request)
         most = self._new_tokens(request.max_completion_tokens or request.max_tokens)
         top = request.top_logprobs
         if top is not None and not request.logprobs:
