@@ -172,6 +172,12 @@ def test_a_body_that_is_no_json_or_too_large(tiny_engine: Any) -> None:
         assert missing.status_code == 404 and missing.json()["error"]["message"].startswith("Not Found")
 
 
+@pytest.mark.parametrize("prompt", [[-1], [10**20], [[3], [10**20]], [], [[]], [3.5], None, [9999]])
+def test_ids_outside_the_vocabulary_are_refused(client: Any, prompt: Any) -> None:
+    reply = client.post("/v1/completions", json={"model": "tiny", "prompt": prompt})
+    assert reply.status_code in (400, 422) and "prompt" in reply.json()["error"]["param"]
+
+
 def test_keys_open_the_server_and_others_do_not(tiny_engine: Any) -> None:
     for client in serving(tiny_engine, keys=Keys(["one", "two"])):
         assert client.get("/healthz").status_code == 200

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("szilard.server")
 _PAGE = Path(__file__).parent / "playground"
-_ERRORS: dict[int | str, dict[str, Any]] = {
+_REPLIES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The reply, or with stream: true its chunks.", "content": {"text/event-stream": {}}},
     400: {"description": "What is asked cannot be done: the message says why."},
     401: {"description": "No valid API key."},
     404: {"description": "No such model or method."},
@@ -193,7 +194,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
             "methods": own.offered.described(),
         }
 
-    @app.post("/v1/chat/completions", responses=_ERRORS)
+    @app.post("/v1/chat/completions", responses=_REPLIES)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A chat goes on."""
         made = server.service.chat_jobs
@@ -201,7 +202,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         logprobs = bool(body.logprobs)
         return await _answer(server, request, body, count, count, made, chat=True, logprobs=logprobs)
 
-    @app.post("/v1/completions", responses=_ERRORS)
+    @app.post("/v1/completions", responses=_REPLIES)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """A text goes on."""
         made = server.service.completion_jobs

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 _Strict = ConfigDict(extra="forbid")
 Number = StrictFloat | StrictInt
 _MOST_SEED = 2**63 - 1
+TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
 
 class Extension(BaseModel):
@@ -105,8 +106,8 @@ class CompletionRequest(Request):
     prompt: (
         StrictStr
         | Annotated[list[StrictStr], Field(min_length=1, max_length=256)]
-        | Annotated[list[StrictInt], Field(min_length=1)]
-        | Annotated[list[Annotated[list[StrictInt], Field(min_length=1)]], Field(min_length=1, max_length=256)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
     )
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     echo: StrictBool | None = None
