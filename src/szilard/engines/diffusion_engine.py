@@ -105,7 +105,7 @@ class DiffusionEngine(TransformersEngine):
 
     # ---- what an engine implements ---------------------------------------------------------------------------
 
-    def _plain_method(self, do_sample: bool) -> Method:
+    def plain_method(self, do_sample: bool) -> Method:
         from szilard.diffusion.unmask import TopKUnmask
 
         return TopKUnmask()

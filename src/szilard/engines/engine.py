@@ -108,7 +108,7 @@ class Engine(Tokenized):
         """
         check_number("seed", seed, low=0, high=2**63 - 1, integer=True, optional=True)
         if method is None:
-            method = self._plain_method(bool(options.get("do_sample")))
+            method = self.plain_method(bool(options.get("do_sample")))
             method = method.slug if method.slug == "sampling" else method  # takes its settings from the options
         chosen = method_with(method, options)
         if decoding_of(chosen).slug == "greedy" and options.get("do_sample"):
@@ -264,7 +264,7 @@ class Engine(Tokenized):
 
     # ---- shared parts ----------------------------------------------------------------------------------------
 
-    def _plain_method(self, do_sample: bool) -> Method:
+    def plain_method(self, do_sample: bool) -> Method:
         """What runs when no method is named."""
         return make_method("sampling" if do_sample else "greedy")
 

@@ -67,7 +67,7 @@ class Job:
     """One answer.
 
     Attributes:
-        ids: the prompt's tokens; empty where there are images.
+        ids: the prompt's tokens, those in the place of images among them.
         prompt: what the engine reads where there are images: a chat.
         images: of the prompt.
         raw: the answer continues the prompt's text, so that its first space counts.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.decoding.greedy import Greedy
 from szilard.decoding.method import Method
 from szilard.decoding.sampling import Sampling
 from szilard.server.errors import RequestError
@@ -173,7 +172,7 @@ class Service:
         now = time.monotonic()
         return [
             Job(
-                ids=[] if pictures else ids,
+                ids=ids,
                 method=chosen,
                 max_new_tokens=most,
                 tell=tell,
@@ -202,7 +201,10 @@ class Service:
         greedy = given.get("temperature") == 0 or not given
         try:
             if method is None:
-                return (Greedy(), {}) if greedy else (Sampling(**given), {})
+                plain = self.engine.plain_method(False)
+                if plain.slug != "greedy":  # of an engine that fills a canvas
+                    return plain, {}
+                return (plain, {}) if greedy else (Sampling(**given), {})
             if method.slug == "sampling" and given and not greedy:
                 return Sampling(**given), {}
             if greedy or not method.honours_do_sample:
