@@ -55,13 +55,21 @@ def test_the_stock_client_asks_streams_and_reads_errors(address: tuple[str, Any]
             client.chat.completions.create(**CHAT, max_tokens=2000)
 
 
-def test_a_client_that_goes_away_frees_its_row(address: tuple[str, Any]) -> None:
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("method", [None, "lead"])
+def test_a_client_that_goes_away_frees_its_row(address: tuple[str, Any], streamed: bool, method: str | None) -> None:
     scheduler = address[1].state.server.scheduler
-    with openai.OpenAI(base_url=address[0], api_key="none") as client:
-        stream = client.chat.completions.create(**CHAT, max_tokens=240, stream=True)
-        for _ in range(3):
-            next(stream)
-        stream.close()
+    more = {} if method is None else {"szilard": {"method": method}}
+    scheduler.steps.clear()
+    with openai.OpenAI(base_url=address[0], api_key="none", max_retries=0) as client:
+        if streamed:
+            stream = client.chat.completions.create(**CHAT, max_tokens=240, stream=True, extra_body=more)
+            for _ in range(3):
+                next(stream)
+            stream.close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                client.chat.completions.create(**CHAT, max_tokens=240, extra_body=more, timeout=0.05)
     for _ in range(200):
         if scheduler.rows == scheduler.waiting == 0:
             break

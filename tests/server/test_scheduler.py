@@ -98,6 +98,17 @@ def test_a_job_that_nobody_waits_for_ends_and_the_others_go_on(scheduler: Schedu
         assert stays.tokens == alone(tiny_engine, stays.job.ids, method, 40)
 
 
+@pytest.mark.parametrize("method", [None, Lead()])
+def test_a_long_prompt_and_a_long_answer_that_do_not_fit_together(
+    scheduler: Scheduler, tiny_engine: Any, method: Any
+) -> None:
+    long, short = Listener([5] * 240, method, 10), Listener([6], method, 100)
+    scheduler.submit([long.job, short.job])
+    for listener in (long, short):
+        assert listener.wait().tokens == len(listener.tokens)
+        assert listener.tokens == alone(tiny_engine, listener.job.ids, method, listener.job.max_new_tokens)
+
+
 def test_a_deadline_cuts_an_answer(scheduler: Scheduler) -> None:
     late = Listener([5], None, 120, seconds=0.03)
     scheduler.submit([late.job])

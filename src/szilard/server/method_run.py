@@ -133,7 +133,12 @@ def _named(record: dict[str, Any]) -> dict[str, Any]:
 
 def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
     """Decode jobs of one group, and tell of everything. Errors of the request are told, others raised."""
-    first = jobs[0]
+    first, window = jobs[0], engine.context_window
+    most = max(job.max_new_tokens for job in jobs)
+    if window is not None and len(jobs) > 1 and max(len(job.ids) for job in jobs) + most > window:
+        for job in jobs:  # each fits with its own limit, but not the longest prompt with the longest answer
+            run_method(engine, [job])
+        return
     recorder = LiveRecorder() if first.trace else None
     rows = Rows(jobs, engine, recorder)
     by_step = engine.kind != "diffusion"  # a canvas has no next token
@@ -142,7 +147,7 @@ def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
             [torch.tensor(job.ids) if job.prompt is None else job.prompt for job in jobs],
             first.method,
             images=[job.images for job in jobs] if any(job.images for job in jobs) else None,
-            max_new_tokens=max(job.max_new_tokens for job in jobs),
+            max_new_tokens=most,
             seed=first.seed,
             trace=False if recorder is None else recorder,
             streamer=rows if by_step else None,

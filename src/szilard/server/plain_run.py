@@ -90,7 +90,7 @@ class PlainRun:
         try:
             state = self._engine.state(
                 [torch.tensor(job.ids) for job in jobs],
-                max_new_tokens=max(job.max_new_tokens for job in jobs),
+                max_new_tokens=1,  # each was checked against the window with its own limit
                 raw=True,
                 trace=False,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Service:
         self.engine, self.settings = engine, settings
         self.name = name or engine.name
         self.offered = Offered(engine, default, presets)
+        self._encoding = threading.Lock()  # tokenizers refuse to be set up by two threads at once
 
     # ---- what is asked for ----
 
@@ -216,7 +218,8 @@ class Service:
     def _ids(self, prompt: Any, pictures: list[Any], most: int, raw: bool) -> list[int]:
         """Tokens of the prompt, checked against the window."""
         try:
-            inputs = self.engine.encode([prompt], images=[pictures] if pictures else None, raw=raw)
+            with self._encoding:
+                inputs = self.engine.encode([prompt], images=[pictures] if pictures else None, raw=raw)
             self.engine.check_length(inputs, most)
         except (ValueError, TypeError) as error:
             raise RequestError(400, str(error), param="prompt" if raw else "messages") from None
