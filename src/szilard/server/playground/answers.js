@@ -104,7 +104,7 @@ export class Run {
     return [
       ["tokens", said, whole],
       ["forward passes", sum(cost?.forward_passes), whole],
-      ["tokens through the model", sum(cost?.tokens), whole],
+      ["tokens read", sum(cost?.tokens), whole],
       ["KV cache", cost?.kv_bytes_held, bytes],
       ["KV read", cost?.kv_bytes_read, bytes],
       ["wall time", seconds, (value) => `${value.toFixed(2)} s`],
@@ -137,7 +137,9 @@ export class Run {
       }
       return row;
     });
-    this.node.querySelector(".cost").replaceChildren(...rows);
+    const list = this.node.querySelector(".cost");
+    list.classList.toggle("bars", runs.length > 1);
+    list.replaceChildren(...rows);
   }
 
   // ---- the record of a step, on hover and focus

@@ -14,13 +14,13 @@ let running = null; // the AbortController of the answers that are being made
 const pickers = [new Picker("Method"), new Picker("Second method")];
 
 async function loadMethods() {
-  say("");
   try {
     server = await (await reply("v1/szilard/methods")).json();
   } catch (error) {
     $("model").textContent = "not connected";
     return say(error.message);
   }
+  say("");
   $("model").textContent = server.model;
   document.title = `${server.model} · szilard`;
   $("images").hidden = !server.vision;
@@ -126,7 +126,8 @@ $("compare").addEventListener("change", compare);
 $("files").addEventListener("change", async () => { await addImages([...$("files").files]); $("files").value = ""; });
 $("prompt").addEventListener("paste", (event) => { if (server.vision) addImages([...event.clipboardData.files]); });
 $("key").value = sessionStorage.getItem("szilard-key") ?? "";
-$("key").addEventListener("change", () => { sessionStorage.setItem("szilard-key", $("key").value.trim()); loadMethods(); });
+$("key").addEventListener("input", () => sessionStorage.setItem("szilard-key", $("key").value.trim()));
+$("key").addEventListener("change", loadMethods);
 $("theme").addEventListener("click", switchTheme);
 addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
