@@ -108,7 +108,7 @@ export class Run {
       ["KV cache", cost?.kv_bytes_held, bytes],
       ["KV read", cost?.kv_bytes_read, bytes],
       ["wall time", seconds, (value) => `${value.toFixed(2)} s`],
-      ["tokens per second", cost?.tokens_per_second ?? (said - 1) / seconds, (value) => value.toFixed(2)],
+      ["tokens/s", cost?.tokens_per_second ?? (said - 1) / seconds, (value) => value.toFixed(2)],
     ];
   }
 
