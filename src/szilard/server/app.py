@@ -47,7 +47,15 @@ _REPLIES: dict[int | str, dict[str, Any]] = {
     500: {"description": "The server's fault."},
     503: {"description": "The server is shutting down."},
 }
-_OPEN = ("/healthz", "/", "/playground.js", "/playground.css")  # without a key: they tell nothing of anybody
+_PAGE_FILES = {  # path -> file and its type
+    "/": ("index.html", "text/html"),
+    "/playground.css": ("playground.css", "text/css"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("playground", "answers", "connection", "elements", "pickers")
+    },
+}
+_OPEN = {"/healthz", *_PAGE_FILES}  # without a key: they tell nothing of anybody
 _DRAIN_SECONDS = 30.0
 
 
@@ -211,17 +219,17 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         total = count * len(server.service.prompts_of(body))
         return await _answer(server, request, body, total, count, made, chat=False, logprobs=logprobs)
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(_PAGE / "index.html")
+    for path, (name, kind) in _PAGE_FILES.items():
+        app.get(path, include_in_schema=False)(_file(_PAGE / name, kind))
 
-    @app.get("/playground.js", include_in_schema=False)
-    async def script() -> FileResponse:
-        return FileResponse(_PAGE / "playground.js", media_type="text/javascript")
 
-    @app.get("/playground.css", include_in_schema=False)
-    async def style() -> FileResponse:
-        return FileResponse(_PAGE / "playground.css", media_type="text/css")
+def _file(path: Path, kind: str) -> Callable[[], Awaitable[FileResponse]]:
+    """A route's function that replies with a file; browsers ask every time whether it has changed."""
+
+    async def told() -> FileResponse:
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    return told
 
 
 async def _answer(

@@ -37,7 +37,7 @@ class Finished:
         reason: "stop" or "length".
         text: what was still held back.
         tokens: how many were generated.
-        cost: counts of the run that the job was part of, where a trace is wanted.
+        cost: counts of the run that the job was part of, or of its row where rows come and go, where a trace is wanted.
     """
 
     reason: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,10 @@ def _listed(value: Any, rows: int) -> list[Any]:
 
 
 def _named(record: dict[str, Any]) -> dict[str, Any]:
+    """With the mode's name, and null for what is no finite number: JSON has no NaN."""
+    for name, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            record[name] = None
     record["mode"] = "latent" if record.get("mode") in (1, True, "latent") else "discrete"
     return record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -88,10 +89,8 @@ class Offered:
         found = []
         for entry in self.entries:
             fields = [field for field in map(self._field, *_fields(entry.cls)) if field is not None]
-            about = (entry.cls.__doc__ or "").strip().splitlines()
-            found.append(
-                {"name": entry.slug, "paper": entry.paper, "about": about[0] if about else "", "options": fields}
-            )
+            about = " ".join((entry.cls.__doc__ or "").strip().partition("\n\n")[0].split())
+            found.append({"name": entry.slug, "paper": entry.paper, "about": about, "options": fields})
         return found
 
     def _split(self, cls: Any, over: Any, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,6 +113,8 @@ class Offered:
             return None
         default = None if field.default is dataclasses.MISSING else field.default
         plain = default if isinstance(default, (bool, int, float, str)) else None
+        if isinstance(plain, float) and not math.isfinite(plain):
+            plain = str(plain)  # JSON has no infinity
         return {
             "name": field.name,
             "type": "boolean" if bool in kinds else "number" if (int in kinds or float in kinds) else "text",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.sampling import Sampling
 from szilard.information import entropy
 from szilard.server.jobs import Failed, Finished, Job, Step
@@ -24,6 +25,8 @@ class Row:
         self.job = job
         self.text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ())
         self.tokens = 0
+        self.cost = Cost(batch_size=1)  # the row's own: as if it were decoded alone, but for the time
+        self.cost.start()
         sampling = job.method if isinstance(job.method, Sampling) else None
         if sampling is None and job.sampling.get("do_sample"):
             filters = {name: value for name, value in job.sampling.items() if name != "do_sample"}
@@ -32,6 +35,11 @@ class Row:
         if sampling is not None and job.seed is not None:
             stream = torch.Generator(device=engine.device).manual_seed(job.seed)
         self.settings = RowSettings(sampling, stream)
+
+    def count(self, size: ModelSize) -> None:
+        """Count a forward: of the prompt, and then of a token."""
+        known = len(self.job.ids) + self.tokens - 1 if self.tokens else 0
+        self.cost.add_forward(size, rows=1, new=1 if self.tokens else len(self.job.ids), cached=known)
 
     def say(self, token: int, ends: bool, found: dict[str, Any]) -> str | None:
         """Tell of a token; why the row ends with it, or None."""
@@ -44,7 +52,10 @@ class Row:
 
     def finish(self, reason: str) -> None:
         """Tell of the end."""
-        self.job.tell(Finished(reason, self.text.end(), self.tokens))
+        self.cost.stop()
+        self.cost.generated_tokens = self.tokens
+        cost = self.cost.to_dict() if self.job.trace else None
+        self.job.tell(Finished(reason, self.text.end(), self.tokens, cost))
 
 
 class PlainRun:
@@ -75,6 +86,8 @@ class PlainRun:
         while self._rows:
             self._count(len(self._rows))
             logits = self._state.feed(self._tokens)[:, -1]
+            for row in self._rows:
+                row.count(self._state.size)
             self._step(logits)
             if self._rows and self._state.can_extend and len(self._rows) < most:
                 self._admit(self._more(most - len(self._rows)))
@@ -96,6 +109,8 @@ class PlainRun:
             )
             state.max_length = None  # every row has a limit of its own
             logits = state.prefill()
+            for row in rows:
+                row.count(state.size)
         except ValueError as error:
             for job in jobs:
                 job.tell(Failed(str(error), ours=False))
