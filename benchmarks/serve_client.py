@@ -73,6 +73,7 @@ class Reply:
         pieces: when each piece of text came.
         tokens: by the server's count; of a reply that was left, the number of pieces.
         worker: which replica said it, where the server tells.
+        attempts: how many replicas were asked for it.
     """
 
     question: Question
@@ -84,6 +85,7 @@ class Reply:
     pieces: list[float] = field(default_factory=list)
     tokens: int = 0
     worker: str = ""
+    attempts: int = 1
 
     @property
     def whole(self) -> bool:
@@ -99,7 +101,7 @@ async def ask(client: httpx.AsyncClient, question: Question, model: str) -> Repl
             await _streamed(client, question, model, reply)
         else:
             response = await client.post("/v1/chat/completions", json=question.body(model))
-            reply.worker = response.headers.get("x-szilard-replica", "")
+            _read_headers(reply, response)
             if response.status_code != 200:
                 reply.error = _told(response.status_code, response.text)
             else:
@@ -115,7 +117,7 @@ async def ask(client: httpx.AsyncClient, question: Question, model: str) -> Repl
 async def _streamed(client: httpx.AsyncClient, question: Question, model: str, reply: Reply) -> None:
     ended = False
     async with client.stream("POST", "/v1/chat/completions", json=question.body(model)) as response:
-        reply.worker = response.headers.get("x-szilard-replica", "")
+        _read_headers(reply, response)
         if response.status_code != 200:
             reply.error = _told(response.status_code, (await response.aread()).decode())
             return
@@ -143,6 +145,11 @@ async def _streamed(client: httpx.AsyncClient, question: Question, model: str, r
                 return
     if not ended:
         reply.error = "the stream broke off"
+
+
+def _read_headers(reply: Reply, response: httpx.Response) -> None:
+    reply.worker = response.headers.get("x-szilard-replica", "")
+    reply.attempts = int(response.headers.get("x-szilard-attempts", "1"))
 
 
 def _told(status: int, body: str) -> str:

@@ -116,10 +116,10 @@ class Memory:
         sizes = [size for _, size in self.samples]
         if not sizes:
             return {}
-        step = max(1, len(sizes) // 10)
+        shown = self.samples[:: max(1, len(sizes) // 10)]
         return {
             "resident_mb": {"first": sizes[0], "most": max(sizes), "last": sizes[-1]},
-            "resident_mb_over_time": [list(one) for one in self.samples[::step]],
+            "resident_mb_over_time": [list(one) for one in shown],
         }
 
 
@@ -128,10 +128,9 @@ async def left_over(client: httpx.AsyncClient, patience: float = 30.0) -> dict[s
     end = time.monotonic() + patience
     while True:
         text = (await client.get("/metrics")).text
-        found = {
-            name: float(value)
-            for name, value in re.findall(r"^szilard_(rows|waiting_requests) (\S+)$", text, re.MULTILINE)
-        }
+        found: dict[str, float] = {}
+        for name, value in re.findall(r"^szilard_(rows|waiting_requests)(?:{.*})? (\S+)$", text, re.MULTILINE):
+            found[name] = found.get(name, 0.0) + float(value)  # of all replicas, where there are several
         if (len(found) == 2 and not any(found.values())) or time.monotonic() > end:
             return found
         await asyncio.sleep(0.5)
