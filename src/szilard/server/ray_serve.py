@@ -193,9 +193,10 @@ def run(spec: ReplicaSpec, scale: Scale, host: str, port: int, ready: Callable[[
     Raises:
         ValueError: this machine has less than the replicas reserve.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever is going on ends
     own = not os.environ.get("RAY_ADDRESS")
     ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the place of Ray's own, which end the process at once
+        signal.signal(number, signal.default_int_handler)
     try:
         if own:
             _check_room(scale)
