@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from szilard.engines.choice import EngineChoice
 from szilard.evaluation.runner import Progress, batches, check_settings, check_stored_items, draws, evaluate
 from szilard.evaluation.store import ResultStore
 from szilard.evaluation.tasks import Item, Task
+from szilard.ray_cluster import joined
 
 RETRIES = 3
 _AHEAD = 4  # tasks that wait per worker, so that none is idle and an interrupt has little to cancel
@@ -57,9 +58,8 @@ class RaySweep:
 
     def __init__(self, choice: EngineChoice, *, cpus: float = 1.0, gpus: float = 0.0) -> None:
         self._choice = choice
-        self._begun = not ray.is_initialized()
-        if self._begun:
-            ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        self._cluster = contextlib.ExitStack()
+        self._cluster.enter_context(joined(log_to_driver=False))
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": RETRIES}
         self._check: Any = ray.remote(**options)(_check)
         self._answer: Any = ray.remote(**options)(_answer)
@@ -69,8 +69,7 @@ class RaySweep:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._begun:
-            ray.shutdown()
+        self._cluster.close()
 
     def check(
         self,

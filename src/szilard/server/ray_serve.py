@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-# A busy machine starts Ray's proxy in more than the five seconds after which Ray would start another one.
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
 
 import ray
 from ray import serve
 
 from szilard.engines.choice import EngineChoice
 from szilard.options import check_number
+from szilard.ray_cluster import joined
 from szilard.server.access import Keys
 from szilard.server.ray_front import Front, Message
 from szilard.server.settings import ServerSettings
@@ -193,23 +188,19 @@ def run(spec: ReplicaSpec, scale: Scale, host: str, port: int, ready: Callable[[
     Raises:
         ValueError: this machine has less than the replicas reserve.
     """
-    own = not os.environ.get("RAY_ADDRESS")
-    ray.init(include_dashboard=False, logging_level=logging.WARNING)
-    for number in (signal.SIGTERM, signal.SIGINT):  # in the place of Ray's own, which end the process at once
-        signal.signal(number, signal.default_int_handler)
-    try:
+    with joined() as own:
         if own:
             _check_room(scale)
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(application(spec, scale), name=APPLICATION, route_prefix="/")
-        ready()
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        serve.delete(APPLICATION)  # which waits until the replicas have answered what they had begun
-    finally:
-        if own:
-            serve.shutdown()
-        ray.shutdown()
+        try:
+            serve.start(http_options={"host": host, "port": port})
+            serve.run(application(spec, scale), name=APPLICATION, route_prefix="/")
+            ready()
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+            serve.delete(APPLICATION)  # which waits until the replicas have answered what they had begun
+        finally:
+            if own:
+                serve.shutdown()
 
 
 def _check_room(scale: Scale) -> None:
