@@ -238,7 +238,7 @@ def test_a_sweep_on_ray_has_the_results_of_one_without(cluster, tmp_path, model_
     ]
     common += ["--max-new-tokens", "6", "--batch-size", "2", "--seeds", "2", "--traces"]
     assert main([*common, "-o", str(tmp_path / "here")]) == 0
-    on_ray = [*common, "--ray", "--worker-cpus", "0.5", "-o", str(tmp_path / "there")]
+    on_ray = [*common, "--ray", "-o", str(tmp_path / "there")]
     assert main([*on_ray, "--limit", "2"]) == 0
     kept = ResultStore(tmp_path / "there").table().to_pylist()
     assert main(on_ray) == 0
