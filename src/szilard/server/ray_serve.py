@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "szilard"
 _DRAIN_SECONDS = 30.0
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,8 @@ def run(spec: ReplicaSpec, scale: Scale, host: str, port: int, ready: Callable[[
         if own:
             _check_room(scale)
         try:
-            serve.start(http_options={"host": host, "port": port})
-            serve.run(application(spec, scale), name=APPLICATION, route_prefix="/")
+            serve.start(http_options={"host": host, "port": port}, logging_config=_LOGGING)
+            serve.run(application(spec, scale), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
             ready()
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
