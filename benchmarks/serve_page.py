@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from markdown_table import table
-from record_tables import tables
 from results_store import Store
 
 HEAD = """## Serving: under load
@@ -39,7 +38,8 @@ def page() -> Iterator[str]:
     yield from throughputs("Eight clients against one, greedy", parts.get("throughput", []))
     yield from throughputs("The same weights behind transformers' own server", parts.get("peer", []))
     yield from loads([*parts.get("soak", []), *parts.get("mixed", []), *parts.get("open", [])])
-    yield from tables(parts.get("ray kill", []))
+    for record in parts.get("ray kill", []):
+        yield killed(record)
     if READING:
         yield READING
 
@@ -59,7 +59,7 @@ def throughputs(title: str, records: list[dict[str, Any]]) -> Iterator[str]:
             cells.append(_pair(record[f"first_token_ms, clients {count}"]))
             cells.append(_pair(record[f"per_token_ms, clients {count}"]))
         rows.append([*cells, str(record["errors"])])
-    columns = ["server", "threads", "tokens", *(f"tokens/s, {count} clients" for count in counts), "ratio"]
+    columns = ["server", "threads", "tokens", *(f"tokens/s, clients: {count}" for count in counts), "ratio"]
     for count in counts:
         columns += [f"first, {count}: p50 / p95 ms", f"each, {count}: p50 / p95 ms"]
     yield f"**{title}**\n\n" + table([*columns, "errors"], rows)
@@ -91,6 +91,18 @@ def loads(records: list[dict[str, Any]]) -> Iterator[str]:
     yield "**Many kinds at once**\n\n" + table(
         (*columns, "tokens/s", "MB at first, at most, at last", "left over"), rows
     )
+
+
+def killed(record: dict[str, Any]) -> str:
+    """What became of requests when a replica was killed."""
+    key = record["key"]
+    spans = [name for name, value in record.items() if isinstance(value, dict) and "whole" in value]
+    rows = [[name, *(str(count) for count in record[name].values())] for name in spans]
+    title = (
+        f"**One of two replicas is killed**: {key['model']}, {key['clients']} clients for {key['seconds']:g} s; two replicas "
+        f"answered again after {record['seconds_until_two_again']} s; not as alone: {record['not_as_alone']}\n\n"
+    )
+    return title + table(("requests", *record[spans[0]]), rows)
 
 
 def _pair(quantiles: dict[str, float]) -> str:

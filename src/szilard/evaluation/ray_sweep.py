@@ -116,7 +116,7 @@ class RaySweep:
             for label, method in methods
             for seed in (seeds if draws(method) else seeds[:1])
         ]
-        total, finished = sum(len(unit.items) for unit in units), 0
+        total = sum(len(unit.items) for unit in units)
         missing = {
             place: {item.id for item in unit.items if (task.slug, item.id, unit.label, name, unit.seed) not in done}
             for place, unit in enumerate(units)
@@ -154,9 +154,10 @@ class RaySweep:
                 (ready, *_), _ = ray.wait(list(running))
                 place = running.pop(ready)
                 try:
-                    yield place, ray.get(ready)
+                    found = _got(ready)
                 except RayError as error:
-                    yield place, RuntimeError(f"its worker failed: {str(error).splitlines()[0]}")
+                    found = RuntimeError(f"its worker failed: {str(error).splitlines()[0]}")
+                yield place, found
         finally:
             for reference in running:
                 ray.cancel(reference)
