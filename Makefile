@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint bench bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
+.PHONY: demo test lint bench bench-serve bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,6 +43,11 @@ lint: $(READY)
 bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
 	$(BIN)/python benchmarks/decoding_speed.py --save
 	$(BIN)/python benchmarks/llama_cpp_speed.py --save
+
+bench-serve: $(READY)  ## the server under load, beside transformers' own, and a replica killed on Ray (half an hour); needs the extras serve and ray, httpx and psutil
+	for part in throughput mixed open peer; do $(BIN)/python benchmarks/serve_load.py --part $$part --save; done
+	$(BIN)/python benchmarks/serve_load.py --part soak --seconds 300 --save
+	$(BIN)/python benchmarks/serve_ray_kill.py --save
 
 bench-diffusion: $(READY)  ## rules that fill a canvas (an hour or two), Learn2PD's filter trained before
 	$(BIN)/python benchmarks/learn2pd_filter.py -o build/learn2pd

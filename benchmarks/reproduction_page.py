@@ -27,6 +27,7 @@ import lv_rae_page as lv_rae
 import markov_lm_page as markov_lm
 import qlae_page as qlae
 import sae_page as sae
+import serve_page as serve
 import speculative_page as speculative
 import training_page as training
 import vl_jepa_page as vl_jepa
@@ -83,6 +84,7 @@ def main() -> None:
     ]
     sections += [*lv_rae.page()]
     sections += [*training.page()]
+    sections += [*serve.page()]
     sections += speed()
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +12,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note
+from szilard.cli.loading import errors, load_engine, needs, note
 from szilard.cli.report import show
 from szilard.decoding.method import Method
+from szilard.engines.choice import EngineChoice
 from szilard.options import parse_option
 
 if TYPE_CHECKING:
-    from szilard.evaluation.tasks import Task
+    from szilard.evaluation.store import ResultStore
+    from szilard.evaluation.tasks import Item, Task
 
 _FAILURES_SHOWN = 20
 
@@ -53,6 +57,13 @@ def evaluate_command(
     traces: Annotated[bool, typer.Option("--traces", help="Keep the trace of every run.")] = False,
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Runs as Ray tasks: on the cluster of RAY_ADDRESS, or on this machine.")
+    ] = False,
+    worker_cpus: Annotated[float, typer.Option("--worker-cpus", help="With --ray: cores of each worker.")] = 1.0,
+    worker_gpus: Annotated[
+        float | None, typer.Option("--worker-gpus", help="With --ray: GPUs of each; default: 1 with --device cuda.")
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Answer a task's items with several methods, score them, and keep every result. Killed runs go on.
@@ -89,26 +100,69 @@ def evaluate_command(
     store = ResultStore(output)
     store.table()  # a damaged folder is refused before any work
     store.check_writable()
-    loaded = load_engine(model, engine, device, dtype)
-    for made in made_tasks:
-        check_settings(loaded, made, chosen, store, max_new_tokens=max_new_tokens)
-    if not any(items[:limit][int(index) :: int(count)] for _, items in tasks):
-        note(f"shard {shard} holds none of the items.")
+    with contextlib.ExitStack() as stack:
+        if ray:
+            gpus = float((device or "").startswith("cuda")) if worker_gpus is None else worker_gpus
+            sweep = stack.enter_context(_sweep(EngineChoice(model, engine, device, dtype), worker_cpus, gpus))
+            run: Any = partial(sweep.evaluate, sweep.check(made_tasks, chosen, store, max_new_tokens=max_new_tokens))
+        else:
+            loaded = load_engine(model, engine, device, dtype)
+            for made in made_tasks:
+                check_settings(loaded, made, chosen, store, max_new_tokens=max_new_tokens)
+            run = partial(evaluate, loaded)
+        failed = _run(
+            run, tasks, chosen, store, limit, seeds, (int(index), int(count)), max_new_tokens, batch_size, traces
+        )
+    if failed:
+        note(f"{failed} runs failed and are not in the results; the same command tries them again.")
+    labels = [label for label, _ in chosen]
+    if store.keys():
+        show(store, "greedy" if "greedy" in labels else labels[0], as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _sweep(choice: EngineChoice, cpus: float, gpus: float) -> Any:
+    needs("ray", extra="ray")
+    for option, number in {"worker-cpus": cpus, "worker-gpus": gpus}.items():
+        if not number >= 0:
+            raise ValueError(f"--{option} must be at least 0, not {number}.")
+    choice.check()
+    from szilard.evaluation.ray_sweep import RaySweep
+
+    return RaySweep(choice, cpus=cpus, gpus=gpus)
+
+
+def _run(
+    run: Callable[..., list[tuple[str, str, Exception]]],
+    tasks: Sequence[tuple[Task, Sequence[Item]]],
+    chosen: Sequence[tuple[str, Method]],
+    store: ResultStore,
+    limit: int | None,
+    seeds: int,
+    shard: tuple[int, int],
+    max_new_tokens: int | None,
+    batch_size: int,
+    traces: bool,
+) -> int:
+    """Every task with a progress bar; how many runs failed."""
+    index, count = shard
+    if not any(items[:limit][index::count] for _, items in tasks):
+        note(f"shard {index}/{count} holds none of the items.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed = 0
     for made, items in tasks:
         with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
             line = bar.add_task(made.slug)
             try:
-                errors_of_task = evaluate(
-                    loaded,
+                errors_of_task = run(
                     made,
                     chosen,
                     store,
                     items=items,
                     limit=limit,
                     seeds=range(seeds),
-                    shard=(int(index), int(count)),
+                    shard=shard,
                     max_new_tokens=max_new_tokens,
                     batch_size=batch_size,
                     traces=traces,
@@ -120,13 +174,7 @@ def evaluate_command(
         failed += len(errors_of_task)
         for item, label, error in errors_of_task[:_FAILURES_SHOWN]:
             note(f"{item} with {label} failed: {error or type(error).__name__}")
-    if failed:
-        note(f"{failed} runs failed and are not in the results; the same command tries them again.")
-    labels = [label for label, _ in chosen]
-    if store.keys():
-        show(store, "greedy" if "greedy" in labels else labels[0], as_json)
-    if failed:
-        raise typer.Exit(1)
+    return failed
 
 
 def _update(bar: Progress, line: Any, done: int, total: int) -> None:

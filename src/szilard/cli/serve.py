@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from szilard.cli import options as o
 from szilard.cli.loading import load_engine, needs, note
+from szilard.engines.choice import EngineChoice
 from szilard.options import parse_option
 from szilard.registry import method_class
+
+if TYPE_CHECKING:
+    from szilard.decoding.method import Method
+    from szilard.server.access import Keys
+    from szilard.server.settings import ServerSettings
+
+_OPEN_TO_ALL = " (open to all who reach it)"
 
 
 def serve_command(
@@ -50,9 +58,25 @@ def serve_command(
         list[str] | None, typer.Option("--cors", help="An origin whose pages may call the server. Repeatable.")
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what is asked.")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="On Ray Serve: joins the cluster of RAY_ADDRESS, or starts one here.")
+    ] = False,
+    replicas: Annotated[int | None, typer.Option("--replicas", min=1, help="With --ray: copies of the model.")] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option("--autoscale", help="With --ray: replicas that come and go with the load.", metavar="MIN:MAX"),
+    ] = None,
+    replica_cpus: Annotated[float, typer.Option("--replica-cpus", help="With --ray: cores of each.")] = 1.0,
+    replica_gpus: Annotated[
+        float | None, typer.Option("--replica-gpus", help="With --ray: GPUs of each; default: 1 with --device cuda.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API, with a method for every request, and a page to try them."""
     needs("fastapi", "uvicorn", "sse_starlette", "prometheus_client", extra="serve")
+    if ray:
+        needs("ray", extra="ray")
+    elif replicas is not None or autoscale is not None:
+        raise ValueError("--replicas and --autoscale are for Ray Serve: add --ray.")
     from szilard.server.access import read_keys
     from szilard.server.app import create_app
     from szilard.server.run import bind, run
@@ -72,15 +96,66 @@ def serve_command(
     )
     keys, presets = read_keys(api_keys), presets_from(with_)
     socket = bind(host, port)
+    if ray:
+        port = socket.getsockname()[1]
+        socket.close()  # it was free: Ray's proxy binds it
+        gpus = float((device or "").startswith("cuda")) if replica_gpus is None else replica_gpus
+        choice = EngineChoice(model, engine, device, dtype)
+        _serve_on_ray(
+            choice, settings, chosen, name, keys, presets, host, port, (replicas, autoscale), replica_cpus, gpus
+        )
+        return
     loaded = load_engine(model, engine, device, dtype)
     if chosen is not None:
         chosen.check(loaded)
     app = create_app(loaded, settings, default=chosen, name=name, keys=keys, presets=presets)
     address = f"http://{host}:{socket.getsockname()[1]}"
-    note(
-        f"{name or loaded.name} at {address}/v1, the page at {address}/{'' if keys else ' (open to all who reach it)'}"
-    )
+    note(f"{name or loaded.name} at {address}/v1, the page at {address}/{'' if keys else _OPEN_TO_ALL}")
     run(app, socket)
+
+
+def _serve_on_ray(
+    choice: EngineChoice,
+    settings: ServerSettings,
+    default: Method | None,
+    name: str | None,
+    keys: Keys,
+    presets: dict[str, dict[str, Any]],
+    host: str,
+    port: int,
+    count: tuple[int | None, str | None],
+    cpus: float,
+    gpus: float,
+) -> None:
+    fewest, most = scale_from(*count)
+    choice.check()
+    if default is not None:
+        default.check()
+    from szilard.server.ray_serve import ReplicaSpec, Scale, run
+
+    def ready() -> None:
+        many = f"{fewest} to {most} replicas" if most else f"{fewest} replica{'s' if fewest > 1 else ''}"
+        note(f"{many} at http://{host}:{port}/v1, the page at http://{host}:{port}/{'' if keys else _OPEN_TO_ALL}")
+
+    run(ReplicaSpec(choice, settings, default, name, keys, presets), Scale(fewest, most, cpus, gpus), host, port, ready)
+
+
+def scale_from(replicas: int | None, autoscale: str | None) -> tuple[int, int | None]:
+    """The fewest replicas and the most; None: as many as said.
+
+    Raises:
+        ValueError: both are given, or a range that is none.
+    """
+    if autoscale is None:
+        return replicas or 1, None
+    if replicas is not None:
+        raise ValueError("--replicas says how many there are and --autoscale between which numbers: give one.")
+    low, colon, high = autoscale.partition(":")
+    if not (
+        colon and low.isascii() and low.isdigit() and high.isascii() and high.isdigit() and 1 <= int(low) <= int(high)
+    ):
+        raise ValueError(f"--autoscale is written MIN:MAX with 1 <= MIN <= MAX, as in 1:4, not {autoscale!r}.")
+    return int(low), int(high)
 
 
 def presets_from(assignments: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -98,15 +98,10 @@ def evaluate(
     options = {label: _options(method, engine) for label, method in methods}
     done = store.keys()
     digests = {item.id: digest(item) for item in chosen}
-    for (slug, name, *_), known_digest in done.items():
-        if slug == task.slug and digests.get(name, known_digest) != known_digest:
-            raise ValueError(
-                f"{str(store.folder)!r} holds results of {name} with another prompt or reference than now: that was "
-                "another data file; take another folder."
-            )
+    check_stored_items(task, chosen, store)
     failed: list[tuple[str, str, Exception]] = []
     finished = 0
-    for batch in _batches(chosen, batch_size):
+    for batch in batches(chosen, batch_size):
         for label, method in methods:
             for seed in seeds if draws(method) else seeds[:1]:
                 if progress is not None:
@@ -160,6 +155,21 @@ def digest(item: Item) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
+def check_stored_items(task: Task, items: Sequence[Item], store: ResultStore) -> None:
+    """Refuse items of which the store holds results with another prompt or reference.
+
+    Raises:
+        ValueError: it does.
+    """
+    digests = {item.id: digest(item) for item in items}
+    for (slug, name, *_), known_digest in store.keys().items():
+        if slug == task.slug and digests.get(name, known_digest) != known_digest:
+            raise ValueError(
+                f"{str(store.folder)!r} holds results of {name} with another prompt or reference than now: that was "
+                "another data file; take another folder."
+            )
+
+
 def _settings(task: Task, engine: Engine, max_new_tokens: int) -> str:
     known = {"max_new_tokens": max_new_tokens, "fingerprint": engine.fingerprint}
     return json.dumps(task.settings() | known, sort_keys=True)
@@ -190,7 +200,7 @@ def check_settings(
             )
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     """Neighbouring items that one call can answer: `raw` and `stop` hold for all of its prompts."""
     for _, group in groupby(items, key=lambda item: (item.raw, item.stop)):
         alike = list(group)
