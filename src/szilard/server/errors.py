@@ -48,7 +48,8 @@ def busy(message: str, seconds: int = 1) -> RequestError:
 
 def invalid_request(error: RequestValidationError) -> RequestError:
     """The first complaint about a body, in one sentence: 400 where it is no JSON, 422 where it is of another shape."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if not one["type"].endswith("_type")), found[0])  # a union tells of each member
     if first["type"] == "json_invalid":
         why = first.get("ctx", {}).get("error", "it cannot be parsed")
         return RequestError(400, f"the body is no valid JSON: {why}.")

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
-    FailFast,
     Field,
     StrictBool,
     StrictFloat,
@@ -24,7 +23,7 @@ _MOST_PARTS = 1000
 _MOST_IDS = 2**20
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
-_Ids = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS), FailFast()]
+_Ids = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS, fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -77,7 +76,7 @@ class Message(Strict):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | Annotated[list[Part], Field(max_length=_MOST_PARTS), FailFast()] | None = None
+    content: StrictStr | Annotated[list[Part], Field(max_length=_MOST_PARTS, fail_fast=True)] | None = None
     name: StrictStr | None = None
 
 
@@ -116,7 +115,7 @@ class Request(Strict):
 class ChatRequest(Request):
     """/v1/chat/completions"""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=2000), FailFast()]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=2000, fail_fast=True)]
     max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
@@ -127,9 +126,9 @@ class CompletionRequest(Request):
 
     prompt: (
         StrictStr
-        | Annotated[list[StrictStr], Field(min_length=1, max_length=256), FailFast()]
+        | Annotated[list[StrictStr], Field(min_length=1, max_length=256, fail_fast=True)]
         | _Ids
-        | Annotated[list[_Ids], Field(min_length=1, max_length=256), FailFast()]
+        | Annotated[list[_Ids], Field(min_length=1, max_length=256, fail_fast=True)]
     )
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     echo: StrictBool | None = None
