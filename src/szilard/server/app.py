@@ -369,11 +369,9 @@ async def _give_up(jobs: list[Job]) -> None:
 
 async def _gone(request: Request, jobs: list[Job]) -> None:
     """Cancel the jobs when the client goes away."""
-    while True:
-        if await request.is_disconnected():
-            await _give_up(jobs)
-            return
-        await asyncio.sleep(0.2)
+    while (await request.receive())["type"] != "http.disconnect":  # waits: polling `is_disconnected` can lose it
+        pass
+    await _give_up(jobs)
 
 
 def _failure(event: Failed) -> RequestError:
