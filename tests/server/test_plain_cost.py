@@ -27,7 +27,7 @@ def _told(engine: Any, prompts: list[list[int]], *, trace: bool) -> list[dict[st
         )
         for ids, end in zip(prompts, ends, strict=True)
     ]
-    PlainRun(engine, lambda most: [], lambda rows: None).run(jobs, 8)
+    PlainRun(engine, lambda most: [], lambda rows: None, jobs).run(8)
     found = []
     for end in ends:
         while not isinstance(event := end.get_nowait(), Finished):

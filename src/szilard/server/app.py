@@ -16,10 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette import EventSourceResponse
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from szilard.server.access import Keys
-from szilard.server.errors import RequestError
+from szilard.server.errors import RequestError, invalid_request
 from szilard.server.jobs import Event, Failed, Finished, Job, Step
 from szilard.server.limits import BodyLimit
 from szilard.server.measures import Measures
@@ -57,6 +58,7 @@ _PAGE_FILES = {  # path -> file and its type
 }
 _OPEN = {"/healthz", *_PAGE_FILES}  # without a key: they tell nothing of anybody
 _DRAIN_SECONDS = 30.0
+_SLOW_SECONDS = 60.0  # for which a reader of a stream may take nothing: its tokens are kept meanwhile
 
 
 class Server:
@@ -105,7 +107,10 @@ def create_app(
 
     app = FastAPI(title="szilard", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = server
-    if settings.cors_origins:
+    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
+    _add_errors(app, server)
+    _add_routes(app, server, keys or Keys([]))
+    if settings.cors_origins:  # added last, so outermost: preflights carry no key, and errors are for pages, too
         from fastapi.middleware.cors import CORSMiddleware
 
         app.add_middleware(
@@ -114,9 +119,6 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
-    _add_errors(app, server)
-    _add_routes(app, server, keys or Keys([]))
     _add_names(app, server.service)
     return app
 
@@ -143,7 +145,8 @@ def _add_errors(app: FastAPI, server: Server) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse(_validation(error).body(), 422 if _is_shape(error) else 400)
+        said = invalid_request(error)
+        return JSONResponse(said.body(), said.status)
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:
@@ -270,7 +273,14 @@ async def _answer(
     if body.stream:
         totals = body.stream_options is not None and body.stream_options.include_usage
         chunks = _stream(server, watched, replies, len(jobs), prompt_tokens, chat=chat, totals=totals)
-        return EventSourceResponse(chunks, sep="\n", headers={"Cache-Control": "no-store"})
+        return EventSourceResponse(
+            chunks,
+            sep="\n",
+            headers={"Cache-Control": "no-store"},
+            send_timeout=_SLOW_SECONDS,
+            shutdown_grace_period=_DRAIN_SECONDS,
+            background=BackgroundTask(_give_up, jobs),  # a stream that never began has nothing else that ends them
+        )
     return await _whole(server, request, watched, replies, jobs, prompt_tokens)
 
 
@@ -359,14 +369,17 @@ async def _whole(
     return replies.whole(answers, prompt_tokens)
 
 
+async def _give_up(jobs: list[Job]) -> None:
+    """Nobody waits for these any more."""
+    for job in jobs:
+        job.cancelled = True
+
+
 async def _gone(request: Request, jobs: list[Job]) -> None:
     """Cancel the jobs when the client goes away."""
-    while True:
-        if await request.is_disconnected():
-            for job in jobs:
-                job.cancelled = True
-            return
-        await asyncio.sleep(0.2)
+    while (await request.receive())["type"] != "http.disconnect":  # waits: polling `is_disconnected` can lose it
+        pass
+    await _give_up(jobs)
 
 
 def _failure(event: Failed) -> RequestError:
@@ -375,20 +388,3 @@ def _failure(event: Failed) -> RequestError:
 
 def _sse(chunk: dict[str, Any]) -> dict[str, str]:
     return {"data": json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))}
-
-
-def _is_shape(error: RequestValidationError) -> bool:
-    """Whether it is JSON, but of another shape than was asked for."""
-    return all(one["type"] != "json_invalid" for one in error.errors())
-
-
-def _validation(error: RequestValidationError) -> RequestError:
-    """The first complaint, in one sentence."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        why = first.get("ctx", {}).get("error", "it cannot be parsed")
-        return RequestError(400, f"the body is no valid JSON: {why}.")
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body",)) or "body"
-    if first["type"] == "extra_forbidden":
-        return RequestError(422, f"{place!r} is not a field that this server knows: leave it out.", param=place)
-    return RequestError(422, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}.", param=place)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from szilard.decoding.method import Method
+
+_LOG = logging.getLogger("szilard.server")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Failed:
 
 
 Event = Step | Finished | Failed
+
+
+def failure_of_ours() -> Failed:
+    """Log the error that is being handled; what clients are told of it."""
+    _LOG.exception("a batch failed")
+    return Failed("the server failed while it decoded; its log says more.", ours=True)
 
 
 @dataclass(eq=False)

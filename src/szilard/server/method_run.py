@@ -28,6 +28,7 @@ class Rows:
         ]
         self._counts = [0] * len(jobs)
         self.reasons: list[str | None] = [None] * len(jobs)
+        self.began = False  # something has been told
 
     # ---- a streamer of transformers ----
 
@@ -36,6 +37,7 @@ class Rows:
 
     def put_rows(self, tokens: torch.Tensor, moving: torch.Tensor | None) -> None:
         """A committed column [batch], and which rows it moves."""
+        self.began = True
         moves = [True] * len(self.jobs) if moving is None else moving.tolist()
         records = {} if self._recorder is None else self._recorder.taken()
         for place, (token, moved) in enumerate(zip(tokens.tolist(), moves, strict=True)):
@@ -95,7 +97,7 @@ class RowsOver(StoppingCriteria):
         """bool [batch]; texts that are only being tried (drafts) end by other criteria."""
         over = self._rows.over()
         if len(over) != len(input_ids):
-            over = [False] * len(input_ids)
+            over = [all(over)] * len(input_ids)  # and when nobody waits any more
         return torch.tensor(over, device=input_ids.device)
 
 
@@ -160,6 +162,10 @@ def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
             **first.sampling,
         )
     except (ValueError, TypeError) as error:
+        if len(jobs) > 1 and not rows.began:  # one of them may be at fault: the others are to have their answers
+            for job in jobs:
+                run_method(engine, [job])
+            return
         for job in jobs:
             job.tell(Failed(str(error), ours=False))
         return

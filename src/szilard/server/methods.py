@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 Presets = Mapping[str, Mapping[str, Any]]
+MOST = 2**20  # of a whole number; those that make a step larger are bounded by WIDEST
+WIDEST = {"beams": 16, "candidates": 16, "lookahead": 64, "max_lookahead": 64, "branches": 16, "iterations": 1000}
+WIDEST |= {"max_nodes": 256, "draft_tokens": 64, "depth": 32, "keep": 256, "rounds": 16, "revise": 64}
+WIDEST |= {"num_steps": 1000, "max_blocks": 256, "steps": 4096, "top_n": 256, "answer_budget": 256, "seed": 2**63 - 1}
 _WORD = re.compile(r"[A-Za-z0-9_+\-]{1,40}")
 
 
@@ -134,6 +138,11 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
+def _takes_numbers(cls: Any, name: str) -> bool:
+    """Whether a number or a switch is meant as one: elsewhere its digits would be read as a file's or model's name."""
+    return any(kind in (bool, int, float) for kind in _members(typing.get_type_hints(cls)[name]))
+
+
 def _is_word(value: Any) -> bool:
     return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
@@ -152,9 +161,14 @@ def _option(cls: Any, name: str, value: Any) -> tuple[str, Any]:
         )
     if isinstance(value, str) and not (_is_word(fields[key].default) and _is_word(value)):
         raise ValueError(f"{cls.slug}'s {key} cannot be text in a request: who runs the server sets it.")
+    if not (value is None or isinstance(value, str) or _takes_numbers(cls, key)):
+        raise ValueError(f"{cls.slug}'s {key} cannot be set by a request: who runs the server sets it.")
     if not (value is None or isinstance(value, (bool, int, float, str))):
         raise ValueError(
             f"{cls.slug}'s {key} must be a number, true, false, null or a word, not {type(value).__name__}."
         )
+    most = WIDEST.get(key, MOST)
+    if isinstance(value, int) and abs(value) > most:
+        raise ValueError(f"{cls.slug}'s {key} may be at most {most:,} in a request: who runs the server may set more.")
     text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return parse_option(cls, f"{key}={text}")

@@ -10,7 +10,7 @@ import torch
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.sampling import Sampling
 from szilard.information import entropy
-from szilard.server.jobs import Failed, Finished, Job, Step
+from szilard.server.jobs import Failed, Finished, Job, Step, failure_of_ours
 from szilard.server.row_choice import RowSettings, choose_rows
 from szilard.server.row_text import RowText
 
@@ -65,71 +65,81 @@ class PlainRun:
         engine: whose states can be extended; on others rows only leave.
         more: asked between steps: jobs that may join, at most so many.
         count: told how many rows a step had.
+        jobs: with whom it begins.
     """
 
-    def __init__(self, engine: Engine, more: Callable[[int], list[Job]], count: Callable[[int], None]) -> None:
+    def __init__(
+        self, engine: Engine, more: Callable[[int], list[Job]], count: Callable[[int], None], jobs: Sequence[Job]
+    ) -> None:
         self._engine, self._more, self._count = engine, more, count
         self._ends = engine.end_tokens()
         self._state: Any = None
         self._rows: list[Row] = []
         self._tokens = torch.zeros(0, dtype=torch.long)
+        self._joining = list(jobs)  # those whose prompt is being read
 
     @property
     def jobs(self) -> list[Job]:
-        """Those in the batch."""
-        return [row.job for row in self._rows]
+        """Those that have not been told of their end: in the batch, or about to join it."""
+        return [*(row.job for row in self._rows), *self._joining]
 
     @torch.no_grad()
-    def run(self, jobs: Sequence[Job], most: int) -> None:
-        """Decode these jobs and those that join, until nobody is left."""
-        self._admit(jobs)
-        while self._rows:
-            self._count(len(self._rows))
-            logits = self._state.feed(self._tokens)[:, -1]
-            for row in self._rows:
-                row.count(self._state.size)
-            self._step(logits)
-            if self._rows and self._state.can_extend and len(self._rows) < most:
-                self._admit(self._more(most - len(self._rows)))
-        if self._state is not None:
-            self._state.close()
+    def run(self, most: int) -> None:
+        """Decode the first jobs and those that join, until nobody is left; at most so many at once."""
+        try:
+            self._admit(self._joining)
+            while self._rows:
+                self._count(len(self._rows))
+                logits = self._state.feed(self._tokens)[:, -1]
+                for row in self._rows:
+                    row.count(self._state.size)
+                self._step(logits)
+                if self._rows and self._state.can_extend and len(self._rows) < most:
+                    self._admit(self._more(most - len(self._rows)))
+        finally:
+            if self._state is not None:
+                self._state.close()
 
     def _admit(self, jobs: Sequence[Job]) -> None:
         """Read the prompts, choose first tokens, and add rows."""
-        jobs = [job for job in jobs if not _gone(job)]
-        if not jobs:
+        self._joining = [job for job in jobs if not _gone(job)]
+        if not self._joining:
             return
-        rows = [Row(job, self._engine) for job in jobs]
         try:
+            rows = [Row(job, self._engine) for job in self._joining]
             state = self._engine.state(
-                [torch.tensor(job.ids) for job in jobs],
+                [torch.tensor(job.ids) for job in self._joining],
                 max_new_tokens=1,  # each was checked against the window with its own limit
                 raw=True,
                 trace=False,
             )
+            if self._state is None:
+                self._state = state  # closed whatever happens
             state.max_length = None  # every row has a limit of its own
             logits = state.prefill()
             for row in rows:
                 row.count(state.size)
-        except ValueError as error:
-            for job in jobs:
-                job.tell(Failed(str(error), ours=False))
+        except Exception as error:  # those who decode already have lost nothing, and go on
+            told = Failed(str(error), ours=False) if isinstance(error, ValueError) else failure_of_ours()
+            for job in self._joining:
+                job.tell(told)
+            self._joining = []
             return
-        before = self._state, self._rows, self._tokens
-        self._state, self._rows, self._tokens = state, rows, torch.zeros(0, dtype=torch.long)
-        self._step(logits)
-        if before[1]:
-            if self._rows:
-                before[0].extend(self._state)
-            self._state, self._rows = before[0], before[1] + self._rows
-            self._tokens = torch.cat([before[2], self._tokens])
+        rows, tokens = self._chosen(state, rows, logits)
+        if rows and self._rows:
+            self._state.extend(state)
+        self._rows, self._joining = [*self._rows, *rows], []
+        self._tokens = torch.cat([self._tokens.to(tokens.device), tokens])
 
     def _step(self, logits: torch.Tensor) -> None:
-        """Choose, tell, and let rows go that are at their end."""
-        rows = self._rows
+        """A token for everybody in the batch."""
+        self._rows, self._tokens = self._chosen(self._state, self._rows, logits)
+
+    def _chosen(self, state: Any, rows: list[Row], logits: torch.Tensor) -> tuple[list[Row], torch.Tensor]:
+        """Choose, tell, and let rows go that are at their end: those that stay, and their tokens."""
         tokens = choose_rows(logits, [row.settings for row in rows])
-        found = self._measured(logits, tokens)
-        self._state.commit(tokens)
+        found = self._measured(rows, logits, tokens)
+        state.commit(tokens)
         kept = []
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             reason = row.say(token, token in self._ends, found[place])
@@ -137,20 +147,19 @@ class PlainRun:
                 kept.append(place)
             else:
                 row.finish(reason)
-        self._tokens = tokens
         if len(kept) < len(rows):
-            self._rows = [rows[place] for place in kept]
+            rows, tokens = [rows[place] for place in kept], tokens[kept]
             if kept:
-                chosen = torch.tensor(kept, device=tokens.device)
-                self._state.select(chosen)
-                self._tokens = tokens[chosen]
-                if hasattr(self._state, "trim"):
-                    self._state.trim()
+                state.select(torch.tensor(kept, device=tokens.device))
+                if hasattr(state, "trim"):
+                    state.trim()
+        return rows, tokens
 
-    def _measured(self, logits: torch.Tensor, tokens: torch.Tensor) -> list[dict[str, Any]]:
+    @staticmethod
+    def _measured(rows: list[Row], logits: torch.Tensor, tokens: torch.Tensor) -> list[dict[str, Any]]:
         """What jobs want to know of this step, as arguments of `Step`."""
-        found: list[dict[str, Any]] = [{} for _ in self._rows]
-        jobs = self.jobs
+        jobs = [row.job for row in rows]
+        found: list[dict[str, Any]] = [{} for _ in jobs]
         if any(job.trace for job in jobs):
             for place, value in enumerate(entropy(logits).tolist()):
                 if jobs[place].trace:

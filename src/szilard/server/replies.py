@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from szilard.server.jobs import Finished, Step
 
 Decode = Callable[[list[int]], str]
+_LOWEST = -9999.0  # a log-probability: JSON knows no infinity
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Replies:
     def __init__(self, *, chat: bool, model: str, decode: Decode, trace: bool, logprobs: bool) -> None:
         self._chat, self._decode = chat, decode
         self.trace, self.logprobs = trace, logprobs
+        self._said: Counter[int] = Counter()  # characters of every choice that a stream has told log-probabilities of
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion" if chat else "text_completion",
@@ -80,7 +84,9 @@ class Replies:
             return None
         chunk = self._chunk(index, step.text)
         if self.logprobs:
-            chunk["choices"][0]["logprobs"] = self._logprobs([step])
+            chunk["choices"][0]["logprobs"] = self._logprobs([step], self._said[index])
+            if step.token is not None:
+                self._said[index] += len(self._decode([step.token]))
         if self.trace:
             chunk["choices"][0]["szilard"] = self._record(step)
         return chunk
@@ -109,21 +115,23 @@ class Replies:
         return self._streamed() | {"choices": [choice]}
 
     def _record(self, step: Step) -> dict[str, Any]:
-        return {"token": step.token, "text": step.text} | (step.record or {})
+        found = (step.record or {}).items()
+        told = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found}
+        return {"token": step.token, "text": step.text} | told
 
-    def _logprobs(self, steps: Sequence[Step]) -> dict[str, Any]:
+    def _logprobs(self, steps: Sequence[Step], here: int = 0) -> dict[str, Any]:
         known = [step for step in steps if step.token is not None and step.logprob is not None]
         if self._chat:
             return {"content": [self._entry(step) for step in known], "refusal": None}
         words = [self._decode([step.token]) for step in known if step.token is not None]
-        offsets, here = [], 0
+        offsets = []
         for word in words:
             offsets.append(here)
             here += len(word)
-        tops = [{self._decode([token]): value for token, value in step.top} for step in known]
+        tops = [{self._decode([token]): max(value, _LOWEST) for token, value in step.top} for step in known]
         return {
             "tokens": words,
-            "token_logprobs": [step.logprob for step in known],
+            "token_logprobs": [max(step.logprob or 0.0, _LOWEST) for step in known],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
@@ -134,7 +142,7 @@ class Replies:
 
     def _told(self, token: int, logprob: float) -> dict[str, Any]:
         word = self._decode([token])
-        return {"token": word, "logprob": max(logprob, -9999.0), "bytes": list(word.encode("utf-8"))}
+        return {"token": word, "logprob": max(logprob, _LOWEST), "bytes": list(word.encode("utf-8"))}
 
 
 def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 
@@ -26,5 +27,11 @@ def run(app: Any, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; answers that are under way are finished first."""
     import uvicorn
 
+    log = logging.getLogger("szilard.server")  # nobody else has set it up
+    log.setLevel(logging.INFO)
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(told)
+    log.propagate = False
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
     uvicorn.Server(config).run(sockets=[listening])

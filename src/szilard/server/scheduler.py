@@ -7,22 +7,21 @@ nobody joins any more, the batch drains, and it has its turn.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from szilard.server.errors import RequestError, busy
-from szilard.server.jobs import Failed, Finished, Job
+from szilard.server.jobs import Finished, Job, failure_of_ours
 from szilard.server.method_run import run_method
 from szilard.server.plain_run import PlainRun
 from szilard.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
-
-_LOG = logging.getLogger("szilard.server")
 
 
 class Scheduler:
@@ -44,7 +43,7 @@ class Scheduler:
         self._queue: list[Job] = []
         self._changed = threading.Condition()
         self._open = True
-        self._running: list[Job] = []
+        self._running: Callable[[], list[Job]] = list  # jobs that have been taken and not told of their end
         self._thread = threading.Thread(target=self._work, name="szilard-decode", daemon=True)
         self._thread.start()
 
@@ -54,8 +53,13 @@ class Scheduler:
         """Take jobs, all or none.
 
         Raises:
-            RequestError: 429 where the queue is full, 503 where the server is closing.
+            RequestError: 400 for more than the queue can ever hold, 429 where it is full, 503 where the server
+                is closing.
         """
+        if len(jobs) > self.settings.max_queue:
+            raise RequestError(
+                400, f"{len(jobs)} answers at once are more than the {self.settings.max_queue} that may wait here."
+            )
         with self._changed:
             if not self._open:
                 raise RequestError(503, "the server is shutting down: ask another one.", code="shutting_down")
@@ -84,7 +88,7 @@ class Scheduler:
         if not self._thread.is_alive():
             return True
         with self._changed:
-            for job in [*self._queue, *self._running]:
+            for job in [*self._queue, *self._running()]:
                 job.cancelled = True
         self._thread.join(10)
         return False
@@ -95,24 +99,21 @@ class Scheduler:
         while (jobs := self._next_group()) is not None:
             if not jobs:
                 continue
-            self._running = jobs
+            self._running = partial(list, jobs)
             try:
                 if jobs[0].is_plain:
-                    run = PlainRun(self.engine, self._more_plain, self._count)
-                    try:
-                        run.run(jobs, self.settings.max_batch)
-                    except Exception:
-                        self._running = [*dict.fromkeys([*jobs, *run.jobs])]
-                        raise
+                    run = PlainRun(self.engine, self._more_plain, self._count, jobs)
+                    self._running = lambda run=run: run.jobs  # type: ignore[misc]
+                    run.run(self.settings.max_batch)
                 else:
                     self._count(len(jobs))
                     run_method(self.engine, jobs)
             except Exception:
-                _LOG.exception("a batch failed")
-                for job in self._running:
-                    job.tell(Failed("the server failed while it decoded; its log says more.", ours=True))
+                told = failure_of_ours()
+                for job in self._running():
+                    job.tell(told)
             finally:
-                self._running = []
+                self._running = list
                 self.rows = 0
 
     def _next_group(self) -> list[Job] | None:
@@ -138,9 +139,7 @@ class Scheduler:
         with self._changed:
             if not self._queue or not self._queue[0].is_plain:
                 return []
-            found = self._take(self._queue[0], most)
-            self._running = [*self._running, *found]
-            return found
+            return self._take(self._queue[0], most)
 
     def _of(self, job: Job) -> list[Job]:
         return [other for other in self._queue if other.group == job.group]

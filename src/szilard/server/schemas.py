@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
-_Strict = ConfigDict(extra="forbid")
 Number = StrictFloat | StrictInt
 _MOST_SEED = 2**63 - 1
+_Stop = Annotated[StrictStr, Field(min_length=1, max_length=1000)]
+_MOST_FIELDS = 64
+_MOST_PARTS = 1000
+_MOST_IDS = 2**20
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
+_Ids = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS, fail_fast=True)]
 
-class Extension(BaseModel):
+
+class Strict(BaseModel):
+    """Fields that are not known are refused, unless they are null: such a field asks for nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spoken(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if len(given) > _MOST_FIELDS:  # each would be a complaint of its own
+            raise ValueError(f"{len(given)} fields are more than there are")
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Extension(Strict):
     """What szilard adds to a request.
 
     Attributes:
@@ -21,50 +50,46 @@ class Extension(BaseModel):
         trace: whether the reply carries the step records.
     """
 
-    model_config = _Strict
     method: Annotated[StrictStr, Field(max_length=200)] | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[Annotated[str, Field(max_length=100)], Any], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
     trace: StrictBool = False
 
 
-class ImageUrl(BaseModel):
+class ImageUrl(Strict):
     """A picture, as a data URL."""
 
-    model_config = _Strict
     url: StrictStr
     detail: StrictStr | None = None
 
 
-class Part(BaseModel):
+class Part(Strict):
     """A piece of a message: text, or a picture."""
 
-    model_config = _Strict
     type: Literal["text", "image_url"]
     text: StrictStr | None = None
     image_url: ImageUrl | None = None
 
 
-class Message(BaseModel):
+class Message(Strict):
     """A turn of a chat."""
 
-    model_config = _Strict
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[Part]
+    content: StrictStr | Annotated[list[Part], Field(max_length=_MOST_PARTS, fail_fast=True)] | None = None
     name: StrictStr | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """Of a streamed reply."""
 
-    model_config = _Strict
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False
 
 
-class Request(BaseModel):
+class Request(Strict):
     """What both kinds of requests have in common."""
 
-    model_config = _Strict
     model: Annotated[StrictStr, Field(max_length=400)]
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
@@ -73,11 +98,7 @@ class Request(BaseModel):
     top_k: Annotated[StrictInt, Field(ge=0, le=10**6)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     seed: Annotated[StrictInt, Field(ge=0, le=_MOST_SEED)] | None = None
-    stop: (
-        Annotated[StrictStr, Field(min_length=1)]
-        | Annotated[list[Annotated[StrictStr, Field(min_length=1)]], Field(max_length=16)]
-        | None
-    ) = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     user: StrictStr | None = None
@@ -94,7 +115,7 @@ class Request(BaseModel):
 class ChatRequest(Request):
     """/v1/chat/completions"""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=2000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=2000, fail_fast=True)]
     max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
@@ -105,9 +126,9 @@ class CompletionRequest(Request):
 
     prompt: (
         StrictStr
-        | Annotated[list[StrictStr], Field(min_length=1, max_length=256)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
+        | Annotated[list[StrictStr], Field(min_length=1, max_length=256, fail_fast=True)]
+        | _Ids
+        | Annotated[list[_Ids], Field(min_length=1, max_length=256, fail_fast=True)]
     )
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     echo: StrictBool | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -123,18 +124,20 @@ class Service:
 
     # ---- parts ----
 
-    def _new_tokens(self, asked: int | None) -> int:
+    def _new_tokens(self, asked: int | None) -> int | None:
         if asked is not None and asked > self.settings.max_new_tokens:
             raise RequestError(
                 400, f"{asked} new tokens are more than the {self.settings.max_new_tokens} allowed here.",
                 param="max_tokens",
             )  # fmt: skip
-        return asked or min(self.settings.default_new_tokens, self.settings.max_new_tokens)
+        return asked
 
     def _turn(self, message: Message, pictures: list[Any]) -> dict[str, Any]:
         role = "system" if message.role == "developer" else message.role
-        if isinstance(message.content, str):
-            return {"role": role, "content": message.content}
+        if message.content is None and role != "assistant":
+            raise RequestError(400, f"a turn of the {role} needs its content.", param="messages")
+        if message.content is None or isinstance(message.content, str):
+            return {"role": role, "content": message.content or ""}
         parts: list[dict[str, Any]] = []
         for part in message.content:
             if part.type == "text":
@@ -158,7 +161,7 @@ class Service:
         request: Request,
         prompt: Any,
         pictures: list[Any],
-        most: int,
+        asked: int | None,
         logprobs: int | None,
         *,
         raw: bool,
@@ -166,7 +169,7 @@ class Service:
     ) -> list[Job]:
         method = self.method_of(request)
         chosen, sampling = self._drawing(request, method)
-        ids = self._ids(prompt, pictures, most, raw)
+        ids, most = self._ids(prompt, pictures, asked, raw)
         if logprobs is not None and (chosen.slug not in ("greedy", "sampling") or pictures):
             raise RequestError(
                 400, f"logprobs are given by plain decoding of text, not by {chosen.slug!r}.", param="logprobs"
@@ -215,11 +218,16 @@ class Service:
         except (ValueError, TypeError) as error:
             raise RequestError(400, str(error)) from None
 
-    def _ids(self, prompt: Any, pictures: list[Any], most: int, raw: bool) -> list[int]:
-        """Tokens of the prompt, checked against the window."""
+    def _ids(self, prompt: Any, pictures: list[Any], asked: int | None, raw: bool) -> tuple[list[int], int]:
+        """Tokens of the prompt, and how many new ones: as asked for, or by default what fits. Checked by the window."""
+        most = asked or min(self.settings.default_new_tokens, self.settings.max_new_tokens)
         try:
+            self._check_characters(prompt)
             with self._encoding:
                 inputs = self.engine.encode([prompt], images=[pictures] if pictures else None, raw=raw)
+            window, length = self.engine.context_window, int(inputs["attention_mask"].sum())
+            if asked is None and window is not None:
+                most = max(1, min(most, window - length))
             self.engine.check_length(inputs, most)
         except (ValueError, TypeError) as error:
             raise RequestError(400, str(error), param="prompt" if raw else "messages") from None
@@ -227,4 +235,21 @@ class Service:
         limit = self.settings.max_prompt_tokens
         if limit is not None and len(ids) > limit:
             raise RequestError(413, f"the prompt has {len(ids)} tokens, and {limit} are allowed here.")
-        return ids
+        return ids, most
+
+    def _check_characters(self, prompt: Any) -> None:
+        """Refuse, before megabytes are turned into tokens, text that no window can hold."""
+        if isinstance(prompt, torch.Tensor):
+            return
+        texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+        window, length = self.engine.context_window, sum(map(len, texts))
+        if window is not None and length > window * self._longest_token:
+            raise ValueError(
+                f"the prompt has {length} characters, more than the context window of {self.name}, {window} tokens, "
+                "can hold: shorten it."
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest token, generously: tokenizers may shorten white space."""
+        return max(64, *map(len, self.engine.tokenizer.get_vocab()))

@@ -24,7 +24,7 @@ class ServerSettings:
         max_images: per request.
         max_image_pixels: of one image, counted before it is decoded.
         cors_origins: web pages of other origins that may call the server; none by default.
-        log_prompts: whether log lines hold prompts and answers.
+        log_prompts: whether the log holds what is asked.
     """
 
     max_batch: int = 16
@@ -42,9 +42,9 @@ class ServerSettings:
     log_prompts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_new_tokens", "default_new_tokens", "max_choices", "max_body_bytes"):
+        for name in ("max_batch", "max_new_tokens", "default_new_tokens", "max_choices", "max_body_bytes", "max_queue"):
             check_number(name, getattr(self, name), low=1, integer=True)
-        for name in ("max_queue", "max_images", "max_image_pixels"):
+        for name in ("max_images", "max_image_pixels"):
             check_number(name, getattr(self, name), low=0, integer=True)
         check_number("max_prompt_tokens", self.max_prompt_tokens, low=1, integer=True, optional=True)
         check_number("wait_ms", self.wait_ms, low=0, high=10_000)
