@@ -9,13 +9,13 @@ results/codecs.jsonl is not run again. CompressAI's models are trained where tha
 Minutes are those of a free core.
 
 train       the same data, crops (128, batch 4), Adam 1e-3 and steps for all, about 1.4 M parameters each. Every codec is
-            trained for 2,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 500.
-            Minutes, all of a codec: mlicv2 33, compressai-cheng2020-anchor 33, the mean-scale ones 10 each.
+            trained for 6,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 1,000.
+            Minutes, all of a codec: mlicv2 70, compressai-cheng2020-anchor 70, the mean-scale ones 15 each.
 ablations   one transform, trained by `train` (mean-scale, 0.013), is frozen, and entropy models alone are trained on it,
             so that all have the same pictures and bits compare directly (latent residual prediction changes the
             pictures, too): 400 steps on 2 crops of 256. Minutes: 2 to 3 a variant, 14 variants.
-transforms  2,000 steps at 0.013 with residual blocks instead of token mixing, and as MLIC++ (no guide, reweighting and
-            rotation either). Minutes: 16 each.
+transforms  6,000 steps at 0.013 with residual blocks instead of token mixing, and as MLIC++ (no guide, reweighting and
+            rotation either). Minutes: 40 each.
 selection   guided selective compression on the trained mlicv2 of 0.0067: off, by scale, and by a predictor that is
             trained for 300 steps with the codec frozen. Minutes: 6.
 standard    JPEG, WebP, AVIF, and HEIC and VVC where their packages are there. Minutes: 5, with VVC 25.
@@ -37,7 +37,7 @@ import torch
 from codec_costs import selection, sga, standard, timing
 from codec_crops import crops
 from codec_sets import CODECS, SMALL, contestant, count, peers, photographs, score
-from codec_trainings import CONFIG, FIRST, LAMBDAS, OTHER_TRANSFORMS, base, codec_of, trained
+from codec_trainings import BASE_STEPS, CONFIG, FIRST, LAMBDAS, OTHER_TRANSFORMS, STEPS, base, codec_of, trained
 from codec_zoo import zoo
 from results_store import Store
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ def train(arguments: argparse.Namespace, store: Store) -> None:
             continue
         for lmbda in LAMBDAS:
             key = {"part": "train", "codec": name, "lambda": lmbda, "seed": arguments.seed, "pictures": len(pictures)}
+            key["steps"] = BASE_STEPS + STEPS
             if key in store:
                 continue
             codec = codec_of(name, lmbda, arguments.seed, arguments.work)
