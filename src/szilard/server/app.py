@@ -185,7 +185,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         return Response(generate_latest(server.measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    def models() -> dict[str, Any]:
         """The model, alone and with every method that it can run."""
         own = server.service
         entry = {"object": "model", "created": server.started, "owned_by": "szilard"}
@@ -193,7 +193,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         return {"object": "list", "data": [{"id": name} | entry for name in names]}
 
     @app.get("/v1/szilard/methods")
-    async def methods() -> dict[str, Any]:
+    def methods() -> dict[str, Any]:
         """The methods with their hyperparameters, and what the model reads."""
         own = server.service
         default = None if own.offered.default is None else own.offered.default.slug
