@@ -187,6 +187,12 @@ def test_keys_open_the_server_and_others_do_not(tiny_engine: Any) -> None:
         assert client.get("/v1/models", headers={"Authorization": "Bearer two"}).status_code == 200
 
 
+def test_a_server_of_this_machine_answers_under_its_own_names_alone(tiny_engine: Any) -> None:
+    for client in serving(tiny_engine, hosts=("127.0.0.1", "localhost", "::1")):
+        for given, status in (("localhost:80", 200), ("[::1]:80", 200), ("127.0.0.1", 200), ("evil.example:80", 403)):
+            assert client.get("/v1/models", headers={"Host": given}).status_code == status
+
+
 def test_pictures_are_data_urls_of_bounded_size() -> None:
     import io
 

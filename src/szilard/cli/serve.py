@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OPEN_TO_ALL = " (open to all who reach it)"
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def serve_command(
     model: o.ModelOption = None,
@@ -92,6 +94,7 @@ def serve_command(
         max_new_tokens=max_new_tokens,
         max_body_bytes=max_body * 2**20,
         cors_origins=tuple(cors or ()),
+        hosts=_LOOPBACK if host in _LOOPBACK else (),
         log_prompts=log_prompts,
     )
     keys, presets = read_keys(api_keys), presets_from(with_)

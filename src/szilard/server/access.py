@@ -46,6 +46,22 @@ class Keys:
             )  # fmt: skip
 
 
+def check_host(given: str | None, known: tuple[str, ...]) -> None:
+    """Refuse a request that asks for the server under another name.
+
+    Args:
+        given: the Host header.
+        known: names; empty: any.
+
+    Raises:
+        RequestError: 403.
+    """
+    name = (given or "").lower()
+    name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
+    if known and name not in known:
+        raise RequestError(403, f"this server answers as {', '.join(known)} alone.", code="unknown_host")
+
+
 def read_keys(file: Path | None) -> Keys:
     """Keys of a file (one a line; # begins a comment) and of the environment's SZILARD_API_KEYS (with commas).
 

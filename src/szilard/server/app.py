@@ -19,7 +19,7 @@ from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
-from szilard.server.access import Keys
+from szilard.server.access import Keys, check_host
 from szilard.server.errors import RequestError, invalid_request
 from szilard.server.jobs import Event, Failed, Finished, Job, Step
 from szilard.server.limits import BodyLimit
@@ -162,12 +162,12 @@ def _add_errors(app: FastAPI, server: Server) -> None:
 def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        path = request.url.path
-        if path not in _OPEN:
-            try:
+        try:
+            check_host(request.headers.get("host"), server.settings.hosts)
+            if request.url.path not in _OPEN:
                 keys.check(request.headers.get("authorization"))
-            except RequestError as error:
-                return JSONResponse(error.body(), error.status, error.headers)
+        except RequestError as error:
+            return JSONResponse(error.body(), error.status, error.headers)
         reply = await go_on(request)
         known = request.scope.get("route")
         server.measures.requests.labels(getattr(known, "path", "other"), str(reply.status_code)).inc()

@@ -24,6 +24,8 @@ class ServerSettings:
         max_images: per request.
         max_image_pixels: of one image, counted before it is decoded.
         cors_origins: web pages of other origins that may call the server; none by default.
+        hosts: names under which the server may be asked (the Host header); empty: any. A page that makes its own name
+            point to 127.0.0.1 is kept out by it.
         log_prompts: whether the log holds what is asked.
     """
 
@@ -39,6 +41,7 @@ class ServerSettings:
     max_images: int = 8
     max_image_pixels: int = 16_777_216
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     log_prompts: bool = False
 
     def __post_init__(self) -> None:
