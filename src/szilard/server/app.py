@@ -64,17 +64,10 @@ _SLOW_SECONDS = 60.0  # for which a reader of a stream may take nothing: its tok
 class Server:
     """A service, its scheduler and its counters."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        settings: ServerSettings,
-        default: Method | None = None,
-        name: str | None = None,
-        presets: Presets | None = None,
-    ) -> None:
-        self.settings = settings
-        self.service = Service(engine, settings, default, name, presets)
-        self.scheduler = Scheduler(engine, settings)
+    def __init__(self, service: Service) -> None:
+        self.settings = service.settings
+        self.service = service
+        self.scheduler = Scheduler(service.engine, service.settings)
         self.measures = Measures(self.scheduler)
         self.started = int(time.time())
 
@@ -98,7 +91,7 @@ def create_app(
         keys: that open the server.
         presets: hyperparameters by method that requests find set.
     """
-    server = Server(engine, settings, default, name, presets)
+    server = Server(Service(engine, settings, default, name, presets))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -114,6 +114,13 @@ class Job:
         """Nobody waits for it, or its time is up."""
         return self.cancelled or time.monotonic() > self.deadline
 
+    def forgotten(self) -> bool:
+        """Whether it is over before it began; then its end is told."""
+        over = self.is_over
+        if over:
+            self.tell(Finished("length", "", 0))
+        return over
+
     @property
     def is_plain(self) -> bool:
         """One token a step, by the logits alone: such jobs join and leave a batch at every step."""

@@ -10,8 +10,8 @@ import torch
 from transformers import StoppingCriteria
 
 from szilard.decoding.recorder import TraceRecorder
-from szilard.server.jobs import Failed, Finished, Job, Step
-from szilard.server.row_text import RowText
+from szilard.server.jobs import Failed, Job, Step
+from szilard.server.row import Row
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
@@ -21,13 +21,9 @@ class Rows:
     """What the run's streamer and stopping criterion know of every row."""
 
     def __init__(self, jobs: Sequence[Job], engine: Engine, recorder: LiveRecorder | None) -> None:
-        self.jobs = jobs
-        self._engine, self._recorder, self._ends = engine, recorder, engine.end_tokens()
-        self._texts = [
-            RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ()) for job in jobs
-        ]
-        self._counts = [0] * len(jobs)
-        self.reasons: list[str | None] = [None] * len(jobs)
+        ends = engine.end_tokens()
+        self._rows = [Row(job, engine, ends) for job in jobs]
+        self._recorder = recorder
         self.began = False  # something has been told
 
     # ---- a streamer of transformers ----
@@ -38,53 +34,34 @@ class Rows:
     def put_rows(self, tokens: torch.Tensor, moving: torch.Tensor | None) -> None:
         """A committed column [batch], and which rows it moves."""
         self.began = True
-        moves = [True] * len(self.jobs) if moving is None else moving.tolist()
+        moves = [True] * len(self._rows) if moving is None else moving.tolist()
         records = {} if self._recorder is None else self._recorder.taken()
-        for place, (token, moved) in enumerate(zip(tokens.tolist(), moves, strict=True)):
+        for place, (row, token, moved) in enumerate(zip(self._rows, tokens.tolist(), moves, strict=True)):
             for record in records.get(place, ())[:-1]:  # steps of the row before this token: latent ones
-                self.jobs[place].tell(Step(None, record=record))
-            if moved and self.reasons[place] is None:
-                self._say(place, token, records.get(place, [None])[-1])
+                row.job.tell(Step(None, record=record))
+            if moved and row.reason is None:
+                row.say(token, record=records.get(place, [None])[-1])
 
     def end(self) -> None:
         """All rows are over."""
 
     def rest(self, place: int, tokens: Sequence[int]) -> None:
         """What a method told only when it was over, as beams and canvases are: a row's whole answer."""
-        for token in tokens[self._counts[place] :]:
-            if self.reasons[place] is None:
-                self._say(place, token, None)
+        row = self._rows[place]
+        for token in tokens[row.tokens :]:
+            if row.reason is None:
+                row.say(token)
 
     # ---- ends ----
 
     def over(self) -> list[bool]:
         """Rows that go no further."""
-        for place, job in enumerate(self.jobs):
-            if self.reasons[place] is None and job.is_over:
-                self.reasons[place] = "length"
-        return [reason is not None for reason in self.reasons]
+        return [row.give_up() for row in self._rows]
 
     def finish(self, cost: dict[str, Any]) -> None:
         """Tell every job of its end."""
-        for place, job in enumerate(self.jobs):
-            job.tell(
-                Finished(
-                    self.reasons[place] or "stop",
-                    self._texts[place].end(),
-                    self._counts[place],
-                    cost if job.trace else None,
-                )
-            )
-
-    def _say(self, place: int, token: int, record: dict[str, Any] | None) -> None:
-        job, text = self.jobs[place], self._texts[place]
-        self._counts[place] += 1
-        ends = token in self._ends
-        job.tell(Step(token, "" if ends else text.add(token), record=record))
-        if ends or text.stopped:
-            self.reasons[place] = "stop"
-        elif self._counts[place] >= job.max_new_tokens:
-            self.reasons[place] = "length"
+        for row in self._rows:
+            row.finish(cost)
 
 
 class RowsOver(StoppingCriteria):

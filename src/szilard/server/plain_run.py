@@ -10,22 +10,20 @@ import torch
 from szilard.decoding.cost import Cost, ModelSize
 from szilard.decoding.sampling import Sampling
 from szilard.information import entropy
-from szilard.server.jobs import Failed, Finished, Job, Step, failure_of_ours
+from szilard.server.jobs import Failed, Job, failure_of_ours
+from szilard.server.row import Row
 from szilard.server.row_choice import RowSettings, choose_rows
-from szilard.server.row_text import RowText
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
 
-class Row:
-    """A job that is being decoded."""
+class PlainRow(Row):
+    """A row with settings, a random stream and a cost of its own."""
 
-    def __init__(self, job: Job, engine: Engine) -> None:
-        self.job = job
-        self.text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ())
-        self.tokens = 0
-        self.cost = Cost(batch_size=1)  # the row's own: as if it were decoded alone, but for the time
+    def __init__(self, job: Job, engine: Engine, ends: frozenset[int]) -> None:
+        super().__init__(job, engine, ends)
+        self.cost = Cost(batch_size=1)  # as if it were decoded alone, but for the time
         self.cost.start()
         sampling = job.method if isinstance(job.method, Sampling) else None
         if sampling is None and job.sampling.get("do_sample"):
@@ -41,21 +39,11 @@ class Row:
         known = len(self.job.ids) + self.tokens - 1 if self.tokens else 0
         self.cost.add_forward(size, rows=1, new=1 if self.tokens else len(self.job.ids), cached=known)
 
-    def say(self, token: int, ends: bool, found: dict[str, Any]) -> str | None:
-        """Tell of a token; why the row ends with it, or None."""
-        self.tokens += 1
-        text = "" if ends else self.text.add(token)
-        self.job.tell(Step(token, text, **found))
-        if ends or self.text.stopped:
-            return "stop"
-        return "length" if self.tokens >= self.job.max_new_tokens or self.job.is_over else None
-
-    def finish(self, reason: str) -> None:
-        """Tell of the end."""
+    def leave(self) -> None:
+        """Tell of the end, with the row's own cost."""
         self.cost.stop()
         self.cost.generated_tokens = self.tokens
-        cost = self.cost.to_dict() if self.job.trace else None
-        self.job.tell(Finished(reason, self.text.end(), self.tokens, cost))
+        self.finish(self.cost.to_dict() if self.job.trace else None)
 
 
 class PlainRun:
@@ -74,7 +62,7 @@ class PlainRun:
         self._engine, self._more, self._count = engine, more, count
         self._ends = engine.end_tokens()
         self._state: Any = None
-        self._rows: list[Row] = []
+        self._rows: list[PlainRow] = []
         self._tokens = torch.zeros(0, dtype=torch.long)
         self._joining = list(jobs)  # those whose prompt is being read
 
@@ -102,11 +90,11 @@ class PlainRun:
 
     def _admit(self, jobs: Sequence[Job]) -> None:
         """Read the prompts, choose first tokens, and add rows."""
-        self._joining = [job for job in jobs if not _gone(job)]
+        self._joining = [job for job in jobs if not job.forgotten()]
         if not self._joining:
             return
         try:
-            rows = [Row(job, self._engine) for job in self._joining]
+            rows = [PlainRow(job, self._engine, self._ends) for job in self._joining]
             state = self._engine.state(
                 [torch.tensor(job.ids) for job in self._joining],
                 max_new_tokens=1,  # each was checked against the window with its own limit
@@ -135,18 +123,18 @@ class PlainRun:
         """A token for everybody in the batch."""
         self._rows, self._tokens = self._chosen(self._state, self._rows, logits)
 
-    def _chosen(self, state: Any, rows: list[Row], logits: torch.Tensor) -> tuple[list[Row], torch.Tensor]:
+    def _chosen(self, state: Any, rows: list[PlainRow], logits: torch.Tensor) -> tuple[list[PlainRow], torch.Tensor]:
         """Choose, tell, and let rows go that are at their end: those that stay, and their tokens."""
         tokens = choose_rows(logits, [row.settings for row in rows])
         found = self._measured(rows, logits, tokens)
         state.commit(tokens)
         kept = []
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            reason = row.say(token, token in self._ends, found[place])
-            if reason is None:
-                kept.append(place)
+            row.say(token, **found[place])
+            if row.give_up():
+                row.leave()
             else:
-                row.finish(reason)
+                kept.append(place)
         if len(kept) < len(rows):
             rows, tokens = [rows[place] for place in kept], tokens[kept]
             if kept:
@@ -156,7 +144,7 @@ class PlainRun:
         return rows, tokens
 
     @staticmethod
-    def _measured(rows: list[Row], logits: torch.Tensor, tokens: torch.Tensor) -> list[dict[str, Any]]:
+    def _measured(rows: list[PlainRow], logits: torch.Tensor, tokens: torch.Tensor) -> list[dict[str, Any]]:
         """What jobs want to know of this step, as arguments of `Step`."""
         jobs = [row.job for row in rows]
         found: list[dict[str, Any]] = [{} for _ in jobs]
@@ -177,10 +165,3 @@ class PlainRun:
                     top = tuple(pairs)[: jobs[place].logprobs]
                 found[place] |= {"logprob": chosen[line], "top": top}
         return found
-
-
-def _gone(job: Job) -> bool:
-    """Whether nobody waits for it; its end is told."""
-    if job.is_over:
-        job.tell(Finished("length", "", 0))
-    return job.is_over

@@ -26,7 +26,7 @@ class RowSettings:
 def choose_rows(logits: torch.Tensor, rows: Sequence[RowSettings]) -> torch.Tensor:
     """The next token of every row, int64 [rows].
 
-    Rows with equal filters are filtered together; every row draws from its own stream.
+    Rows with equal filters are filtered and drawn together; a row with a stream of its own draws from that.
 
     Args:
         logits: [rows, vocab].
@@ -40,6 +40,8 @@ def choose_rows(logits: torch.Tensor, rows: Sequence[RowSettings]) -> torch.Tens
     for sampling, places in groups.items():
         scores = sampling.warpers()(None, logits[places].float())  # type: ignore[arg-type]
         probabilities = scores.softmax(-1)
-        for place, row in zip(places, probabilities, strict=True):
-            tokens[place] = torch.multinomial(row, 1, generator=rows[place].generator)[0]
+        tokens[places] = torch.multinomial(probabilities, 1)[:, 0]
+        for line, place in enumerate(places):
+            if rows[place].generator is not None:
+                tokens[place] = torch.multinomial(probabilities[line], 1, generator=rows[place].generator)[0]
     return tokens

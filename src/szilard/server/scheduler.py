@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from szilard.server.errors import RequestError, busy
-from szilard.server.jobs import Finished, Job, failure_of_ours
+from szilard.server.jobs import Job, failure_of_ours
 from szilard.server.method_run import run_method
 from szilard.server.plain_run import PlainRun
 from szilard.server.settings import ServerSettings
@@ -63,7 +63,7 @@ class Scheduler:
         with self._changed:
             if not self._open:
                 raise RequestError(503, "the server is shutting down: ask another one.", code="shutting_down")
-            self._queue = [job for job in self._queue if not self._forgotten(job)]
+            self._queue = [job for job in self._queue if not job.forgotten()]
             if len(self._queue) + len(jobs) > self.settings.max_queue:
                 raise busy(f"{len(self._queue)} requests wait already, of at most {self.settings.max_queue}.")
             self._queue += jobs
@@ -148,13 +148,7 @@ class Scheduler:
         found = self._of(job)[:most]
         taken = set(map(id, found))
         self._queue = [other for other in self._queue if id(other) not in taken]
-        return [other for other in found if not self._forgotten(other)]
-
-    def _forgotten(self, job: Job) -> bool:
-        """Whether nobody waits for it; its end is told."""
-        if job.is_over:
-            job.tell(Finished("length", "", 0))
-        return job.is_over
+        return [other for other in found if not other.forgotten()]
 
     def _count(self, rows: int) -> None:
         self.rows = rows
