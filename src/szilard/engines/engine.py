@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,6 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     StoppingCriteriaList,
-    TextIteratorStreamer,
 )
 
 from szilard.attention.method import AttentionMethod
@@ -21,11 +18,12 @@ from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
-from szilard.decoding.stopping import InNewText, StopWhen
+from szilard.decoding.stopping import InNewText
 from szilard.diffusion.cache import CanvasCache
 from szilard.engines.chosen_method import decoding_of, method_with
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
+from szilard.engines.streaming import streamed
 from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.options import check_number, nearest
@@ -154,44 +152,7 @@ class Engine(Tokenized):
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
         `yield from`) is the `Result`.
         """
-        if method is not None:
-            method = make_method(method)
-        if not as_batch(prompt)[1]:
-            raise ValueError("stream takes one prompt; use generate for a batch.")
-        if "streamer" in options:
-            raise ValueError("stream has a streamer of its own; use generate to pass one.")
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
-        given_up = threading.Event()
-        criteria = [*(options.pop("stopping_criteria", None) or []), StopWhen(given_up)]
-        outcome: dict[str, Any] = {}
-
-        def work() -> None:
-            try:
-                outcome["result"] = self.generate(
-                    prompt, method, streamer=streamer, stopping_criteria=criteria, **options
-                )
-            except BaseException as error:  # handed to the consumer
-                outcome["error"] = error
-            finally:
-                outcome["over"] = True
-
-        thread = threading.Thread(target=work, name="szilard-stream", daemon=True)
-        thread.start()
-        try:
-            while True:
-                try:
-                    yield next(streamer)
-                except queue.Empty:
-                    if "over" in outcome and streamer.text_queue.empty():
-                        break
-                except StopIteration:
-                    break
-        finally:
-            given_up.set()
-            thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["result"]
+        return streamed(self, prompt, method, options)
 
     def state(
         self,

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+
+def embedding_scale(model: Any) -> float:
+    """The constant by which a model's embedding layer multiplies its rows (sqrt(hidden) in Gemma 3, 1 in most).
+
+    Raises:
+        ValueError: the layer is something else than one matrix times a constant.
+    """
+    layer = model.get_input_embeddings()
+    text = model.config.get_text_config()
+    if getattr(text, "hidden_size_per_layer_input", None):
+        raise ValueError(
+            f"{type(model).__name__} looks up further embeddings per layer by token id, so it cannot be fed "
+            "mixtures of embeddings: use a method that does not need 'embeddings_in'."
+        )
+    rows = layer.weight[:64].detach().double()
+    looked_up = layer(torch.arange(rows.shape[0], device=rows.device)).detach().double()
+    scale = float((looked_up * rows).sum() / (rows * rows).sum().clamp(min=1e-300)) if bool(rows.any()) else 1.0
+    tolerance = 1e-2 * float(rows.abs().max()) * abs(scale)
+    if not torch.allclose(looked_up, scale * rows, atol=tolerance):
+        raise ValueError(
+            f"the input embeddings of {type(model).__name__} are not rows of one matrix times a constant, so "
+            "mixtures of them are not defined: use a method that does not need 'embeddings_in'."
+        )
+    # The layer multiplies in its own precision; a plain embedding must stay bit-exact.
+    return 1.0 if abs(scale - 1.0) < 1e-6 else float(getattr(layer, "scalar_embed_scale", scale))
 
 
 def mix_rows(probabilities: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

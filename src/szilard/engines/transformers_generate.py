@@ -16,7 +16,8 @@ from szilard.decoding.cost import Cost
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.trace import Trace
 from szilard.engines.model_use import running_on
-from szilard.engines.transformers_state import VISUAL_TOKENS, TransformersState
+from szilard.engines.transformers_state import TransformersState
+from szilard.engines.visual_names import VISUAL_TOKENS
 
 if TYPE_CHECKING:
     from szilard.decoding.method import Method

@@ -14,40 +14,14 @@ import torch
 from transformers import Cache
 
 from szilard.decoding.state import DecodingState
+from szilard.engines import cache_rows
 from szilard.engines.growing_layer import GrowingLayer, grow_in_place
-from szilard.engines.mixing import mix_rows
+from szilard.engines.mixing import embedding_scale, mix_rows
 from szilard.engines.model_parts import model_size, unembed
+from szilard.engines.visual_names import BORDER_FIELDS, PLACEHOLDER_FIELDS
 
 if TYPE_CHECKING:
     from szilard.speculative.tree import DraftTree
-
-# Where configurations keep the ids of the image placeholder, and of what stands before and after it.
-_PLACEHOLDER_FIELDS = ("image_token_id", "image_token_index")
-_BORDER_FIELDS = (
-    "vision_start_token_id",
-    "vision_end_token_id",
-    "image_start_token_id",
-    "image_end_token_id",
-    "boi_token_id",
-    "boi_token_index",
-    "eoi_token_id",
-    "eoi_token_index",
-)
-# What tokenizers call them, for configurations that do not say.
-VISUAL_TOKENS = (
-    "<|vision_start|>",
-    "<|image_pad|>",
-    "<|vision_end|>",
-    "<vision_start>",
-    "<image>",
-    "<vision_end>",
-    "<fake_token_around_image>",
-    "<start_of_image>",
-    "<image_soft_token>",
-    "<end_of_image>",
-    "<img>",
-    "</img>",
-)
 
 
 class TransformersState(DecodingState):
@@ -123,7 +97,7 @@ class TransformersState(DecodingState):
 
     def visual_tokens(self, *, placeholder_only: bool = False) -> list[int]:
         config = self.model.config
-        fields = _PLACEHOLDER_FIELDS if placeholder_only else _PLACEHOLDER_FIELDS + _BORDER_FIELDS
+        fields = PLACEHOLDER_FIELDS if placeholder_only else PLACEHOLDER_FIELDS + BORDER_FIELDS
         found = [getattr(config, name, None) for name in fields]
         if not placeholder_only:
             found += self.visual_names
@@ -252,14 +226,7 @@ class TransformersState(DecodingState):
         width = path.shape[1]
         moved = path != torch.arange(width, device=self.device)
         if bool((moved & (torch.arange(width, device=self.device) < counts[:, None])).any()):
-            stored_in: list[Any] = [part for layer in self.cache.layers for part in getattr(layer, "parts", [layer])]
-            for layer in stored_in:  # a layer of several parts keeps the heads apart
-                if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
-                    continue
-                index = path.clamp(min=0).to(layer.keys.device)[:, None, :, None]
-                for stored in (layer.keys, layer.values):  # made by this feed, so nobody shares them
-                    tail = stored[..., -nodes:, :]
-                    tail[..., :width, :] = torch.gather(tail, 2, index.expand(-1, tail.shape[1], -1, tail.shape[3]))
+            cache_rows.gather_tail(self.cache, path, nodes)
         self.rewind(self._cached - nodes + counts)
 
     def _after(self, outputs: Any, new: int) -> torch.Tensor:
@@ -305,18 +272,7 @@ class TransformersState(DecodingState):
 
     def _roll_right(self, shift: torch.Tensor) -> None:
         """Move row b's cache `shift[b]` slots to the right, so that after a common crop all rows end together."""
-        layers: list[Any] = self.cache.layers
-        for layer in layers:
-            if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
-                continue
-            if hasattr(layer, "roll_right"):
-                layer.roll_right(shift)
-                continue
-            slots = layer.keys.shape[-2]
-            source = torch.arange(slots, device=layer.keys.device)[None] - shift.to(layer.keys.device)[:, None]
-            index = source.clamp(min=0)[:, None, :, None]  # [batch, 1, slots, 1]
-            layer.keys = torch.gather(layer.keys, 2, index.expand_as(layer.keys))
-            layer.values = torch.gather(layer.values, 2, index.expand_as(layer.values))
+        cache_rows.roll_right(self.cache, shift)
         ahead = self._slots + 1
         mask = self.model_kwargs.get("attention_mask")
         if mask is None:
@@ -337,7 +293,7 @@ class TransformersState(DecodingState):
         twin = copy.copy(self)
         twin.streamer = twin.trace = twin.scores = twin.raw_logits = twin.attentions = twin.hidden_states = None
         twin.model_kwargs = dict(self.model_kwargs)
-        twin.model_kwargs["past_key_values"] = _copy_cache(self.cache)
+        twin.model_kwargs["past_key_values"] = cache_rows.copied(self.cache)
         if rows is None:
             rows = torch.arange(self.batch_size, device=self.device)
         twin.select(rows.to(self.device).repeat_interleave(copies))
@@ -377,7 +333,7 @@ class TransformersState(DecodingState):
             raise ValueError(f"{self.model_name} takes no further rows while it decodes: its cache drops tokens.")
         self._stack(other)
         masks = self._prompt_mask, other._prompt_mask
-        self._prompt_mask = _stack_right_aligned(*masks, axis=-1)
+        self._prompt_mask = cache_rows.stacked(*masks, axis=-1)
         self._extend_text(other)
 
     def trim(self, least: int = 64) -> None:
@@ -397,17 +353,7 @@ class TransformersState(DecodingState):
     def _stack(self, other: TransformersState) -> None:
         """Caches, masks and positions of both, right-aligned."""
         slots = max(self._slots, other._slots)
-        layers: Any = zip(self.cache.layers, other.cache.layers, strict=True)
-        for mine, theirs in layers:
-            if not hasattr(mine, "keys") or getattr(mine, "keys", None) is None:
-                raise ValueError(f"{type(self.model).__name__} keeps a recurrent state, whose rows cannot be joined.")
-            if hasattr(mine, "stack"):
-                mine.stack(theirs)
-                continue
-            mine.keys = _stack_right_aligned(mine.keys, theirs.keys, axis=-2)
-            mine.values = _stack_right_aligned(mine.values, theirs.values, axis=-2)
-            if hasattr(mine, "cumulative_length"):  # of a sliding window: slots that it has seen
-                mine.cumulative_length = max(mine.cumulative_length, theirs.cumulative_length)
+        cache_rows.stack(self.cache, other.cache, self.model)
         for name in ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"):
             both = [state.model_kwargs.get(name) for state in (self, other)]
             if name == "attention_mask":
@@ -418,7 +364,7 @@ class TransformersState(DecodingState):
                     for state, mask in zip((self, other), both, strict=True)
                 ]
             if both[0] is not None and both[1] is not None:
-                self.model_kwargs[name] = _stack_right_aligned(both[0], both[1], axis=-1, rows=-2)
+                self.model_kwargs[name] = cache_rows.stacked(both[0], both[1], axis=-1, rows=-2)
         self._slots = slots
         self._cached = torch.cat([self._cached, other._cached])
 
@@ -444,42 +390,4 @@ class TransformersState(DecodingState):
 
     @cached_property
     def _embedding_scale(self) -> float:
-        """The constant by which the embedding layer multiplies its rows (sqrt(hidden) in Gemma 3, 1 in most)."""
-        layer = self.model.get_input_embeddings()
-        text = self.model.config.get_text_config()
-        if getattr(text, "hidden_size_per_layer_input", None):
-            raise ValueError(
-                f"{type(self.model).__name__} looks up further embeddings per layer by token id, so it cannot be fed "
-                "mixtures of embeddings: use a method that does not need 'embeddings_in'."
-            )
-        rows = layer.weight[:64].detach().double()
-        looked_up = layer(torch.arange(rows.shape[0], device=rows.device)).detach().double()
-        scale = float((looked_up * rows).sum() / (rows * rows).sum().clamp(min=1e-300)) if bool(rows.any()) else 1.0
-        tolerance = 1e-2 * float(rows.abs().max()) * abs(scale)
-        if not torch.allclose(looked_up, scale * rows, atol=tolerance):
-            raise ValueError(
-                f"the input embeddings of {type(self.model).__name__} are not rows of one matrix times a constant, so "
-                "mixtures of them are not defined: use a method that does not need 'embeddings_in'."
-            )
-        # The layer multiplies in its own precision; a plain embedding must stay bit-exact.
-        return 1.0 if abs(scale - 1.0) < 1e-6 else float(getattr(layer, "scalar_embed_scale", scale))
-
-
-def _stack_right_aligned(a: torch.Tensor, b: torch.Tensor, *, axis: int, rows: int = 0) -> torch.Tensor:
-    """The rows of both, the shorter padded with zeros at the start of `axis`."""
-    width = max(a.shape[axis], b.shape[axis])
-    padded = []
-    for tensor in (a, b):
-        shape = list(tensor.shape)
-        shape[axis] = width - shape[axis]
-        padded.append(torch.cat([tensor.new_zeros(shape), tensor], dim=axis) if shape[axis] else tensor)
-    return torch.cat(padded, dim=rows)
-
-
-def _copy_cache(cache: Cache) -> Cache:
-    """A cache that can grow on its own. Layers that are copied grow into new tensors, so theirs may be shared."""
-    if cache.is_compileable:
-        return copy.deepcopy(cache)
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
+        return embedding_scale(self.model)
