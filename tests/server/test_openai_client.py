@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from szilard.server.row import Row
+
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
-
-from szilard.server.row import Row
 
 
 @pytest.fixture(scope="module")
