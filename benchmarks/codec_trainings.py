@@ -17,7 +17,7 @@ from szilard.training.loop import fit
 
 FIRST = 0.013
 LAMBDAS = (0.0018, 0.0067, 0.025, 0.0932)
-BASE_STEPS, STEPS = 6000, 1000
+BASE_STEPS, STEPS = 4000, 600
 CONFIG = CodecConfig(
     crop=128,
     batch_size=4,

@@ -9,12 +9,12 @@ results/codecs.jsonl is not run again. CompressAI's models are trained where tha
 Minutes are those of a free core.
 
 train       the same data, crops (128, batch 4), Adam 1e-3 and steps for all, about 1.4 M parameters each. Every codec is
-            trained for 6,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 1,000.
-            Minutes, all of a codec: mlicv2 70, compressai-cheng2020-anchor 70, the mean-scale ones 15 each.
+            trained for 4,000 steps at lambda 0.013 first; each of its four lambdas then goes on from there for 600.
+            Minutes, all of a codec: mlicv2 65, compressai-cheng2020-anchor 50, the mean-scale ones 18 each.
 ablations   one transform, trained by `train` (mean-scale, 0.013), is frozen, and entropy models alone are trained on it,
             so that all have the same pictures and bits compare directly (latent residual prediction changes the
             pictures, too): 400 steps on 2 crops of 256. Minutes: 2 to 3 a variant, 14 variants.
-transforms  6,000 steps at 0.013 with residual blocks instead of token mixing, and as MLIC++ (no guide, reweighting and
+transforms  4,000 steps at 0.013 with residual blocks instead of token mixing, and as MLIC++ (no guide, reweighting and
             rotation either). Minutes: 40 each.
 selection   guided selective compression on the trained mlicv2 of 0.0067: off, by scale, and by a predictor that is
             trained for 300 steps with the codec frozen. Minutes: 6.
