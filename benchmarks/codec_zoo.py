@@ -43,7 +43,7 @@ A file names the weights that wrote it, and `szilard decode` finds them here.
 ## Data and recipe
 
 Crops of {crop} pixels, {batch} a step, from the {pictures} photographs that scikit-image, scikit-learn and matplotlib ship: {base:,} steps at lambda
-{first:g}, from there {steps:,} at {lmbda:g}, Adam at {rate:g} with a cosine; about forty minutes of one CPU core for the first and seven for the second.
+{first:g}, from there {steps:,} at {lmbda:g}, Adam at {rate:g} with a cosine; about forty minutes of one CPU core for the first and six for the second.
 Weights were rounded to half precision afterwards.
 
 ```
@@ -57,7 +57,7 @@ make zoo-codecs IMAGES=kodak
 
 ## Limits
 
-A three-hundredth of the paper's training on {pictures} photographs: good for trying a codec and its files, no rival of a codec trained in full, which
+A four-hundredth of the paper's training on {pictures} photographs: good for trying a codec and its files, no rival of a codec trained in full, which
 `szilard train codec` makes on a GPU.
 """
 
