@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-import torch
 
 pytest.importorskip("fastapi")
 
@@ -115,6 +114,9 @@ def test_usage_of_a_stream_comes_last_where_it_is_asked_for(client: Any) -> None
 def test_models_health_metrics_and_methods(client: Any) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert names[0] == "tiny" and "tiny:lead" in names and "tiny:top-k-unmask" not in names
+    assert client.get("/v1/models/tiny:lead").json()["id"] == "tiny:lead"
+    missing = client.get("/v1/models/other")
+    assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
     assert client.get("/healthz").json() == {"status": "ok"}
     client.post("/v1/chat/completions", json=CHAT)
     assert 'szilard_tokens_total{kind="completion"} 8.0' in client.get("/metrics").text
@@ -219,39 +221,3 @@ def test_pictures_are_data_urls_of_bounded_size() -> None:
     with pytest.raises(RequestError, match="20 x 10 pixels") as error:
         picture_of(f"data:image/png;base64,{whole}", 199)
     assert error.value.status == 413
-
-
-def test_rows_of_different_age_decode_as_if_alone(tiny_engine: Any) -> None:
-    prompts = [torch.tensor([3, 4, 5]), torch.tensor([9]), torch.tensor([7] * 12)]
-    alone = [tiny_engine.generate(prompt, max_new_tokens=12, raw=True).tokens for prompt in prompts]
-    found: list[list[int]] = [[], [], []]
-    state, tokens, rows = None, torch.zeros(0, dtype=torch.long), []
-
-    def commit(one: Any, logits: torch.Tensor, places: list[int]) -> torch.Tensor:
-        chosen = logits.argmax(-1)
-        one.commit(chosen)
-        for place, token in zip(places, chosen.tolist(), strict=True):
-            found[place].append(token)
-        return chosen
-
-    for place, prompt in enumerate(prompts):
-        other = tiny_engine.state(prompt, max_new_tokens=64, raw=True)
-        first = commit(other, other.prefill(), [place])
-        if state is None:
-            state = other
-        else:
-            assert state.can_extend
-            state.extend(other)
-        rows, tokens = [*rows, place], torch.cat([tokens, first])
-        for _ in range(3):
-            tokens = commit(state, state.feed(tokens)[:, -1], rows)
-    assert state is not None and state.generated_tokens() == found
-    state.select(torch.tensor([1, 0]))
-    slots = state._slots
-    state.trim(1)
-    assert state._slots < slots
-    tokens = tokens[[1, 0]]
-    for _ in range(2):
-        tokens = commit(state, state.feed(tokens)[:, -1], [1, 0])
-    for own, whole in zip(found, alone, strict=True):
-        assert own[: len(whole)] == whole[: len(own)]

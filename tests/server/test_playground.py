@@ -320,6 +320,19 @@ def test_dark_and_light_follow_the_system_until_one_is_chosen(open_page: Callabl
     assert page.evaluate(colour) == dark
 
 
+def test_a_model_without_a_chat_template_continues_the_prompt(open_page: Callable[..., Page], serve: Serve) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    engine = TransformersEngine(tiny_model("llama"), tokenizer, name="tiny")
+    page = open_page(serve(engine))
+    expect(page.locator("#plain")).to_be_visible()
+    expect(page.locator("#chat")).to_be_hidden()
+    page.click("#send")
+    _ends(page)
+    expected = engine.generate("w10 w11 w12 w10 w11", szilard.Greedy(), max_new_tokens=8, raw=True).text.split()
+    assert page.locator("article .text").inner_text().replace("·", "").split() == expected
+
+
 def test_a_model_that_reads_no_images_is_offered_none(page: Page) -> None:
     expect(page.locator("#images")).to_be_hidden()
 

@@ -159,3 +159,36 @@ def test_other_methods_have_their_turn_beside_an_endless_stream_of_plain_jobs(sc
     assert sum(listener.over.is_set() for listener in plain) < len(plain)
     for listener in plain:
         listener.wait()
+
+
+def test_images_that_wait_are_bounded_in_pixels(tiny_engine: Any) -> None:
+    from PIL import Image
+
+    made = Scheduler(tiny_engine, ServerSettings(max_waiting_pixels=250))
+    made.close(20)
+    made._open = True  # nobody takes jobs any more: they wait
+    image = Image.new("RGB", (10, 10))
+    shared = [Listener([3], images=[image]).job, Listener([4], images=[image]).job]
+    made.submit(shared)  # two choices of one request: 100 pixels
+    made.submit([Listener([5], images=[image.copy()]).job])
+    with pytest.raises(RequestError, match="as many pixels as are allowed") as error:
+        made.submit([Listener([6], images=[image.copy()]).job])
+    assert error.value.status == 429
+    with pytest.raises(RequestError, match="300 pixels together") as error:
+        made.submit([Listener([6], images=[image.copy() for _ in range(3)]).job])
+    assert error.value.status == 413
+    made.submit([Listener([7]).job])
+
+
+def test_free_pages_are_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    from szilard.server import heap
+
+    given: list[int] = []
+    monkeypatch.setattr(heap, "_malloc_trim", lambda: given.append)
+    trimmer = heap.Trimmer(every=0.05)
+    trimmer.maybe()
+    assert not given
+    time.sleep(0.06)
+    trimmer.maybe()
+    trimmer.maybe()
+    assert given == [0]

@@ -71,6 +71,10 @@ class Server:
         self.measures = Measures(self.scheduler)
         self.started = int(time.time())
 
+    def described(self, name: str) -> dict[str, Any]:
+        """A model as OpenAI's API tells of it."""
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "szilard"}
+
 
 def create_app(
     engine: Engine,
@@ -123,9 +127,8 @@ def _add_names(app: FastAPI, service: Service) -> None:
     def described() -> dict[str, Any]:
         found = plain()
         schemas = found["components"]["schemas"]
-        slugs = [method.slug for method in service.offered.entries]
         for name in ("ChatRequest", "CompletionRequest"):
-            schemas[name]["properties"]["model"]["enum"] = [service.name, *(f"{service.name}:{slug}" for slug in slugs)]
+            schemas[name]["properties"]["model"]["enum"] = service.names()
         return found
 
     app.openapi = described  # type: ignore[method-assign]
@@ -180,10 +183,17 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
         """The model, alone and with every method that it can run."""
-        own = server.service
-        entry = {"object": "model", "created": server.started, "owned_by": "szilard"}
-        names = [own.name, *(f"{own.name}:{method.slug}" for method in own.offered.entries)]
-        return {"object": "list", "data": [{"id": name} | entry for name in names]}
+        return {"object": "list", "data": [server.described(name) for name in server.service.names()]}
+
+    @app.get("/v1/models/{name:path}", responses={404: _REPLIES[404]})
+    def model(name: str) -> dict[str, Any]:
+        """The model, or the model with a method, by its name."""
+        found = next((own for own in server.service.names() if own.lower() == name.lower()), None)
+        if found is None:
+            raise RequestError(
+                404, f"there is no model {name[:200]!r} here: see /v1/models.", param="model", code="model_not_found"
+            )
+        return server.described(found)
 
     @app.get("/v1/szilard/methods")
     def methods() -> dict[str, Any]:
@@ -193,6 +203,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         return {
             "model": own.name,
             "vision": "vision" in own.engine.provides,
+            "chat": own.engine.has_chat_template,
             "default": default,
             "max_new_tokens": server.settings.max_new_tokens,
             "methods": own.offered.described(),

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from szilard.server.errors import RequestError, busy
+from szilard.server.heap import Trimmer
 from szilard.server.jobs import Job, failure_of_ours
 from szilard.server.method_run import run_method
 from szilard.server.plain_run import PlainRun
@@ -43,6 +44,7 @@ class Scheduler:
         self._queue: list[Job] = []
         self._changed = threading.Condition()
         self._open = True
+        self._trimmer = Trimmer()
         self._running: Callable[[], list[Job]] = list  # jobs that have been taken and not told of their end
         self._thread = threading.Thread(target=self._work, name="szilard-decode", daemon=True)
         self._thread.start()
@@ -53,19 +55,24 @@ class Scheduler:
         """Take jobs, all or none.
 
         Raises:
-            RequestError: 400 for more than the queue can ever hold, 429 where it is full, 503 where the server
-                is closing.
+            RequestError: 400 for more than the queue can ever hold, 413 for pictures of more pixels than may wait, 429
+                where it is full, 503 where the server is closing.
         """
+        pixels, most = _pixels(jobs), self.settings.max_waiting_pixels
         if len(jobs) > self.settings.max_queue:
             raise RequestError(
                 400, f"{len(jobs)} answers at once are more than the {self.settings.max_queue} that may wait here."
             )
+        if pixels > most:
+            raise RequestError(413, f"the images have {pixels:,} pixels together, and {most:,} are allowed.")
         with self._changed:
             if not self._open:
                 raise RequestError(503, "the server is shutting down: ask another one.", code="shutting_down")
             self._queue = [job for job in self._queue if not job.forgotten()]
             if len(self._queue) + len(jobs) > self.settings.max_queue:
                 raise busy(f"{len(self._queue)} requests wait already, of at most {self.settings.max_queue}.")
+            if pixels and _pixels(self._queue) + pixels > most:
+                raise busy(f"the images of waiting requests have as many pixels as are allowed, {most:,} with yours.")
             self._queue += jobs
             self._changed.notify()
 
@@ -115,6 +122,7 @@ class Scheduler:
             finally:
                 self._running = list
                 self.rows = 0
+                self._trimmer.maybe()
 
     def _next_group(self) -> list[Job] | None:
         """The oldest job and those that go with it; None: the end."""
@@ -153,3 +161,10 @@ class Scheduler:
     def _count(self, rows: int) -> None:
         self.rows = rows
         self.steps[rows] += 1
+        self._trimmer.maybe()
+
+
+def _pixels(jobs: list[Job]) -> int:
+    """Of all images; those that jobs share count once."""
+    images = {id(image): image for job in jobs for image in job.images}
+    return sum(image.width * image.height for image in images.values())

@@ -49,6 +49,10 @@ class Service:
         self.offered = Offered(engine, default, presets)
         self._encoding = threading.Lock()  # tokenizers refuse to be set up by two threads at once
 
+    def names(self) -> list[str]:
+        """The model, alone and with every method that it can run."""
+        return [self.name, *(f"{self.name}:{method.slug}" for method in self.offered.entries)]
+
     # ---- what is asked for ----
 
     def method_of(self, request: Request) -> Method | None:

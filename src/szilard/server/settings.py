@@ -23,6 +23,7 @@ class ServerSettings:
         max_body_bytes: of a request.
         max_images: per request.
         max_image_pixels: of one image, counted before it is decoded.
+        max_waiting_pixels: of the images of all requests that wait, and of those of one request.
         cors_origins: web pages of other origins that may call the server; none by default.
         hosts: names under which the server may be asked (the Host header); empty: any. A page that makes its own name
             point to 127.0.0.1 is kept out by it.
@@ -40,6 +41,7 @@ class ServerSettings:
     max_body_bytes: int = 16 * 2**20
     max_images: int = 8
     max_image_pixels: int = 16_777_216
+    max_waiting_pixels: int = 134_217_728
     cors_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     log_prompts: bool = False
@@ -47,7 +49,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_new_tokens", "default_new_tokens", "max_choices", "max_body_bytes", "max_queue"):
             check_number(name, getattr(self, name), low=1, integer=True)
-        for name in ("max_images", "max_image_pixels"):
+        for name in ("max_images", "max_image_pixels", "max_waiting_pixels"):
             check_number(name, getattr(self, name), low=0, integer=True)
         check_number("max_prompt_tokens", self.max_prompt_tokens, low=1, integer=True, optional=True)
         check_number("wait_ms", self.wait_ms, low=0, high=10_000)

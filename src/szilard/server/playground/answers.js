@@ -41,7 +41,8 @@ export class Run {
     let end;
     try {
       const request = { ...body, szilard: this.szilard };
-      const answer = await reply("v1/chat/completions", { method: "POST", body: JSON.stringify(request), signal });
+      const path = body.messages ? "v1/chat/completions" : "v1/completions"; // of a model without a chat template
+      const answer = await reply(path, { method: "POST", body: JSON.stringify(request), signal });
       for await (const chunk of events(answer)) this.take(chunk);
       end = this.reason === "length" ? "cut at its length" : "done";
     } catch (error) {
@@ -63,7 +64,7 @@ export class Run {
     if (!choice) return;
     const record = choice.szilard;
     if (record && "token" in record) this.add(record);
-    else if (choice.delta.content) this.text.append(choice.delta.content);
+    else this.text.append(choice.delta?.content ?? choice.text ?? "");
     if (choice.finish_reason) this.reason = choice.finish_reason;
     if (record && "cost" in record) this.cost = record.cost;
   }

@@ -8,7 +8,7 @@ import { Picker } from "./pickers.js";
 const root = document.documentElement;
 if (localStorage.getItem("szilard-theme")) root.style.colorScheme = localStorage.getItem("szilard-theme");
 
-let server = { model: "", methods: [], default: null, vision: false };
+let server = { model: "", methods: [], default: null, vision: false, chat: true };
 let images = []; // {name, url}: data URLs
 let running = null; // the AbortController of the answers that are being made
 const pickers = [new Picker("Method"), new Picker("Second method")];
@@ -24,6 +24,8 @@ async function loadMethods() {
   $("model").textContent = server.model;
   document.title = `${server.model} · szilard`;
   $("images").hidden = !server.vision;
+  $("chat").hidden = !server.chat;
+  $("plain").hidden = server.chat;
   if (!server.vision) images = [];
   $("max_tokens").max = server.max_new_tokens;
   for (const picker of pickers) picker.fill(server);
@@ -67,13 +69,14 @@ function showImages() {
 function requestBody() {
   const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
   const text = $("prompt").value;
+  const limits = {
+    temperature: number("temperature"), top_p: number("top_p"), seed: number("seed"), max_tokens: number("max_tokens"),
+  };
+  if (!server.chat) return { model: server.model, prompt: text, stream: true, ...limits };
   const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
   const messages = [{ role: "user", content: parts.length ? [...parts, { type: "text", text }] : text }];
   if ($("system").value.trim()) messages.unshift({ role: "system", content: $("system").value });
-  return {
-    model: server.model, messages, stream: true,
-    temperature: number("temperature"), top_p: number("top_p"), seed: number("seed"), max_tokens: number("max_tokens"),
-  };
+  return { model: server.model, messages, stream: true, ...limits };
 }
 
 async function send(event) {
