@@ -142,7 +142,7 @@ def test_a_prompt_streams_tokens_coloured_by_entropy_and_ends_with_its_cost(
 
 def test_a_method_is_chosen_with_hyperparameters_as_the_server_describes_them(page: Page) -> None:
     page.get_by_label("Method", exact=True).select_option("lead")
-    expect(page.locator(".about").first).to_contain_text("2603.13366")
+    expect(page.locator(".picker .about").first).to_contain_text("2603.13366")
     page.get_by_text("Hyperparameters").first.click()
     window = page.get_by_label("window")
     assert window.get_attribute("placeholder") == "128"
