@@ -74,8 +74,10 @@ def agentic_mi(
     dtype: o.DtypeOption = "auto",
     json_: o.JsonOption = False,
 ) -> None:
-    """Measure the mutual information between contexts and what compressors make of them, and what predictors then
-    answer: which part of an agent system to improve."""
+    """Measure which part of an agent system to improve: what compressors keep, what predictors then answer.
+
+    What is kept is the mutual information between contexts and what compressors make of them.
+    """
     from szilard.analysis.agentic_mi import agentic_mi as measure
     from szilard.analysis.agentic_mi import answer_questions, point, recommend
     from szilard.analysis.agentic_mi.page import to_html

@@ -39,8 +39,10 @@ def long_context(
     dtype: o.DtypeOption = "auto",
     json_: o.JsonOption = False,
 ) -> None:
-    """Hide a number or pairs of words in text and ask for them under each method, the question inside the prompt that
-    is compressed and after it; and let the text go on (nats per token)."""
+    """Hide a number or pairs of words in long text and ask for them under each method; and let the text go on.
+
+    The question stands inside the prompt that is compressed, and after it; how the text goes on is in nats per token.
+    """
     from szilard.evaluation.attention_quality import measure
 
     chosen = _chosen(methods, set_)

@@ -7,8 +7,6 @@ import sys
 
 import typer
 
-SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
 
 def lm_eval_command(context: typer.Context) -> None:
     """Run lm-evaluation-harness; all arguments are its own (--tasks, --model_args, ...)."""

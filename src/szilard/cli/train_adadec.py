@@ -32,9 +32,9 @@ def adadec(
     dtype: o.DtypeOption = "auto",
     as_json: o.JsonOption = False,
 ) -> None:
-    """Score reference solutions with a model and learn AdaDec's threshold, for `--method adadec --set threshold=FILE`.
+    """Learn AdaDec's threshold from reference solutions, for `--method adadec --set threshold=FILE`.
 
-    Use examples that you will not evaluate on.
+    A model scores the solutions. Use examples that you will not evaluate on.
     """
     from szilard.decoding.adadec_threshold import fit_threshold
 
