@@ -22,6 +22,7 @@ _METHODS = {
     "beam-search": ("szilard.decoding.beam_search", "BeamSearch"),
     "lead": ("szilard.decoding.lead", "Lead"),
     "swi-reasoning": ("szilard.decoding.swi_reasoning", "SwiReasoning"),
+    "edt": ("szilard.decoding.edt", "Edt"),
     "adadec": ("szilard.decoding.adadec", "AdaDec"),
     "caad": ("szilard.decoding.caad", "Caad"),
     "ead": ("szilard.decoding.ead", "Ead"),
