@@ -11,28 +11,12 @@ import torch
 from transformers import AttentionInterface, Gemma3nForCausalLM, Gemma3nTextConfig, T5Config, T5ForConditionalGeneration
 
 import szilard
-from tests.attention.routers import deciding_routers
+from tests.conformance.compatibility import SMALL
 from tests.conftest import PAD, prompt_batch, tiny_model
 
 SLUGS = tuple(
     slug for slug, entry in szilard.methods().items() if entry.kind == "attention" and "denoising" not in entry.needs
 )
-SMALL = {  # settings that act on prompts of a few tokens
-    "tidal-decode": {"budget": 4, "dense_layers": 0, "reselect_layers": (1,)},
-    "quest": {"budget": 6, "page": 2, "dense_layers": 1},
-    "snapkv": {"budget": 6, "window": 2, "kernel": 3},
-    "pyramidkv": {"budget": 6, "window": 2, "kernel": 3},
-    "streaming-llm": {"budget": 6, "sinks": 2},
-    "h2o": {"budget": 6},
-    "tova": {"budget": 6},
-    "uncomp": {"groups": "random", "budgets": (4, 8), "window": 2, "kernel": 3},
-    "entropy-prune": {"layer": 1, "keep": 1, "span": (1, 3)},
-    "first": {"routers": deciding_routers(), "rate": 0.34, "protect": (0,)},
-    "layer-skip": {"layers": (1,)},
-} | {
-    slug: {"budget": 6, "sinks": 1, "recent": 1}
-    for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")
-}
 NEEDS_ROTATION = {"expected-attention"}
 
 
@@ -89,20 +73,6 @@ def test_a_closed_method_leaves_nothing_behind(slug):
     assert model.config._attn_implementation == implementation
     assert hooks_of(model) == hooks
     assert all("forward" not in vars(module) for module in model.modules())
-
-
-@pytest.mark.parametrize("slug", SLUGS)
-def test_it_composes_with_decoding_methods(engine, slug):
-    prompt = torch.arange(10, 30)
-    for method in ("greedy", "lead", "prompt-lookup"):
-        under = szilard.make_attention(slug, SMALL.get(slug))
-        if method == "prompt-lookup" and getattr(under, "phase", "") == "both":
-            with pytest.raises(ValueError, match="rewound"):
-                engine.generate(prompt, method, attention=under, max_new_tokens=12)
-            continue
-        result = engine.generate(prompt, method, attention=under, max_new_tokens=12)
-        assert len(result.tokens) == 12 or result.finish_reason == "stop"
-        assert "kv_read_share" in result.cost.counters
 
 
 @pytest.mark.parametrize("slug", SLUGS)
