@@ -208,3 +208,21 @@ def test_a_full_or_closed_disk_is_no_fault_of_ours(error, capsys, monkeypatch):
     monkeypatch.delenv("SZILARD_DEBUG", raising=False)
     assert commands.main([]) == 2
     assert "give the command again" in capsys.readouterr().err
+
+
+def test_doctor_and_errors_name_the_folder_that_szilard_came_from(cli, monkeypatch, tmp_path):
+    from szilard.cli import installing
+
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(installing, "_source", lambda: tmp_path)
+    monkeypatch.setattr(installing, "_is_there", lambda package: package != "peft")
+    checks = {check["what"]: check for check in json.loads(cli("doctor", "--json")[1])}
+    assert checks["extra train"]["found"] == "missing: peft"
+    assert checks["extra train"]["mend"] == f"pip install -e '{tmp_path}[train]'"
+    assert f"{tmp_path}[train]" in cli("doctor")[1]
+    assert (
+        installing.as_installed("x needs y: pip install 'szilard[eval]'.")
+        == f"x needs y: pip install -e '{tmp_path}[eval]'."
+    )
+    monkeypatch.setattr(installing, "_source", lambda: None)
+    assert installing.as_installed("pip install 'szilard[eval]'") == "pip install 'szilard[eval]'"

@@ -20,8 +20,8 @@ run()
     ("arguments", "code", "said"),
     [
         (["train", "--help"], 0, "koopman"),
-        (["train", "sae", "--activations", "there", "-o", "here"], 2, "szilard[train]"),
-        (["train", "codec", "--data", "there", "-o", "here"], 2, "szilard[train]"),
+        (["train", "sae", "--activations", "there", "-o", "here"], 2, "[train]"),
+        (["train", "codec", "--data", "there", "-o", "here"], 2, "[train]"),
     ],
 )
 def test_commands_open_without_extras(arguments, code, said, tmp_path):

