@@ -26,7 +26,7 @@ __all__ = ["heat_text", "to_ansi"]
 # Background colours from low to high entropy: lightness rises steadily (Oklab 0.36 to 0.88) while the hue turns from
 # indigo over magenta to yellow, so the order survives a grey-scale display and every kind of colour blindness. Each
 # comes with its own foreground, hence readable on dark and on light terminals.
-_RAMP = (
+RAMP = (
     (61, 43, 107),
     (96, 49, 133),
     (138, 56, 139),
@@ -36,8 +36,8 @@ _RAMP = (
     (249, 158, 62),
     (250, 208, 85),
 )
-_DARK_TEXT_FROM = 4  # of the ramp: black letters from here on, white ones before
-_UNCOLOURED = 0.04  # share of the maximum below which a step is certain and its token stays plain
+DARK_TEXT_FROM = 4  # of the ramp: black letters from here on, white ones before
+UNCOLOURED = 0.04  # share of the maximum below which a step is certain and its token stays plain
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -60,13 +60,13 @@ def heat_text(trace: Trace, *, max_entropy: float | None = None) -> Text:
             text.append(_shown(step), _style(step, maximum))
         text.append("\n\n")
     text.append("entropy 0 ", Style(dim=True))
-    for index in range(len(_RAMP)):
+    for index in range(len(RAMP)):
         text.append("  ", _heat(index))
     text.append(f" {maximum:.2f} nats", Style(dim=True))
     if trace.summary()["latent_steps"]:
         text.append("  ")
         text.append("latent step", Style(underline=True))
-    text.append(f"\n{_facts(trace)}", Style(dim=True))
+    text.append(f"\n{facts_of(trace)}", Style(dim=True))
     return text
 
 
@@ -111,9 +111,9 @@ def _plain(trace: Trace, width: int, maximum: float) -> str:
     for row in trace.rows:
         if len(trace.rows) > 1:
             blocks.append(f"row {row}")
-        for line in _lines(trace.row(row), width):
+        for line in broken_lines(trace.row(row), width):
             bars = "".join(
-                _BARS[round(_share(step, maximum) * (len(_BARS) - 1))] * cell_len(text) for text, step in line
+                _BARS[round(share_of(step, maximum) * (len(_BARS) - 1))] * cell_len(text) for text, step in line
             )
             marks = "".join(("~" if step.mode == "latent" else " ") * cell_len(text) for text, step in line)
             blocks.append(
@@ -122,10 +122,10 @@ def _plain(trace: Trace, width: int, maximum: float) -> str:
     legend = f"entropy: no bar = 0, █ = {maximum:.2f} nats"
     if trace.summary()["latent_steps"]:
         legend += "; ~ latent step"
-    return "\n".join([*blocks, "", legend, _facts(trace), ""])
+    return "\n".join([*blocks, "", legend, facts_of(trace), ""])
 
 
-def _lines(trace: Trace, width: int) -> list[list[tuple[str, TraceStep]]]:
+def broken_lines(trace: Trace, width: int) -> list[list[tuple[str, TraceStep]]]:
     """Break the tokens of one row into lines of at most `width` cells, at newlines and otherwise before a word."""
     lines: list[list[tuple[str, TraceStep]]] = [[]]
     for step in trace:
@@ -156,7 +156,7 @@ def _shown(step: TraceStep) -> str:
     return f"⟨{step.token}⟩" if step.text is None else visible_text(step.text)
 
 
-def _facts(trace: Trace) -> str:
+def facts_of(trace: Trace) -> str:
     summary = trace.summary()
     facts = [f"{summary['steps']} steps"]
     if summary["mean_entropy"] is not None:
@@ -167,21 +167,21 @@ def _facts(trace: Trace) -> str:
     return " · ".join(facts)
 
 
-def _share(step: TraceStep, maximum: float) -> float:
+def share_of(step: TraceStep, maximum: float) -> float:
     """Entropy as a share of the scale, 0..1; an unknown one is 0."""
     entropy = step.entropy
     return 0.0 if entropy is None or np.isnan(entropy) else float(np.clip(entropy / maximum, 0.0, 1.0))
 
 
 def _style(step: TraceStep, maximum: float) -> Style:
-    share = _share(step, maximum)
-    style = Style() if share < _UNCOLOURED else _heat(min(int(share * len(_RAMP)), len(_RAMP) - 1))
+    share = share_of(step, maximum)
+    style = Style() if share < UNCOLOURED else _heat(min(int(share * len(RAMP)), len(RAMP) - 1))
     return style + Style(underline=True) if step.mode == "latent" else style
 
 
 def _heat(index: int) -> Style:
-    foreground = Color.from_rgb(0, 0, 0) if index >= _DARK_TEXT_FROM else Color.from_rgb(255, 255, 255)
-    return Style(bgcolor=Color.from_rgb(*_RAMP[index]), color=foreground)
+    foreground = Color.from_rgb(0, 0, 0) if index >= DARK_TEXT_FROM else Color.from_rgb(255, 255, 255)
+    return Style(bgcolor=Color.from_rgb(*RAMP[index]), color=foreground)
 
 
 def _checked(max_entropy: float | None) -> float | None:

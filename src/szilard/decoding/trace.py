@@ -346,6 +346,12 @@ class Trace:
 
         return heatmap.to_ansi(self, width=width, color=color, max_entropy=max_entropy)
 
+    def to_svg(self, *, title: str = "", columns: int = 96, max_entropy: float | None = None) -> str:
+        """The text coloured by entropy, under the curve of entropies; see `szilard.decoding.trace_svg.to_svg`."""
+        from szilard.decoding import trace_svg
+
+        return trace_svg.to_svg(self, title=title, columns=columns, max_entropy=max_entropy)
+
     def to_html(
         self,
         *,
