@@ -99,7 +99,7 @@ def _legend(trace: Trace, maximum: float, base: float) -> Iterator[str]:
         yield f'<rect x="{left + 12 * index:.1f}" y="{base - 10}" width="12" height="12" fill="{_hex(index)}"/>'
     left += 12 * len(RAMP) + 8
     yield _text(left, base, f"{maximum:.2f} nats", _SOFT)
-    yield _text(left + 12 * _CELL, base, facts_of(trace), _SOFT)
+    yield _text(left + 9.5 * _CELL, base, facts_of(trace), _SOFT)
 
 
 def _text(x: float, y: float, text: str, colour: str, more: str = "") -> str:
