@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from szilard.decoding.recorder import TraceRecorder, token_pieces
+from szilard.decoding import trace_files
 from szilard.decoding.trace import Trace, TraceStep
 
 TEXT = 'naïve 日本 👩‍🚀 "<b>" e\u0301 \u202eabc'
@@ -349,7 +350,7 @@ def test_a_saved_trace_loads_unchanged(make: Callable[[], Trace], suffix: str, t
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     path = trace.save(tmp_path / "run.json")
-    monkeypatch.setattr(Trace, "to_json", lambda self: 1 / 0)
+        monkeypatch.setattr(trace_files, "to_json", lambda table: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trace.save(path)
     monkeypatch.undo()

@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from szilard.decoding.trace import CANDIDATES, MODES, REQUIRED, Trace
+from szilard.decoding.trace import MODES, Trace
+from szilard.decoding.trace_files import CANDIDATES, REQUIRED
 
 Scalar = bool | int | float | str
 Column = Tensor | Scalar | list[str] | None

@@ -22,10 +22,7 @@ plus whatever the method recorded: `varentropy` (nats squared), `probability` of
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -33,34 +30,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet
+
+from szilard.decoding import trace_files
+from szilard.decoding.trace_files import FORMAT, REQUIRED, SCHEMA_VERSION, as_type, normal_type
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 1
 MODES = ("discrete", "latent")  # what the integer column `mode` of a recorder means
-
-_FORMAT = "szilard.trace"
-CANDIDATES = pa.list_(pa.struct([("token", pa.int64()), ("text", pa.string()), ("weight", pa.float64())]))
-_TYPES = {
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "string": pa.string(),
-    "candidates": CANDIDATES,
-}
-_TYPE_NAMES = {arrow_type: name for name, arrow_type in _TYPES.items()}
-REQUIRED = {
-    "row": pa.int64(),
-    "step": pa.int64(),
-    "token": pa.int64(),
-    "text": pa.string(),
-    "entropy": pa.float64(),
-    "mode": pa.string(),
-    "candidates": CANDIDATES,
-}
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LEAST_MAXIMUM = 1.0  # nats
 
 
@@ -131,15 +108,15 @@ class Trace:
         columns: dict[str, pa.ChunkedArray] = {}
         for name, required in REQUIRED.items():
             if name in table.column_names:
-                columns[name] = _cast(name, table[name], required)
+                columns[name] = as_type(name, table[name], required)
             else:
                 columns[name] = pa.chunked_array([pa.nulls(len(table), required)])
         candidates = columns.pop("candidates")  # bulky, so it reads better as the last column
         for name in table.column_names:
             if name not in REQUIRED:
-                columns[name] = _cast(name, table[name], _normal_type(name, table[name].type))
+                columns[name] = as_type(name, table[name], normal_type(name, table[name].type))
         columns["candidates"] = candidates
-        metadata = {_FORMAT: str(SCHEMA_VERSION)}
+        metadata = {FORMAT: str(SCHEMA_VERSION)}
         object.__setattr__(self, "_table", pa.table(columns).combine_chunks().replace_schema_metadata(metadata))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -244,21 +221,14 @@ class Trace:
             ) from error
         return self._table.to_pandas()
 
+    # ----------------------------------------------------------------------------------------------- as a file
+
     def to_json(self) -> str:
         """Strictly valid JSON: format, version, column types, and the records.
 
         Null is a missing value; NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity".
         """
-        columns = {field.name: _TYPE_NAMES[field.type] for field in self._table.schema}
-        floats = [name for name, type_name in columns.items() if type_name == "float64"]
-        records = self._table.to_pylist()
-        for record in records:
-            for name in floats:
-                record[name] = _finite_or_name(record[name])
-            for entry in record["candidates"] or ():
-                entry["weight"] = _finite_or_name(entry["weight"])
-        document = {"format": _FORMAT, "version": SCHEMA_VERSION, "columns": columns, "records": records}
-        return json.dumps(document, allow_nan=False)
+        return trace_files.to_json(self._table)
 
     @classmethod
     def from_json(cls, text: str) -> Trace:
@@ -267,31 +237,10 @@ class Trace:
         Raises:
             ValueError: the text is not a trace, or one of a newer format version.
         """
+        table = trace_files.from_json(text)
         try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"Not a szilard trace: the JSON cannot be parsed ({error}).") from error
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ValueError(f'Not a szilard trace: the JSON has no "format": "{_FORMAT}".')
-        if document.get("version") != SCHEMA_VERSION:
-            raise ValueError(
-                f"This trace has format version {document.get('version')!r}; this szilard reads version "
-                f"{SCHEMA_VERSION}. Install the szilard version that wrote it."
-            )
-        try:
-            schema = pa.schema([(name, _TYPES[kind]) for name, kind in document["columns"].items()])
-            records = [dict(record) for record in document["records"]]
-            for field in schema:
-                for record in records:
-                    value = record.get(field.name)
-                    if field.type == pa.float64():
-                        record[field.name] = _NON_FINITE[value] if isinstance(value, str) else value
-                    elif field.type == CANDIDATES and value is not None:
-                        for entry in value:
-                            weight = entry["weight"]
-                            entry["weight"] = _NON_FINITE[weight] if isinstance(weight, str) else weight
-            return cls(pa.Table.from_pylist(records, schema=schema))
-        except (KeyError, TypeError, AttributeError, ValueError, pa.ArrowException) as error:
+            return cls(table)
+        except ValueError as error:
             raise ValueError(f"Not a readable szilard trace: {type(error).__name__}: {error}.") from error
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -303,18 +252,7 @@ class Trace:
         Raises:
             ValueError: another suffix.
         """
-        path = Path(path)
-        suffix = _file_kind(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            if suffix == ".json":
-                temporary.write_text(self.to_json(), encoding="utf-8")
-            else:
-                pa.parquet.write_table(self._table, temporary, write_page_checksum=True)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return trace_files.save(self._table, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -324,19 +262,11 @@ class Trace:
             FileNotFoundError: there is no such file.
             ValueError: another suffix, or a file that is not a complete trace.
         """
-        path = Path(path)
-        suffix = _file_kind(path)
-        content = path.read_bytes()
+        table = trace_files.load(Path(path))
         try:
-            if suffix == ".json":
-                return cls.from_json(content.decode("utf-8"))
-            table = pa.parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
-            version = (table.schema.metadata or {}).get(_FORMAT.encode(), b"").decode()
-            if version != str(SCHEMA_VERSION):
-                raise ValueError(f"its {_FORMAT} version is {version or 'absent'}, not {SCHEMA_VERSION}")
             return cls(table)
-        except (ValueError, OSError, pa.ArrowException) as error:  # Arrow reports damaged bytes as OSError
-            raise ValueError(f"Cannot read {path} as a trace: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise trace_files.unreadable(Path(path), error) from error
 
     # ----------------------------------------------------------------------------------------------- as a picture
 
@@ -376,37 +306,3 @@ def entropy_maximum(*traces: Trace) -> float:
     """
     finite = [trace["entropy"][np.isfinite(trace["entropy"])] for trace in traces]
     return max([_LEAST_MAXIMUM, *(float(values.max()) for values in finite if len(values))])
-
-
-def _normal_type(name: str, given: pa.DataType) -> pa.DataType:
-    if pa.types.is_boolean(given):
-        return pa.bool_()
-    if pa.types.is_integer(given):
-        return pa.int64()
-    if pa.types.is_floating(given) or pa.types.is_null(given):
-        return pa.float64()
-    if pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_dictionary(given):
-        return pa.string()
-    raise ValueError(f"The trace column {name!r} has the Arrow type {given}; a trace holds {', '.join(_TYPES)}.")
-
-
-def _cast(name: str, column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    try:
-        return column.cast(wanted)
-    except pa.ArrowException as error:
-        raise ValueError(f"The trace column {name!r} must be {_TYPE_NAMES[wanted]}, not {column.type}.") from error
-
-
-def _finite_or_name(value: float | None) -> float | str | None:
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _file_kind(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in (".json", ".parquet"):
-        raise ValueError(
-            f"A trace is stored as .json or .parquet; {path.name!r} ends in neither. Choose one of the two."
-        )
-    return suffix
