@@ -350,7 +350,7 @@ def test_a_saved_trace_loads_unchanged(make: Callable[[], Trace], suffix: str, t
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     path = trace.save(tmp_path / "run.json")
-        monkeypatch.setattr(trace_files, "to_json", lambda table: 1 / 0)
+    monkeypatch.setattr(trace_files, "to_json", lambda table: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trace.save(path)
     monkeypatch.undo()
