@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from szilard.decoding.recorder import TraceRecorder, token_pieces
 from szilard.decoding import trace_files
+from szilard.decoding.recorder import TraceRecorder, token_pieces
 from szilard.decoding.trace import Trace, TraceStep
 
 TEXT = 'naïve 日本 👩‍🚀 "<b>" e\u0301 \u202eabc'

@@ -63,8 +63,8 @@ def packaged_photographs() -> dict[str, np.ndarray]:
     try:
         from matplotlib.cbook import get_sample_data
 
-        with get_sample_data("grace_hopper.jpg") as file:
-            found["grace_hopper"] = np.ascontiguousarray(read_picture(file).samples)
+        file = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
+        found["grace_hopper"] = np.ascontiguousarray(read_picture(file).samples)
     except ModuleNotFoundError:
         pass
     if not found:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from transformers import LogitsProcessor
 
-from szilard.decoding.grounding import GroundingSpace, context_text
+from szilard.decoding.grounding import GroundingSpace
 from szilard.decoding.grounding_files import read_header
+from szilard.decoding.grounding_replay import context_text
 from szilard.decoding.method import Method, Shaping
 from szilard.decoding.state import DecodingState
 from szilard.information import entropy

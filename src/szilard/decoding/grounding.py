@@ -23,6 +23,7 @@ import torch
 
 from szilard.decoding.grounding_examples import Example, checked_examples
 from szilard.decoding.grounding_files import read_header, read_space, write_space
+from szilard.decoding.grounding_replay import replay
 from szilard.decoding.neighbours import search_over
 from szilard.decoding.sentence_encoder import DEFAULT_ENCODER, Encode, Encoder, as_encoder
 from szilard.options import check_number
@@ -31,15 +32,6 @@ NEIGHBOURS_EXAMINED = 2048
 
 _SAME_ENCODER = 0.99  # cosine between a stored embedding and a fresh one of the same text
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
-
-
-def context_text(tokenizer: Any, tokens: Sequence[int], context: int | None) -> str:
-    """The key of a position as text: the last `context` of its (unpadded) ids, special tokens skipped.
-
-    A cut multi-byte character gives replacement characters, the same ones whenever the ids are the same.
-    """
-    ids = list(tokens) if context is None else list(tokens[-context:])
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class GroundingSpace:
@@ -163,53 +155,21 @@ class GroundingSpace:
         width = engine.vocab_size
         logits = torch.empty(entries, top_k_logits or width, dtype=dtype)
         token_ids = None if top_k_logits is None else torch.empty(entries, top_k_logits, dtype=torch.int32)
-        contexts: list[str] = []
-        next_ids: list[int] = []
-        question_ids: list[int] = []
-        steps: list[int] = []
-        name = ""
-        for number, ((question, _), answers) in enumerate(zip(questions, tokenised, strict=True)):
-            if not answers:
-                continue
-            state = engine.state(question, max_new_tokens=max(map(len, answers)))
-            name = state.model_name
-            try:
-                first = state.prefill()  # [1, vocab]
-                prompt = state.tokens[0].tolist()
-                for start in range(0, len(answers), batch_size):
-                    part = answers[start : start + batch_size]
-                    twin = state.fork(len(part))
-                    fed = torch.zeros(len(part), max(map(len, part)) - 1, dtype=torch.long, device=state.device)
-                    for row, ids in enumerate(part):  # what is padded on the right comes after all that is read
-                        fed[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-                    later = twin.feed(fed) if fed.shape[1] else first.new_empty(len(part), 0, width)
-                    twin.close()
-                    for row, ids in enumerate(part):
-                        rows = torch.cat([first, later[row, : len(ids) - 1]])  # [len(ids), vocab]
-                        into = slice(len(next_ids), len(next_ids) + len(ids))
-                        _store(rows, logits[into], None if token_ids is None else token_ids[into])
-                        contexts += [context_text(engine.tokenizer, prompt + ids[:s], context) for s in range(len(ids))]
-                        next_ids += ids
-                        question_ids += [number] * len(ids)
-                        steps += range(1, len(ids) + 1)
-            finally:
-                state.close()
-            if progress is not None:
-                progress(number + 1, len(questions))
+        found = replay(engine, questions, tokenised, context, batch_size, logits, token_ids, progress)
 
         # 3. The keys.
-        embeddings = torch.cat([embed(contexts[at : at + 512]) for at in range(0, entries, 512)])
+        embeddings = torch.cat([embed(found.contexts[at : at + 512]) for at in range(0, entries, 512)])
         return cls(
             embeddings=embeddings,
             logits=logits,
-            contexts=contexts,
-            next_ids=torch.tensor(next_ids),
-            question_ids=torch.tensor(question_ids),
-            steps=torch.tensor(steps),
+            contexts=found.contexts,
+            next_ids=torch.tensor(found.next_ids),
+            question_ids=torch.tensor(found.question_ids),
+            steps=torch.tensor(found.steps),
             tokenizer=engine.tokenizer,
             encoder=embed,
             context=context,
-            model=name,
+            model=found.model,
             vocab_size=width,
             template=template_hash(engine),
             token_ids=token_ids,
@@ -425,18 +385,3 @@ def template_hash(owner: Any) -> str:
     holders = [getattr(owner, "processor", None), getattr(owner, "tokenizer", None), owner]
     template = next((found for holder in holders if (found := getattr(holder, "chat_template", None))), None)
     return "" if not template else hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _store(rows: torch.Tensor, into: torch.Tensor, ids: torch.Tensor | None) -> None:
-    """Write logits [n, vocab] into the storage [n, vocab], or the largest k of each row and their ids.
-
-    Every row is shifted so that its largest logit is 0, which no rule here can notice: half precision is finest
-    around 0, and so around the tokens that matter. -inf stays.
-    """
-    rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
-    rows = rows - rows.amax(-1, keepdim=True)
-    if ids is not None:
-        rows, kept = rows.topk(ids.shape[1], dim=-1)
-        ids.copy_(kept)
-    lowest = torch.finfo(into.dtype).min
-    into.copy_(torch.where(rows == -torch.inf, rows, rows.clamp(min=lowest)))

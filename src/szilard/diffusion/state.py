@@ -387,7 +387,7 @@ class DenoisingState:
         answers = self.generated_tokens()
         longest = max(map(len, answers))
         device = self.round_of.device
-        lengths = torch.tensor([len(answer) for answer in answers], device=device)
+        lengths = torch.tensor(list(map(len, answers)), device=device)
         ids = torch.tensor([answer + [0] * (longest - len(answer)) for answer in answers], device=device)
         for place in range(longest):
             column = self.prompt_width + place

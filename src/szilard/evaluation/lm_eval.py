@@ -20,8 +20,9 @@ from szilard.engines import load
 from szilard.engines.engine import Engine
 from szilard.engines.transformers_generate import check_needs
 from szilard.evaluation.likelihood import log_likelihoods
-from szilard.options import check_number, nearest, parse_option
-from szilard.registry import make_method, method_class
+from szilard.evaluation.lm_eval_arguments import batch_size_of, method_of
+from szilard.options import check_number
+from szilard.registry import make_method
 
 try:
     import lm_eval.models  # noqa: F401 - before our own class: the harness fills an empty registry only
@@ -33,7 +34,6 @@ except ModuleNotFoundError as error:
 
 _log = logging.getLogger(__name__)
 
-_PREFIX = "method."
 _DEFAULT_DEVICE = "cuda:0"  # what the harness's command line gives when nobody asked for a device
 _DEFAULT_LENGTH = 2048  # for models that set no bound, as in the harness
 _AUTO_BATCH = 16
@@ -86,8 +86,9 @@ class SzilardLM(TemplateLM):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.method = _method(method, options)
-        self.batch_size = _batch_size(batch_size)
+        known = [name for name in SzilardLM.__init__.__annotations__ if name not in {"options", "return"}]
+        self.method = method_of(method, options, known)
+        self.batch_size = batch_size_of(batch_size)
         check_number("max_batch_size", max_batch_size, low=1, integer=True, optional=True)
         check_number("max_gen_toks", max_gen_toks, low=1, integer=True)
         check_number("max_length", max_length, low=2, integer=True, optional=True)
@@ -373,44 +374,6 @@ class SzilardLM(TemplateLM):
 
 if "szilard" not in MODEL_REGISTRY:  # else the harness has read the entry point
     register_model("szilard")(SzilardLM)
-
-
-def _method(method: str | Method | None, options: Mapping[str, Any]) -> Method | None:
-    """The method of `method=` and `method.NAME=value` arguments.
-
-    Raises:
-        ValueError: an unknown argument, method or option, or a value that is not of the option's type.
-    """
-    if strangers := [name for name in options if not name.startswith(_PREFIX)]:
-        known = [name for name in SzilardLM.__init__.__annotations__ if name not in {"options", "return"}]
-        raise ValueError(
-            f"szilard takes no model argument {strangers[0]!r}{nearest(strangers[0], known)} It takes: "
-            f"{', '.join(known)}, and {_PREFIX}NAME for an option of the method."
-        )
-    if method is None and options:
-        raise ValueError(f"{next(iter(options))} needs a method: add method=NAME.")
-    if method is None:
-        return None
-    if isinstance(method, Method):
-        return make_method(method, options)
-    cls = method_class(str(method))
-    return make_method(
-        cls, dict(parse_option(cls, f"{name.removeprefix(_PREFIX)}={value}") for name, value in options.items())
-    )
-
-
-def _batch_size(given: int | str) -> int | None:
-    """Prompts at a time; None for "auto" and "auto:N".
-
-    Raises:
-        ValueError: neither of these nor a whole number of at least 1.
-    """
-    text = str(given)
-    if text.partition(":")[0] == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f'batch_size must be a whole number of at least 1 or "auto", not {given!r}.')
-    return int(text)
 
 
 def main() -> None:
