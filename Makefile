@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint docs docs-pictures bench bench-serve bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
+.PHONY: demo test lint docs docs-pictures audit bench bench-serve bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ docs: $(READY)  ## the documentation site, into build/site; for its search: pyth
 
 docs-pictures: $(READY)  ## traces of methods on the models that come along, for their pages (five minutes)
 	$(BIN)/python benchmarks/method_pictures.py
+
+audit: $(READY)  ## known vulnerabilities of the pinned packages; asks PyPI
+	$(BIN)/python -m pip install -q pip-audit
+	$(BIN)/pip-audit -r requirements-dev.txt --no-deps --disable-pip
 
 bench: $(READY)  ## speed against transformers' generate and llama-cpp-python's own loop
 	$(BIN)/python benchmarks/decoding_speed.py --save
