@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from szilard.evaluation.tasks import read_records
+from szilard.evaluation.tasks import read_objects
 from szilard.training.corpus import Example
 from szilard.training.hidden_states import Stretches, Tokens
 
@@ -98,7 +98,7 @@ def read_questions(file: Path, *, limit: int | None = None) -> list[Question]:
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
     found = []
-    for number, record in enumerate(itertools.islice(read_records(file), limit), start=1):
+    for number, record in enumerate(itertools.islice(read_objects(file), limit), start=1):
         contexts: Any = record.get("context")
         contexts = [contexts] if isinstance(contexts, str) else contexts
         texts = [*(contexts if isinstance(contexts, list) else []), record.get("prompt"), record.get("answer")]

@@ -107,7 +107,7 @@ def from_json(text: str) -> pa.Table:
                         weight = entry["weight"]
                         entry["weight"] = _NON_FINITE[weight] if isinstance(weight, str) else weight
         return pa.Table.from_pylist(records, schema=schema)
-    except (KeyError, TypeError, AttributeError, ValueError, pa.ArrowException) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"Not a readable szilard trace: {type(error).__name__}: {error}.") from error
 
 

@@ -171,8 +171,8 @@ def _reason(record: Any, error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else "a field has another type."
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a .jsonl, .jsonl.gz, .json, .csv or .parquet file.
+def read_records(path: Path) -> Iterator[Any]:
+    """Records, whatever they are, of a .jsonl, .jsonl.gz, .json, .csv or .parquet file.
 
     Raises:
         ValueError: not one of these, or damaged.
@@ -199,6 +199,18 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # JSON's, Unicode's and Arrow's among them
         raise ValueError(f"{str(path)!r} cannot be read as JSON lines, CSV or Parquet ({error}).") from None
+
+
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_records`, of records that must be objects with named fields.
+
+    Raises:
+        ValueError: also for a record that is none.
+    """
+    for number, record in enumerate(read_records(path), start=1):
+        if not isinstance(record, dict):
+            raise ValueError(f"{str(path)!r}, record {number}, is no object with named fields.")
+        yield record
 
 
 def task_names() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from szilard.compression.arc_encoder.objective import MARK, ArcObjective
 from szilard.compression.passages import Question
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
-from szilard.evaluation.tasks import read_records
+from szilard.evaluation.tasks import read_objects
 from szilard.training.hidden_states import Stretches
 
 _DOCUMENT, _QUESTION, _ANSWER, _BETWEEN = "Document: ", "\nQuestion: ", "\nAnswer:", "\n\n"
@@ -56,7 +56,10 @@ class Questions(Stretches):
 
 def read_subsets(file: Path, count: int) -> list[str]:
     """The "subset" of each record, from which its examples are taken; records without one share one."""
-    return [str(record.get("subset", "")) for record, _ in zip(read_records(file), range(count), strict=False)]
+    return [
+        str(record.get("subset", "")) if isinstance(record, dict) else ""
+        for record, _ in zip(read_objects(file), range(count), strict=False)
+    ]
 
 
 class FewShotObjective(ArcObjective):

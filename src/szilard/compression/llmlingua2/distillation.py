@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from szilard.compression.llmlingua2.rule_teacher import sentences
 from szilard.engines.engine import Engine
-from szilard.evaluation.tasks import read_records
+from szilard.evaluation.tasks import read_objects
 from szilard.options import check_number
 from szilard.training.corpus import read_texts
 from szilard.whole_folder import held
@@ -217,7 +217,7 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
     found = []
-    for number, record in enumerate(read_records(file), start=1):
+    for number, record in enumerate(read_objects(file), start=1):
         original, compressed = record.get("original"), record.get("compressed")
         if not isinstance(original, str) or not isinstance(compressed, str) or not original.strip():
             raise ValueError(f'{str(file)!r}, record {number}, needs the texts "original" and "compressed".')

@@ -13,7 +13,7 @@ from typing import Any
 
 from szilard.evaluation.parallelbench.sample import Draw, Sample, as_sample
 from szilard.evaluation.parallelbench.word_sets import word_set
-from szilard.evaluation.tasks import read_records
+from szilard.evaluation.tasks import read_objects
 
 # task: (what its file is, the field of the text, fields of reference texts)
 _FILES = {
@@ -76,7 +76,7 @@ def read_texts(task: str, data: str | Path | None) -> list[Sample]:
     """
     path = check_file(task, data)
     samples = []
-    for number, record in enumerate(read_records(path), start=1):
+    for number, record in enumerate(read_objects(path), start=1):
         try:
             samples.append(text_sample(task, record))
         except (KeyError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from szilard.evaluation.tasks import read_records
+from szilard.evaluation.tasks import read_objects
 from szilard.representation.vl_jepa.scenes import Example
 
 
@@ -34,7 +34,7 @@ def read_pairs(file: Path) -> list[Pair]:
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")
     found = []
-    for number, record in enumerate(read_records(file), start=1):
+    for number, record in enumerate(read_objects(file), start=1):
         image, query, answer = (record.get(name) for name in ("image", "prompt", "answer"))
         if not isinstance(image, str) or not isinstance(answer, str) or not answer.strip():
             raise ValueError(
