@@ -5,11 +5,11 @@ The page loads nothing and runs nothing: the pictures are inline SVG, and its co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from html import escape
 
 from szilard.analysis.matrix_entropy_profile import EntropyReport
+from szilard.html_page import filled, page
 
 _WIDTH, _HEIGHT = 720, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44  # margins of the plot in a picture
@@ -31,14 +31,9 @@ def to_html(report: EntropyReport) -> str:
     return document("matrix entropy", filled(_BODY, values))
 
 
-def filled(template: str, values: dict[str, str]) -> str:
-    """A template with {{names}} filled in, in one pass: what is filled in is not searched."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
-
-
 def document(title: str, body: str) -> str:
     """A self-contained HTML document in the style of these pages."""
-    return filled(_PAGE, {"title": escape(title), "body": body})
+    return page(_PAGE, f"szilard: {title}", {"body": body})
 
 
 def _curve(report: EntropyReport) -> str:
@@ -131,22 +126,7 @@ def _colour(share: float) -> str:
     return "#" + "".join(f"{round(part):02x}" for part in mixed)
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="generator" content="szilard">
-<link rel="icon" href="data:,">
-<title>szilard: {{title}}</title>
-<style>
-:root { --page: #fbfbfa; --card: #fff; --line: #e4e3df; --ink: #1d1d1f; --soft: #6c6b67; --accent: #6d4fd8; }
-@media (prefers-color-scheme: dark) { :root { --page: #131316; --card: #1b1b1f; --line: #303036; --ink: #ececee;
-  --soft: #9c9ca4; --accent: #a993ff; } }
-body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 900px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+_PAGE = """body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 900px; }
 h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 32px 0 8px; }
 p { color: var(--soft); }
 svg { width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 8px; font-size: 11px; }

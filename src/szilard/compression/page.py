@@ -6,19 +6,15 @@ from outside is escaped. Without scripts it shows what was decided; the script m
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 
 from szilard.compression.text import CompressedText
-from szilard.decoding.page import _attribute, _inline, _marked
+from szilard.decoding.page import _inline, _marked
+from szilard.decoding.visible_text import named_hidden
+from szilard.html_page import page
 
 __all__ = ["compression_page"]
-
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
 def compression_page(results: CompressedText | Sequence[CompressedText], *, title: str = "Compressed text") -> str:
@@ -46,18 +42,13 @@ def compression_page(results: CompressedText | Sequence[CompressedText], *, titl
     if lowest >= 0 and highest <= 1:
         lowest, highest = 0.0, 1.0
     template = files("szilard.compression").joinpath("page.html").read_text(encoding="utf-8")
-    script = _SCRIPT.search(template)
-    assert script is not None
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     values = {
-        "title": _attribute(title),
         "heading": _inline(title),
-        "script_hash": f"sha256-{digest}",
         "lowest": f"{lowest:.3g}",
         "highest": f"{highest:.3g}",
         "body": "\n".join(_text(result, lowest, highest) for result in results),
     }
-    return _FIELD.sub(lambda match: values[match[1]], template)  # one pass: what is filled in is not searched again
+    return page(template, named_hidden(title), values)
 
 
 def _text(result: CompressedText, lowest: float, highest: float) -> str:

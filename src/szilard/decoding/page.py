@@ -7,11 +7,8 @@ outside (prompts, tokens, titles, facts) is escaped, and characters that act inv
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -21,15 +18,14 @@ from typing import Any
 import numpy as np
 
 from szilard.decoding.trace import Candidate, Trace, TraceStep, entropy_maximum
-from szilard.decoding.visible_text import is_hidden
+from szilard.decoding.visible_text import is_hidden, named_hidden
+from szilard.html_page import page
 
 __all__ = ["Run", "render_page"]
 
 _RAMP_CELLS = 20
 _MIXED = 3  # candidates of a mixture named in the text; the details on hover have more
 _NAME_LENGTH = 20  # characters of a candidate's text shown in the text
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_FIELD = re.compile(r"\{\{(\w+)\}\}")
 _TURN = {"latent": ("↘", "switch to latent mode"), "discrete": ("↗", "switch to discrete mode")}
 
 
@@ -70,13 +66,8 @@ def render_page(runs: Sequence[Run], *, title: str) -> str:
     ordered = [run for group in groups.values() for run in group]
     maximum = math.ceil(entropy_maximum(*(run.trace for run in ordered)) * 20) / 20  # a step of the slider
     template = files("szilard.decoding").joinpath("page.html").read_text(encoding="utf-8")
-    script = _SCRIPT.search(template)
-    assert script is not None
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     values = {
-        "title": _attribute(title),
         "heading": _inline(title),
-        "script_hash": f"sha256-{digest}",
         "maximum": f"{maximum:.2f}",
         "maximum_text": f"{maximum:.2f}",
         "slider_maximum": f"{math.ceil(maximum * 1.25)}",
@@ -88,7 +79,7 @@ def render_page(runs: Sequence[Run], *, title: str) -> str:
         "body": "\n".join(_prompt(prompt, group, maximum) for prompt, group in groups.items()),
         "data": _embedded_json([_data(run.trace, maximum) for run in ordered]),
     }
-    return _FIELD.sub(lambda match: values[match[1]], template)  # one pass: what is filled in is not searched again
+    return page(template, named_hidden(title), values)
 
 
 # ------------------------------------------------------------------------------------------------------- structure
@@ -213,7 +204,7 @@ def _inline(text: str) -> str:
 
 def _attribute(text: str) -> str:
     """Escaped text for an attribute or a title, where no markup is possible."""
-    return escape("".join(f"⟨U+{ord(c):04X}⟩" if is_hidden(c) else c for c in text))
+    return escape(named_hidden(text))
 
 
 # ------------------------------------------------------------------------------------------------------- the curve

@@ -25,3 +25,8 @@ def is_hidden(character: str) -> bool:
     if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
         return True
     return unicodedata.bidirectional(character) in _REORDERING or character in "\u200e\u200f\u061c\ufeff"
+
+
+def named_hidden(text: str) -> str:
+    """The text with hidden characters named, for places where no markup is possible."""
+    return "".join(f"⟨U+{ord(character):04X}⟩" if is_hidden(character) else character for character in text)

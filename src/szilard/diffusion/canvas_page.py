@@ -7,17 +7,13 @@ tokens away again and commits them in the order in which the model did.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from szilard.decoding.page import (
     Run,
-    _attribute,
     _css_number,
     _embedded_json,
     _inline,
@@ -27,13 +23,13 @@ from szilard.decoding.page import (
     _short,
 )
 from szilard.decoding.trace import Trace, TraceStep, entropy_maximum
+from szilard.decoding.visible_text import named_hidden
 from szilard.diffusion.bits import bits_per_round, rounds_lower_bound
+from szilard.html_page import page
 
 __all__ = ["has_rounds", "render_canvas_page", "rounds_at_least"]
 
 _RAMP_CELLS = 20
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
 def has_rounds(trace: Trace) -> bool:
@@ -83,17 +79,12 @@ def render_canvas_page(runs: Sequence[Run], *, title: str) -> str:
     rounds = max(map(len, bits.values()))
     tallest = max((height for heights in bits.values() for height in heights if math.isfinite(height)), default=0.0)
     template = files("szilard.diffusion").joinpath("canvas_page.html").read_text(encoding="utf-8")
-    script = _SCRIPT.search(template)
-    assert script is not None
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     body = [
         _prompt(prompt, [_run(run, bits[id(run)], rounds, tallest) for run in group])
         for prompt, group in groups.items()
     ]
     values = {
-        "title": _attribute(title),
         "heading": _inline(title),
-        "script_hash": f"sha256-{digest}",
         "maximum": f"{math.ceil(entropy_maximum(*(run.trace for run in ordered)) * 20) / 20:.2f}",
         "ramp": "".join(
             f'<i class="t" style="--e:calc(var(--max)*{cell / (_RAMP_CELLS - 1):.3f})"></i>'
@@ -104,7 +95,7 @@ def render_canvas_page(runs: Sequence[Run], *, title: str) -> str:
         "body": "\n".join(body),
         "data": _embedded_json({"rounds": rounds, "runs": [_data(run.trace, bits[id(run)]) for run in ordered]}),
     }
-    return _FIELD.sub(lambda match: values[match[1]], template)  # one pass: what is filled in is not searched again
+    return page(template, named_hidden(title), values)
 
 
 # ------------------------------------------------------------------------------------------------------- structure

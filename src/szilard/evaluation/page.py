@@ -7,7 +7,6 @@ All that comes from outside (names, models' texts) is escaped.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -19,6 +18,7 @@ from szilard.decoding.visible_text import is_hidden
 from szilard.evaluation.drafting import POSITIONS, summarise_drafting
 from szilard.evaluation.report import Change, changes, summarise
 from szilard.evaluation.statistics import pareto_front
+from szilard.html_page import page
 
 
 def to_html(table: pa.Table, *, baseline: str = "greedy", folder: str = ".") -> str:
@@ -48,7 +48,7 @@ def to_html(table: pa.Table, *, baseline: str = "greedy", folder: str = ".") -> 
             f"{_changed(own, group, baseline, folder)}</section>"
         )
     values = {"baseline": _text(baseline), "sections": "\n".join(sections)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _PAGE)  # one pass: the filled in is not searched
+    return page(_PAGE, "szilard: evaluation", values)
 
 
 _COSTS = {"tflops": "TFLOP per answer", "forwards": "forward passes per answer", "seconds": "seconds per answer"}
@@ -217,24 +217,9 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="generator" content="szilard">
-<link rel="icon" href="data:,">
-<title>szilard: evaluation</title>
-<style>
-:root { --page: #fbfbfa; --card: #fff; --line: #e4e3df; --ink: #1d1d1f; --soft: #6c6b67; --accent: #6d4fd8;
-  --won: #1a7f4b; --lost: #b3402a; --mono: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-@media (prefers-color-scheme: dark) { :root { --page: #131316; --card: #1b1b1f; --line: #303036; --ink: #ececee;
-  --soft: #9c9ca4; --accent: #a993ff; --won: #5fcf96; --lost: #ff8f78; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 1480px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+_PAGE = """:root { --won: #1a7f4b; --lost: #b3402a; }
+@media (prefers-color-scheme: dark) { :root { --won: #5fcf96; --lost: #ff8f78; } }
+body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 1480px; }
 h1 { font-size: 22px; margin: 0; } h2 { font-size: 18px; margin: 36px 0 8px; overflow-wrap: anywhere; }
 h2 small { font-weight: 400; color: var(--soft); } h3 { font-size: 15px; margin: 22px 0 6px; }
 h4 { font-size: 13px; margin: 0 0 4px; } p { max-width: 80ch; color: var(--soft); } a { color: var(--accent); }

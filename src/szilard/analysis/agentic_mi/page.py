@@ -6,12 +6,12 @@ The page loads nothing and runs nothing: the pictures are inline SVG, and its co
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from szilard.analysis.agentic_mi.report import Point
+from szilard.html_page import page
 from szilard.information.rate_distortion import RateDistortion
 
 _WIDTH, _HEIGHT = 720, 340
@@ -63,7 +63,7 @@ def to_html(
         "table": _table(reports),
         "pairs": _pairs(answered) if answered else "",
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _PAGE)  # one pass: the filled in is not searched
+    return page(_PAGE, f"szilard: {title}", values)
 
 
 class _Axes:
@@ -253,23 +253,10 @@ def _svg(name: str, shapes: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(shapes)}</svg>'
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="generator" content="szilard">
-<link rel="icon" href="data:,">
-<title>szilard: {{title}}</title>
-<style>
-:root { --page: #fbfbfa; --card: #fff; --line: #e4e3df; --ink: #1d1d1f; --soft: #6c6b67; --c0: #5b45c9; --c1: #b4560b;
-  --c2: #0f7a5a; --c3: #b3266b; --c4: #1e6fb8; --c5: #7a6a00; }
-@media (prefers-color-scheme: dark) { :root { --page: #131316; --card: #1b1b1f; --line: #303036; --ink: #ececee;
-  --soft: #9c9ca4; --c0: #a993ff; --c1: #ff9e57; --c2: #4fd0a3; --c3: #ff7fb5; --c4: #7cb8ff; --c5: #d9c64a; } }
-body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 900px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+_PAGE = """:root { --c0: #5b45c9; --c1: #b4560b; --c2: #0f7a5a; --c3: #b3266b; --c4: #1e6fb8; --c5: #7a6a00; }
+@media (prefers-color-scheme: dark) { :root { --c0: #a993ff; --c1: #ff9e57; --c2: #4fd0a3; --c3: #ff7fb5; --c4: #7cb8ff;
+  --c5: #d9c64a; } }
+body { margin: 0 auto; padding: 24px clamp(14px, 2.5vw, 36px); max-width: 900px; }
 h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 32px 0 8px; }
 p { color: var(--soft); } .warn { border-left: 3px solid var(--c1); padding-left: 10px; }
 svg { width: 100%; background: var(--card); border: 1px solid var(--line); border-radius: 8px; font-size: 11px; }

@@ -7,7 +7,6 @@ by opacity, so that they fit a light and a dark page. Hovering a token tells its
 from __future__ import annotations
 
 import base64
-import re
 import struct
 import zlib
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from szilard.compression.comprexit.diagnostics import plan_rank, slot_rank
 from szilard.compression.soft_prompt import SoftPrompt
 from szilard.decoding.page import _attribute, _inline
+from szilard.decoding.visible_text import named_hidden
+from szilard.html_page import page
 
 _INK = (109, 79, 216)
 _ROW, _COLUMN = 17, 9  # pixels of a token's row and of a layer's or slot's column
@@ -55,7 +56,6 @@ def render_page(soft: SoftPrompt, tokenizer: Any, *, title: str = "ComprExIT") -
         "effective rank of all slots": f"{slot_rank(trace['pooled'].float()):.1f} of {soft.positions}",
     }
     values = {
-        "title": _attribute(title),
         "heading": _inline(title),
         "facts": "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()),
         "layers": _bars(gates.mean(0)),
@@ -63,7 +63,7 @@ def render_page(soft: SoftPrompt, tokenizer: Any, *, title: str = "ComprExIT") -
         "share": f"{share.max():.2f}",
         "windows": "\n".join(windows),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _PAGE)  # one pass: the filled in is not searched
+    return page(_PAGE, named_hidden(title), values)
 
 
 def _window(
@@ -136,24 +136,7 @@ def _png(cells: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="generator" content="szilard">
-<link rel="icon" href="data:,">
-<title>{{title}}</title>
-<style>
-:root { --page: #fbfbfa; --card: #fff; --line: #e4e3df; --ink: #1d1d1f; --soft: #6c6b67; --accent: #6d4fd8; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #131316; --card: #1b1b1f; --line: #303036; --ink: #ececee; --soft: #9c9ca4; --accent: #a993ff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1200px; padding: 20px clamp(14px, 3vw, 36px) 40px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+_PAGE = """body { margin: 0 auto; max-width: 1200px; padding: 20px clamp(14px, 3vw, 36px) 40px; }
 h1 { font-size: 19px; margin: 0 0 10px; overflow-wrap: anywhere; }
 h2 { font-size: 13.5px; margin: 26px 0 8px; }
 p, dt { color: var(--soft); font-size: 12.5px; margin: 4px 0 0; }
@@ -164,7 +147,7 @@ rect { fill: var(--accent); }
 .window { display: flex; gap: 14px; overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; padding: 12px; width: fit-content; max-width: 100%; }
 ol { list-style: none; margin: 0; padding: 0; flex: none; max-width: 16em; }
-li { height: 17px; font: 12px/17px ui-monospace, "SF Mono", Menlo, Consolas, monospace; white-space: pre;
+li { height: 17px; font: 12px/17px var(--mono); white-space: pre;
   overflow: hidden; text-overflow: ellipsis; text-align: right; cursor: default; }
 li:hover { color: var(--accent); }
 img { flex: none; display: block; image-rendering: pixelated; outline: 1px solid var(--line); }
