@@ -14,6 +14,8 @@ from typing import Any
 # start its proxy anew; and what is nice by 15, as Ray's workers are by default, starves beside anything else.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_worker_niceness", "0")
+if not os.environ.get("RAY_ADDRESS"):  # of a cluster on this machine alone all ports are on 127.0.0.1
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 

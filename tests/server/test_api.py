@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from fastapi.testclient import TestClient
+
 from szilard.server.access import Keys
 from tests.server.conftest import serving
 
@@ -151,7 +153,8 @@ BIG = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "d
         ({"messages": [{"role": "user", "content": "w3 " * 5000}]}, 400, "context window"),
         ({"top_logprobs": 3}, 400, "needs logprobs"),
         ({"logprobs": True, "szilard": {"method": "lead"}}, 400, "plain decoding"),
-        ({"tools": []}, 422, "'tools' is not a field"),
+        ({"tools": [{"type": "function"}]}, 422, "'tools' is not a field"),
+        ({"response_format": {"type": "json_object"}}, 422, "'response_format' is not a field"),
         ({"frequency_penalty": 1.0}, 422, "frequency_penalty"),
     ],
 )
@@ -221,3 +224,111 @@ def test_pictures_are_data_urls_of_bounded_size() -> None:
     with pytest.raises(RequestError, match="20 x 10 pixels") as error:
         picture_of(f"data:image/png;base64,{whole}", 199)
     assert error.value.status == 413
+
+
+def test_fields_that_ask_for_nothing_are_let_pass(client: Any) -> None:
+    plain = client.post("/v1/chat/completions", json=CHAT).json()["choices"][0]["message"]
+    more = {
+        "tools": [], "tool_choice": "none", "parallel_tool_calls": True, "response_format": {"type": "text"},
+        "logit_bias": {}, "store": False, "metadata": {"a": "b"}, "seed": -1, "service_tier": "auto", "stop": None,
+        "presence_penalty": 0, "frequency_penalty": 0.0, "n": 1,
+    }  # fmt: skip
+    turns = [
+        {"role": "user", "content": "w3"},
+        {"role": "assistant", "content": "w4", "refusal": None, "tool_calls": [], "annotations": []},
+        *CHAT["messages"],
+    ]
+    assert client.post("/v1/chat/completions", json=CHAT | more).json()["choices"][0]["message"] == plain
+    assert client.post("/v1/chat/completions", json=CHAT | more | {"messages": turns}).status_code == 200
+
+
+def test_sampling_as_a_method_keeps_its_own_settings(client: Any, tiny_engine: Any) -> None:
+    def text(**changed: Any) -> str:
+        found = client.post("/v1/chat/completions", json=CHAT | {"model": "tiny:sampling"} | changed).json()
+        return str(found["choices"][0]["message"]["content"])
+
+    greedy = client.post("/v1/chat/completions", json=CHAT).json()["choices"][0]["message"]["content"]
+    assert text(temperature=0) == greedy
+    assert text(temperature=2, szilard={"method": "sampling", "options": {"top_k": 1}}) == greedy
+    own = {"method": "sampling", "options": {"seed": 7}}
+    assert text(szilard=own) == text(szilard=own) == text(seed=7)
+    assert text(szilard=own) != greedy
+
+
+def test_whole_temperatures_draw_under_a_method_too(client: Any) -> None:
+    asked = CHAT | {"model": "tiny:lead", "temperature": 2, "seed": 1}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    told = client.post("/v1/chat/completions", json=asked | {"temperature": 1e-300}).json()["error"]["message"]
+    assert "temperature" in told
+
+
+def test_a_name_may_hold_a_colon(tiny_engine: Any) -> None:
+    from szilard.server.app import create_app
+    from szilard.server.settings import ServerSettings
+
+    app = create_app(tiny_engine, ServerSettings(), name="tiny:1b")
+    with TestClient(app) as client:
+        for name, status in (("tiny:1b", 200), ("Tiny:1B:lead", 200), ("tiny", 404), ("tiny:1bx", 404)):
+            assert client.post("/v1/chat/completions", json=CHAT | {"model": name}).status_code == status
+
+
+def test_a_part_of_a_character_has_no_bytes_of_its_own() -> None:
+    from szilard.server.replies import Replies
+
+    words = {1: "a", 2: "\N{REPLACEMENT CHARACTER}"}
+    replies = Replies(chat=True, model="m", word=words.__getitem__, trace=False, logprobs=True)
+    assert [replies._told(token, -1.0)["bytes"] for token in (1, 2)] == [[97], None]
+
+
+def test_health_is_asked_without_a_body(client: Any) -> None:
+    assert client.head("/healthz").status_code == 200
+
+
+def test_pages_that_are_allowed_may_send_the_headers_that_clients_send(tiny_engine: Any) -> None:
+    asked = {
+        "Origin": "https://page.example", "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,x-stainless-os",
+    }  # fmt: skip
+    for client in serving(tiny_engine, cors_origins=("https://page.example",)):
+        assert client.options("/v1/chat/completions", headers=asked).status_code == 200
+
+
+def test_a_variable_for_keys_that_holds_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from szilard.server.access import read_keys
+
+    monkeypatch.setenv("SZILARD_API_KEYS", " , ")
+    with pytest.raises(ValueError, match="holds no key"):
+        read_keys(None)
+
+
+def test_images_stay_in_their_turn(tiny_engine: Any) -> None:
+    import io
+
+    from PIL import Image
+
+    from szilard.engines.transformers_engine import _with_images
+    from szilard.server.schemas import ChatRequest
+    from szilard.server.service import Service
+    from szilard.server.settings import ServerSettings
+
+    class Sees:
+        name, provides = "sees", frozenset({"vision", "logits"})
+
+    def shown(colour: str) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return {"type": "image_url", "image_url": {"url": url}}
+
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "this"}, shown("red")]},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": [shown("blue"), {"type": "text", "text": "and this?"}]},
+    ]
+    service = Service(Sees(), ServerSettings())  # type: ignore[arg-type]
+    pictures: list[Any] = []
+    chat = [service._turn(one, pictures) for one in ChatRequest(model="sees", messages=turns).messages]
+    encoded = _with_images(chat, pictures)
+    kinds = [[part["type"] for part in turn["content"]] for turn in encoded]
+    assert kinds == [["text", "image"], ["text"], ["image", "text"]]
+    assert [pictures.index(part["image"]) for turn in encoded for part in turn["content"] if "image" in part] == [0, 1]

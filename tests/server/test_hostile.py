@@ -144,7 +144,7 @@ def test_a_streams_records_are_json_and_its_offsets_go_on() -> None:
     from szilard.server.jobs import Step
     from szilard.server.replies import Replies
 
-    replies = Replies(chat=False, model="tiny", decode=lambda ids: "ab", trace=True, logprobs=True)
+    replies = Replies(chat=False, model="tiny", word=lambda token: "ab", trace=True, logprobs=True)
     step = Step(5, "ab", logprob=-math.inf, top=((5, -math.inf),), record={"entropy": math.nan, "mode": "discrete"})
     told = [replies.piece(0, step) for _ in range(2)]
     json.dumps(told, allow_nan=False)

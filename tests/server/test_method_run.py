@@ -27,7 +27,7 @@ def test_a_row_that_a_method_refuses_fails_alone(tiny_engine: Any, monkeypatch: 
         patched.setattr(type(tiny_engine), "generate", refuses)
         run_method(tiny_engine, [whole.job, broken.job])
     assert isinstance(whole.wait(), Finished) and whole.tokens == alone(tiny_engine, [4, 5], Lead(), 6)
-    assert broken.wait() == Failed("this prompt is too short.", ours=False)
+    assert broken.wait() == Failed("this prompt is too short.")
 
 
 def test_beams_end_when_nobody_waits_for_them(tiny_engine: Any) -> None:
@@ -35,3 +35,35 @@ def test_beams_end_when_nobody_waits_for_them(tiny_engine: Any) -> None:
     listener.job.deadline = time.monotonic() - 1
     run_method(tiny_engine, [listener.job])
     assert listener.wait().tokens < 200
+
+
+def test_a_row_that_ends_early_is_told_at_once(tiny_engine: Any) -> None:
+    short = Listener([4, 5], Lead(), 30, stop=("w",))
+    long = Listener([4, 5, 6], Lead(), 30)
+    seen: list[int] = []
+    long.job.tell = lambda event: (seen.append(len(short.events)) if short.over.is_set() else None, long.tell(event))[1]
+    run_method(tiny_engine, [short.job, long.job])
+    assert isinstance(short.wait(), Finished) and isinstance(long.wait(), Finished)
+    assert len(seen) > 10  # steps of the other row after its end was told
+    assert sum(isinstance(event, Finished) for event in short.events) == 1
+
+
+def test_a_canvas_is_left_when_nobody_waits_for_it() -> None:
+    from szilard.diffusion.unmask import TopKUnmask
+    from tests.diffusion.tiny import tiny_engine as canvas_engine
+
+    engine = canvas_engine(eos=None)
+    calls: list[int] = []
+    listener = Listener([5, 6, 7], TopKUnmask(), 40)
+    real = engine.canvas_model.predict
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            listener.job.cancelled = True
+        return real(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine.canvas_model, "predict", counted)
+        run_method(engine, [listener.job])
+    assert isinstance(listener.wait(), Finished) and len(calls) < 10

@@ -22,6 +22,7 @@ from szilard.cli.serve import scale_from
 from szilard.engines.choice import EngineChoice
 from szilard.evaluation.store import ResultStore
 from szilard.server import ray_front
+from szilard.server.access import Keys
 from szilard.server.ray_front import ATTEMPTS, Front, merged_metrics
 from szilard.server.ray_serve import APPLICATION, ReplicaSpec, Scale, application
 from szilard.server.settings import ServerSettings
@@ -100,6 +101,21 @@ def test_a_request_that_no_replica_survives_is_refused():
     played = Played(*[([], ActorDiedError())] * ATTEMPTS)
     status, _, body = replied(played)
     assert (status, played.asked, json.loads(body)["error"]["code"]) == (503, ATTEMPTS, "replica_lost")
+
+
+def test_bodies_are_bounded_and_keys_asked_before_a_replica_is():
+    async def run(front):
+        async def receive():
+            return {"type": "http.request", "body": b"x" * 600, "more_body": True}  # without an end
+
+        from starlette.requests import Request
+
+        return (await front(Request(SCOPE, receive))).status_code
+
+    played = Played()
+    assert asyncio.run(run(Front(played, 2000))) == 413
+    assert asyncio.run(run(Front(played, 2000, Keys(["secret"])))) == 401
+    assert played.asked == 0
 
 
 def test_full_queues_are_told_as_429():

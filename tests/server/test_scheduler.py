@@ -128,7 +128,7 @@ def test_a_full_queue_refuses_and_a_closed_one_too(tiny_engine: Any) -> None:
     for listener in jobs[1:3]:
         listener.job.cancelled = True
     assert scheduler.close(60)
-    assert all(isinstance(listener.wait(), Finished) for listener in jobs[:3])
+    assert [type(listener.wait()) for listener in jobs[:3]] == [Finished, Failed, Failed]
     with pytest.raises(RequestError, match="shutting down"):
         scheduler.submit([jobs[3].job])
 
@@ -141,7 +141,7 @@ def test_a_batch_that_fails_is_told_and_the_next_one_runs(
         broken = Listener([4])
         scheduler.submit([broken.job])
         end = broken.wait()
-    assert isinstance(end, Failed) and end.ours and "Zero" not in end.message
+    assert isinstance(end, Failed) and end.status == 500 and "Zero" not in end.message
     whole = Listener([4])
     scheduler.submit([whole.job])
     whole.wait()
@@ -192,3 +192,16 @@ def test_free_pages_are_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch)
     trimmer.maybe()
     trimmer.maybe()
     assert given == [0]
+
+
+def test_a_job_whose_deadline_passes_in_the_queue_is_told_so(tiny_engine: Any) -> None:
+    listener = Listener([3], seconds=-1)
+    assert listener.job.forgotten()
+    told = listener.wait()
+    assert isinstance(told, Failed) and told.status == 503 and "deadline" in told.message
+
+
+def test_methods_share_a_batch_only_with_the_same_length() -> None:
+    same, other = Listener([3], Lead(), 8).job, Listener([3], Lead(), 9).job
+    assert same.group == Listener([4], Lead(), 8).job.group != other.group
+    assert Listener([3], tokens=8).job.group == Listener([3], tokens=9).job.group

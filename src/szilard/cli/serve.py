@@ -59,6 +59,10 @@ def serve_command(
     cors: Annotated[
         list[str] | None, typer.Option("--cors", help="An origin whose pages may call the server. Repeatable.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="A name that requests may ask the server by, as a proxy's. Repeatable."),
+    ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what is asked.")] = False,
     ray: Annotated[
         bool, typer.Option("--ray", help="On Ray Serve: joins the cluster of RAY_ADDRESS, or starts one here.")
@@ -94,7 +98,7 @@ def serve_command(
         max_new_tokens=max_new_tokens,
         max_body_bytes=max_body * 2**20,
         cors_origins=tuple(cors or ()),
-        hosts=_LOOPBACK if host in _LOOPBACK else (),
+        hosts=((*_LOOPBACK,) if host in _LOOPBACK else ()) + tuple(name.lower() for name in allow_host or ()),
         log_prompts=log_prompts,
     )
     keys, presets = read_keys(api_keys), presets_from(with_)

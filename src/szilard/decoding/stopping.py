@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import StoppingCriteria
@@ -27,10 +26,14 @@ class InNewText(StoppingCriteria):
         return over
 
 
-class StopWhen(StoppingCriteria):
-    """Ends every row once an event is set."""
+class _Event(Protocol):
+    def is_set(self) -> bool: ...
 
-    def __init__(self, event: threading.Event) -> None:
+
+class StopWhen(StoppingCriteria):
+    """Ends every row once an event is set; anything that says whether it `is_set` will do."""
+
+    def __init__(self, event: _Event) -> None:
         self.event = event
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from szilard.engines.growing_layer import GrowingLayer
+
 
 def copied(cache: Cache) -> Cache:
     """A cache that can grow on its own. Layers that are copied grow into new tensors, so theirs may be shared."""
@@ -33,6 +35,8 @@ def stack(mine: Cache, theirs: Cache, model: Any) -> None:
             continue
         own.keys = stacked(own.keys, other.keys, axis=-2)
         own.values = stacked(own.values, other.values, axis=-2)
+        if isinstance(own, GrowingLayer):
+            own.let_go()
         if hasattr(own, "cumulative_length"):  # of a sliding window: slots that it has seen
             own.cumulative_length = max(own.cumulative_length, other.cumulative_length)
 

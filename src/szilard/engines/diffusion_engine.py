@@ -170,7 +170,7 @@ class DiffusionEngine(TransformersEngine):
 
         def watch(state: DenoisingState) -> None:
             if given_up is not None and given_up.event.is_set():
-                raise _GivenUp
+                raise GivenUp
             if shown is not None:
                 shown(self._canvas(state))
 
@@ -226,8 +226,8 @@ class _InText(StoppingCriteria):
         return torch.tensor([any(text in one for text in self.texts) for one in written])
 
 
-class _GivenUp(Exception):
-    """The consumer of a stream has closed it."""
+class GivenUp(Exception):
+    """Nobody waits for the canvas any more (`StopWhen`)."""
 
 
 def _ends(criteria: StoppingCriteriaList) -> tuple[Callable[[torch.Tensor], bool] | None, StopWhen | None]:

@@ -48,8 +48,16 @@ class GrowingLayer(DynamicLayer):
         if untouched:
             self._views = self.keys, self.values
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.let_go()
+
     def reset(self) -> None:
         super().reset()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget the buffer once what is stored has left it: else it stays beside its copy until the next step."""
         self._room = self._views = None
 
     @property

@@ -146,6 +146,11 @@ def _with_images(prompt: Any, pictures: list[Any]) -> list[dict[str, Any]]:
     if isinstance(prompt, torch.Tensor):
         raise ValueError("images go with text or a chat, not with token ids.")
     chat = as_chat(prompt)
+    if any(part.get("type") == "image" for turn in chat for part in turn["content"] if isinstance(part, dict)):
+        for turn in chat:  # templates want parts in every turn, or in none
+            if isinstance(turn["content"], str):
+                turn["content"] = [{"type": "text", "text": turn["content"]}]
+        return chat
     loaded = [_load_image(picture) for picture in pictures]
     for turn in chat:
         if isinstance(turn["content"], str):

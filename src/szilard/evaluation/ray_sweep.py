@@ -213,7 +213,8 @@ def _got(reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, (ValueError, TypeError)):
-            raise type(cause)(*cause.args) from None
+            kind = ValueError if isinstance(cause, ValueError) else TypeError  # subclasses may want other arguments
+            raise kind(str(cause)) from None
         raise
 
 

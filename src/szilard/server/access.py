@@ -66,9 +66,11 @@ def read_keys(file: Path | None) -> Keys:
     """Keys of a file (one a line; # begins a comment) and of the environment's SZILARD_API_KEYS (with commas).
 
     Raises:
-        ValueError: a file that cannot be read or holds no key.
+        ValueError: a file that cannot be read, or no key in a file or variable that is there to hold some.
     """
     keys = [key.strip() for key in os.environ.get(ENVIRONMENT, "").split(",") if key.strip()]
+    if ENVIRONMENT in os.environ and not keys:
+        raise ValueError(f"{ENVIRONMENT} is set and holds no key: write keys into it, with commas, or unset it.")
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()

@@ -114,7 +114,8 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # clients send their own; no cookies are read
+            expose_headers=["Retry-After"],
         )
     _add_names(app, server.service)
     return app
@@ -160,7 +161,7 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
             check_host(request.headers.get("host"), server.settings.hosts)
-            if request.url.path not in _OPEN:
+            if request.scope["path"] not in _OPEN:  # not `request.url`, which older releases make of the Host header
                 keys.check(request.headers.get("authorization"))
         except RequestError as error:
             return JSONResponse(error.body(), error.status, error.headers)
@@ -174,6 +175,10 @@ def _add_routes(app: FastAPI, server: Server, keys: Keys) -> None:
         """Whether the server decodes."""
         alive = server.scheduler.is_alive
         return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    @app.head("/healthz", include_in_schema=False)
+    async def healthz_head() -> Response:
+        return Response(status_code=200 if server.scheduler.is_alive else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -265,14 +270,14 @@ async def _answer(
     replies = Replies(
         chat=chat,
         model=body.model,
-        decode=server.service.engine.decode_all,
+        word=server.service.word,
         trace=body.szilard.trace,
         logprobs=logprobs,
     )
     prompt_tokens = sum(len(job.ids) for job in jobs[::per_prompt])
-    server.scheduler.submit(jobs)
     if server.settings.log_prompts:
-        _LOG.info("asked: %s", body.model_dump_json(exclude_none=True))
+        _LOG.info("asked: %s", json.dumps(body.model_dump(exclude_none=True)))
+    server.scheduler.submit(jobs)
     watched = _watched(server, events, jobs)
     if body.stream:
         totals = body.stream_options is not None and body.stream_options.include_usage
@@ -370,7 +375,7 @@ async def _whole(
     tokens = sum(answer.tokens for answer in answers)
     server.measures.tokens.labels("prompt").inc(prompt_tokens)
     server.measures.tokens.labels("completion").inc(tokens)
-    return replies.whole(answers, prompt_tokens)
+    return await asyncio.to_thread(replies.whole, answers, prompt_tokens)
 
 
 async def _give_up(jobs: list[Job]) -> None:
@@ -387,7 +392,7 @@ async def _gone(request: Request, jobs: list[Job]) -> None:
 
 
 def _failure(event: Failed) -> RequestError:
-    return RequestError(500 if event.ours else 400, event.message)
+    return RequestError(event.status, event.message)
 
 
 def _sse(chunk: dict[str, Any]) -> dict[str, str]:

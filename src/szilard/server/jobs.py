@@ -55,11 +55,11 @@ class Failed:
 
     Attributes:
         message: one sentence.
-        ours: not the request's fault.
+        status: of HTTP: 400 where the request is at fault.
     """
 
     message: str
-    ours: bool
+    status: int = 400
 
 
 Event = Step | Finished | Failed
@@ -68,7 +68,7 @@ Event = Step | Finished | Failed
 def failure_of_ours() -> Failed:
     """Log the error that is being handled; what clients are told of it."""
     _LOG.exception("a batch failed")
-    return Failed("the server failed while it decoded; its log says more.", ours=True)
+    return Failed("the server failed while it decoded; its log says more.", 500)
 
 
 @dataclass(eq=False)
@@ -115,10 +115,10 @@ class Job:
         return self.cancelled or time.monotonic() > self.deadline
 
     def forgotten(self) -> bool:
-        """Whether it is over before it began; then its end is told."""
+        """Whether it is over before it began; then that is told."""
         over = self.is_over
         if over:
-            self.tell(Finished("length", "", 0))
+            self.tell(Failed("nothing was written until the deadline, or until the server closed: ask again.", 503))
         return over
 
     @property
@@ -132,4 +132,5 @@ class Job:
         if self.is_plain:
             return ("plain",)
         alone = (id(self),) if self.seed is not None or self.images else ()
-        return (str(self.method), self.method.slug, tuple(sorted(self.sampling.items())), self.trace, *alone)
+        drawn = tuple(sorted(self.sampling.items()))
+        return (str(self.method), self.method.slug, drawn, self.trace, self.max_new_tokens, *alone)

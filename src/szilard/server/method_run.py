@@ -10,6 +10,8 @@ import torch
 from transformers import StoppingCriteria
 
 from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.stopping import StopWhen
+from szilard.engines.diffusion_engine import GivenUp
 from szilard.server.jobs import Failed, Job, Step
 from szilard.server.row import Row
 
@@ -41,6 +43,7 @@ class Rows:
                 row.job.tell(Step(None, record=record))
             if moved and row.reason is None:
                 row.say(token, record=records.get(place, [None])[-1])
+                self._end_early(row)
 
     def end(self) -> None:
         """All rows are over."""
@@ -56,7 +59,20 @@ class Rows:
 
     def over(self) -> list[bool]:
         """Rows that go no further."""
-        return [row.give_up() for row in self._rows]
+        for row in self._rows:
+            if row.give_up():
+                self._end_early(row)
+        return [row.reason is not None for row in self._rows]
+
+    def is_set(self) -> bool:
+        """Whether all rows are over: what ends a canvas."""
+        return all(self.over())
+
+    @staticmethod
+    def _end_early(row: Row) -> None:
+        """Tell a row's end at once; where a trace is wanted its cost is known only when all rows are over."""
+        if row.reason is not None and not row.job.trace:
+            row.finish(None)
 
     def finish(self, cost: dict[str, Any]) -> None:
         """Tell every job of its end."""
@@ -118,7 +134,7 @@ def _named(record: dict[str, Any]) -> dict[str, Any]:
 def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
     """Decode jobs of one group, and tell of everything. Errors of the request are told, others raised."""
     first, window = jobs[0], engine.context_window
-    most = max(job.max_new_tokens for job in jobs)
+    most = first.max_new_tokens
     if window is not None and len(jobs) > 1 and max(len(job.ids) for job in jobs) + most > window:
         for job in jobs:  # each fits with its own limit, but not the longest prompt with the longest answer
             run_method(engine, [job])
@@ -135,16 +151,19 @@ def run_method(engine: Engine, jobs: Sequence[Job]) -> None:
             seed=first.seed,
             trace=False if recorder is None else recorder,
             streamer=rows if by_step else None,
-            stopping_criteria=[RowsOver(rows)] if by_step else None,
+            stopping_criteria=[RowsOver(rows) if by_step else StopWhen(rows)],
             **first.sampling,
         )
+    except GivenUp:
+        rows.finish({})
+        return
     except (ValueError, TypeError) as error:
         if len(jobs) > 1 and not rows.began:  # one of them may be at fault: the others are to have their answers
             for job in jobs:
                 run_method(engine, [job])
             return
         for job in jobs:
-            job.tell(Failed(str(error), ours=False))
+            job.tell(Failed(str(error)))
         return
     for place, result in enumerate(results):
         rows.rest(place, result.tokens)

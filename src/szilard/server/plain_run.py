@@ -108,7 +108,7 @@ class PlainRun:
             for row in rows:
                 row.count(state.size)
         except Exception as error:  # those who decode already have lost nothing, and go on
-            told = Failed(str(error), ours=False) if isinstance(error, ValueError) else failure_of_ours()
+            told = Failed(str(error)) if isinstance(error, ValueError) else failure_of_ours()
             for job in self._joining:
                 job.tell(told)
             self._joining = []

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from szilard.server.access import Keys
 from szilard.server.errors import RequestError, busy
 
 Message = dict[str, Any]  # of ASGI, from a replica's application
@@ -35,15 +36,21 @@ class Front:
 
     Args:
         replicas: deployment whose `answer` runs the application.
+        max_body_bytes: of a request.
+        keys: that open the server; asked before a body is read.
     """
 
-    def __init__(self, replicas: DeploymentHandle) -> None:
-        self._replicas = replicas
+    def __init__(self, replicas: DeploymentHandle, max_body_bytes: int = 2**24, keys: Keys | None = None) -> None:
+        self._replicas, self._most, self._keys = replicas, max_body_bytes, keys or Keys([])
         self._answer = replicas.options(stream=True, method_name="answer")
 
     async def __call__(self, request: Request) -> Response:
         """Any request."""
-        scope, body = plain_scope(request.scope), await request.body()
+        scope = plain_scope(request.scope)
+        try:
+            body = await self._body(request)
+        except RequestError as error:
+            return told(error)
         if request.url.path == "/metrics":
             return await self._metrics(scope)
         messages = self._messages(scope, body)
@@ -54,6 +61,21 @@ class Front:
         reply = StreamingResponse(pieces(messages), start["status"])
         reply.raw_headers = list(start["headers"])
         return reply
+
+    async def _body(self, request: Request) -> bytes:
+        """The body.
+
+        Raises:
+            RequestError: 401 without a key, 413 for more than is allowed.
+        """
+        found = bytearray()
+        if request.method == "POST":
+            self._keys.check(request.headers.get("authorization"))
+        async for piece in request.stream():
+            found += piece
+            if len(found) > self._most:
+                raise RequestError(413, f"the body is larger than the {self._most} bytes allowed here.")
+        return bytes(found)
 
     async def _messages(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
         """What the application of one replica sends.
@@ -94,7 +116,12 @@ class Front:
 
     async def _metrics(self, scope: dict[str, Any]) -> Response:
         """The counters of all replicas."""
-        found = await self._replicas.broadcast("told", scope).results_async()
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(*_LOST):  # one died just now: ask those that are left
+                found = await self._replicas.broadcast("told", scope).results_async()
+                break
+        else:
+            return told(RequestError(503, "replicas are being lost: ask again.", code="replica_lost"))
         for _, status, headers, body in found:
             if status != 200:
                 refused = Response(body, status)

@@ -17,6 +17,7 @@ from szilard.options import check_number
 from szilard.ray_cluster import joined
 from szilard.server.access import Keys
 from szilard.server.ray_front import Front, Message
+from szilard.server.run import log_to_stderr
 from szilard.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Replica:
     def __init__(self, spec: ReplicaSpec) -> None:
         from szilard.server.app import create_app
 
+        log_to_stderr()
         engine = spec.engine.load()
         if spec.default is not None:
             spec.default.check(engine)
@@ -172,7 +174,7 @@ def application(spec: ReplicaSpec, scale: Scale) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=_DRAIN_SECONDS + 15,
     )(Front)
-    return front.bind(replicas.bind(spec))
+    return front.bind(replicas.bind(spec), settings.max_body_bytes, spec.keys)
 
 
 def run(spec: ReplicaSpec, scale: Scale, host: str, port: int, ready: Callable[[], None]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from szilard.server.jobs import Finished, Step
 
-Decode = Callable[[list[int]], str]
+Word = Callable[[int], str]
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"
 _LOWEST = -9999.0  # a log-probability: JSON knows no infinity
 
 
@@ -38,12 +39,12 @@ class Replies:
     Args:
         chat: chat completions, or completions.
         model: as the request named it.
-        decode: token ids -> text, special tokens kept.
+        word: token id -> text, special tokens kept.
         trace, logprobs: whether they are wanted.
     """
 
-    def __init__(self, *, chat: bool, model: str, decode: Decode, trace: bool, logprobs: bool) -> None:
-        self._chat, self._decode = chat, decode
+    def __init__(self, *, chat: bool, model: str, word: Word, trace: bool, logprobs: bool) -> None:
+        self._chat, self._word = chat, word
         self.trace, self.logprobs = trace, logprobs
         self._said: Counter[int] = Counter()  # characters of every choice that a stream has told log-probabilities of
         self._head = {
@@ -86,7 +87,7 @@ class Replies:
         if self.logprobs:
             chunk["choices"][0]["logprobs"] = self._logprobs([step], self._said[index])
             if step.token is not None:
-                self._said[index] += len(self._decode([step.token]))
+                self._said[index] += len(self._word(step.token))
         if self.trace:
             chunk["choices"][0]["szilard"] = self._record(step)
         return chunk
@@ -123,12 +124,12 @@ class Replies:
         known = [step for step in steps if step.token is not None and step.logprob is not None]
         if self._chat:
             return {"content": [self._entry(step) for step in known], "refusal": None}
-        words = [self._decode([step.token]) for step in known if step.token is not None]
+        words = [self._word(step.token) for step in known if step.token is not None]
         offsets = []
         for word in words:
             offsets.append(here)
             here += len(word)
-        tops = [{self._decode([token]): max(value, _LOWEST) for token, value in step.top} for step in known]
+        tops = [{self._word(token): max(value, _LOWEST) for token, value in step.top} for step in known]
         return {
             "tokens": words,
             "token_logprobs": [max(step.logprob or 0.0, _LOWEST) for step in known],
@@ -141,8 +142,9 @@ class Replies:
         return self._told(step.token, step.logprob) | {"top_logprobs": [self._told(*one) for one in step.top]}
 
     def _told(self, token: int, logprob: float) -> dict[str, Any]:
-        word = self._decode([token])
-        return {"token": word, "logprob": max(logprob, _LOWEST), "bytes": list(word.encode("utf-8"))}
+        word = self._word(token)
+        known = None if _PARTIAL in word else list(word.encode("utf-8"))  # of a part of a character nothing is known
+        return {"token": word, "logprob": max(logprob, _LOWEST), "bytes": known}
 
 
 def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:

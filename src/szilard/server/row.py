@@ -28,6 +28,7 @@ class Row:
         self.job = job
         self.tokens = 0
         self.reason: str | None = None
+        self._ended = False  # and its end has been told
         self._ends = ends
         self._text = RowText(engine.decode_text, job.stop, engine.read_before(job.ids) if job.raw else ())
 
@@ -48,5 +49,8 @@ class Row:
         return self.reason is not None
 
     def finish(self, cost: dict[str, Any] | None) -> None:
-        """Tell of the end; the cost only where a trace is wanted."""
+        """Tell of the end, once; the cost only where a trace is wanted."""
+        if self._ended:
+            return
+        self._ended = True
         self.job.tell(Finished(self.reason or "stop", self._text.end(), self.tokens, cost if self.job.trace else None))

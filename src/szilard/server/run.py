@@ -27,11 +27,16 @@ def run(app: Any, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; answers that are under way are finished first."""
     import uvicorn
 
+    log_to_stderr()
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def log_to_stderr() -> None:
+    """Let the server's own log be seen."""
     log = logging.getLogger("szilard.server")  # nobody else has set it up
     log.setLevel(logging.INFO)
     told = logging.StreamHandler()
     told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(told)
     log.propagate = False
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
-    uvicorn.Server(config).run(sockets=[listening])

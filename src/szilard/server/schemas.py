@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -27,9 +28,10 @@ _Ids = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS, fail_f
 
 
 class Strict(BaseModel):
-    """Fields that are not known are refused, unless they are null: such a field asks for nothing."""
+    """Fields that are not known are refused, unless they ask for nothing: null, or what `neutral` says of them."""
 
     model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # field -> values that ask for nothing; none named: any
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +40,14 @@ class Strict(BaseModel):
             return given
         if len(given) > _MOST_FIELDS:  # each would be a complaint of its own
             raise ValueError(f"{len(given)} fields are more than there are")
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: value for name, value in given.items() if not cls._asks_for_nothing(name, value)}
+
+    @classmethod
+    def _asks_for_nothing(cls, name: str, value: Any) -> bool:
+        if value is None:
+            return True
+        known = cls.neutral.get(name)
+        return known is not None and (not known or any(type(value) is type(one) and value == one for one in known))
 
 
 class Extension(Strict):
@@ -75,6 +84,8 @@ class Part(Strict):
 class Message(Strict):
     """A turn of a chat."""
 
+    neutral = {"tool_calls": ([],), "annotations": ([],)}
+
     role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | Annotated[list[Part], Field(max_length=_MOST_PARTS, fail_fast=True)] | None = None
     name: StrictStr | None = None
@@ -89,6 +100,13 @@ class StreamOptions(Strict):
 
 class Request(Strict):
     """What both kinds of requests have in common."""
+
+    neutral = {
+        "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (),
+        "response_format": ({"type": "text"},), "modalities": (["text"],), "logit_bias": ({},), "seed": (-1,),
+        "best_of": (1,), "suffix": ("",), "store": (False,), "metadata": (), "service_tier": (),
+        "safety_identifier": (), "prompt_cache_key": (),
+    }  # fmt: skip
 
     model: Annotated[StrictStr, Field(max_length=400)]
     n: Annotated[StrictInt, Field(ge=1)] | None = None

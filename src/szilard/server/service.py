@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from szilard.attention.under import Under
+from szilard.decoding.greedy import Greedy
 from szilard.decoding.method import Method
 from szilard.decoding.sampling import Sampling
 from szilard.server.errors import RequestError
@@ -48,6 +52,8 @@ class Service:
         self.name = name or engine.name
         self.offered = Offered(engine, default, presets)
         self._encoding = threading.Lock()  # tokenizers refuse to be set up by two threads at once
+        self._pictures = threading.Lock()  # one request's pictures are decoded at a time: they are large
+        self.word = lru_cache(maxsize=2**17)(self._word)
 
     def names(self) -> list[str]:
         """The model, alone and with every method that it can run."""
@@ -61,10 +67,11 @@ class Service:
         Raises:
             RequestError: 404 for an unknown model or method, 400 where both name one.
         """
-        asked, colon, suffix = request.model.partition(":")
-        if asked.lower() != self.name.lower():
+        asked, rest = request.model[: len(self.name)], request.model[len(self.name) :]  # a name may have a colon itself
+        colon, suffix = rest[:1], rest[1:]
+        if asked.lower() != self.name.lower() or colon not in ("", ":"):
             raise RequestError(
-                404, f"there is no model {asked!r} here; this server runs {self.name!r}.", param="model",
+                404, f"there is no model {request.model!r} here; this server runs {self.name!r}.", param="model",
                 code="model_not_found",
             )  # fmt: skip
         own = request.szilard
@@ -86,8 +93,9 @@ class Service:
         if top is not None and not request.logprobs:
             raise RequestError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
         pictures: list[Any] = []
-        chat = [self._turn(message, pictures) for message in request.messages]
-        if not chat[-1]["content"].strip() and not pictures:
+        with self._pictures if any(isinstance(one.content, list) for one in request.messages) else nullcontext():
+            chat = [self._turn(message, pictures) for message in request.messages]
+        if not pictures and not chat[-1]["content"].strip():
             raise RequestError(400, "the last message is empty: write something.", param="messages")
         wanted = (top or 0) if request.logprobs else None
         return self._jobs(request, chat, pictures, most, wanted, raw=False, tellers=tellers)
@@ -143,6 +151,7 @@ class Service:
         if message.content is None or isinstance(message.content, str):
             return {"role": role, "content": message.content or ""}
         parts: list[dict[str, Any]] = []
+        before = len(pictures)
         for part in message.content:
             if part.type == "text":
                 if part.text is None:
@@ -157,7 +166,11 @@ class Service:
                 raise RequestError(
                     413, f"more than {self.settings.max_images} images are not allowed.", param="messages"
                 )
-            pictures.append(picture_of(part.image_url.url, self.settings.max_image_pixels))
+            left = self.settings.max_waiting_pixels - sum(one.width * one.height for one in pictures)
+            pictures.append(picture_of(part.image_url.url, min(self.settings.max_image_pixels, left)))
+            parts.append({"type": "image", "image": pictures[-1]})
+        if len(pictures) > before:
+            return {"role": role, "content": parts}
         return {"role": role, "content": "\n".join(part["text"] for part in parts)}
 
     def _jobs(
@@ -179,6 +192,7 @@ class Service:
                 400, f"logprobs are given by plain decoding of text, not by {chosen.slug!r}.", param="logprobs"
             )
         now = time.monotonic()
+        seed = getattr(chosen, "seed", None) if request.seed is None and chosen.slug == "sampling" else request.seed
         return [
             Job(
                 ids=ids,
@@ -191,7 +205,7 @@ class Service:
                 raw=raw,
                 sampling=sampling,
                 stop=request.stops,
-                seed=None if request.seed is None else request.seed + place,
+                seed=None if seed is None else (seed + place) % 2**63,
                 logprobs=logprobs,
                 trace=request.szilard.trace,
                 entered=now,
@@ -206,7 +220,7 @@ class Service:
         a filter; a request that says nothing is greedy.
         """
         given = {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value if name == "top_k" else float(value) for name, value in given.items() if value is not None}
         greedy = given.get("temperature") == 0 or not given
         try:
             if method is None:
@@ -214,8 +228,11 @@ class Service:
                 if plain.slug != "greedy":  # of an engine that fills a canvas
                     return plain, {}
                 return (plain, {}) if greedy else (Sampling(**given), {})
-            if method.slug == "sampling" and given and not greedy:
-                return Sampling(**given), {}
+            Sampling(**{name: value for name, value in given.items() if value or name != "temperature"})  # its ranges
+            decoding = method.method if isinstance(method, Under) else method
+            if isinstance(decoding, Sampling) and given:
+                own = Greedy() if greedy else dataclasses.replace(decoding, **given)
+                return (Under(own, method.attention) if isinstance(method, Under) else own), {}
             if greedy or not method.honours_do_sample:
                 return method, {}
             return method, {"do_sample": True, **given}
@@ -245,7 +262,7 @@ class Service:
         """Refuse, before megabytes are turned into tokens, text that no window can hold."""
         if isinstance(prompt, torch.Tensor):
             return
-        texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+        texts = [prompt] if isinstance(prompt, str) else [text for turn in prompt for text in _texts(turn["content"])]
         window, length = self.engine.context_window, sum(map(len, texts))
         if window is not None and length > window * self._longest_token:
             raise ValueError(
@@ -253,7 +270,16 @@ class Service:
                 "can hold: shorten it."
             )
 
+    def _word(self, token: int) -> str:
+        """A token's text, special ones kept."""
+        return self.engine.decode_all([token])
+
     @cached_property
     def _longest_token(self) -> int:
         """Characters of the longest token, generously: tokenizers may shorten white space."""
         return max(64, *map(len, self.engine.tokenizer.get_vocab()))
+
+
+def _texts(content: Any) -> list[str]:
+    """Of a turn: its text, or those of its parts."""
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
