@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-pytest.importorskip("ray")
+pytest.importorskip("szilard.ray_cluster", exc_type=ImportError)  # before ray itself, whose settings it makes
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
