@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import warnings
 from collections import defaultdict
@@ -12,7 +13,7 @@ from typing import Any
 from markdown_table import table
 from results_store import Store
 
-from szilard.codecs.rd_curves import RDCurve, bd_psnr, bd_rate
+from szilard.codecs.rd_curves import RDCurve, bd_psnr, bd_rate, decibels
 from szilard.codecs.rd_picture import curves_svg
 
 Record = dict[str, Any]
@@ -181,13 +182,10 @@ def _cells(records: Sequence[Record], *names: str) -> list[str]:
 
 def _curves(records: Sequence[Record], point: str, rate: str) -> list[RDCurve]:
     """A curve per codec through the means over seeds."""
-    by_name: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    by_name: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for (name, _), own in _groups(records, "codec", point).items():
-        by_name[name].append((_mean(own, rate), _mean(own, "psnr")))
-    return [
-        RDCurve(name, tuple(rate for rate, _ in own), tuple(quality for _, quality in own))
-        for name, own in by_name.items()
-    ]
+        by_name[name].append((_mean(own, rate), _mean(own, "psnr"), decibels(_mean(own, "ms_ssim"))))
+    return [RDCurve(name, *zip(*own, strict=True)) for name, own in by_name.items()]
 
 
 def _picture(curves: Sequence[RDCurve], name: str, title: str) -> Iterator[str]:
@@ -207,13 +205,21 @@ def _deltas(curves: Sequence[RDCurve], anchor: str) -> Iterator[str]:
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 rates = [f"{bd_rate(own, curve, method):+.1f} %" for method in ("pchip", "cubic")]
+                similar = f"{bd_rate(own, curve, metric='ms-ssim'):+.1f} %"
                 gain = f"{bd_psnr(own, curve):+.2f} dB"
-            rows.append([curve.name, *rates, gain, "; ".join(dict.fromkeys(str(one.message) for one in told))])
+            rows.append([curve.name, *rates, gain, similar, _shares(told)])
         except ValueError as error:
-            rows.append([curve.name, "", "", "", str(error)])
+            rows.append([curve.name, "", "", "", "", str(error)])
     if rows:
         yield f"Against {anchor}:\n"
-        yield table(["codec", "BD-rate, pchip", "BD-rate, cubic", "BD-PSNR", ""], rows)
+        columns = ["BD-rate, PSNR, pchip", "cubic", "BD-PSNR", "BD-rate, MS-SSIM, pchip", "common to both"]
+        yield table(["codec", *columns], rows)
+
+
+def _shares(told: Sequence[warnings.WarningMessage]) -> str:
+    """The least share of a range that two curves have in common, where it is small."""
+    found = [int(share) for one in told for share in re.findall(r"(\d+)%", str(one.message))]
+    return f"at least {min(found)} % of each range" if found else ""
 
 
 if __name__ == "__main__":
