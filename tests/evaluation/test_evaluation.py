@@ -304,3 +304,15 @@ def test_a_text_may_hold_any_line_separator(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "a\u2028b\x85c", "answer": "x #### 5"}\n', encoding="utf-8")
     assert "a\u2028b\x85c" in make_task("gsm8k").items(path)[0].prompt[0]["content"]
+
+
+def test_a_task_in_chats_is_refused_at_once_by_a_model_without_a_template(tmp_path):
+    from szilard.engines import TransformersEngine
+    from tests.conftest import tiny_model, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    engine = TransformersEngine(tiny_model("llama"), tokenizer, name="plain")
+    task = make_task("parallelbench-shuffle")
+    with pytest.raises(ValueError, match="plain has no chat template"):
+        evaluate(engine, task, [("greedy", szilard.Greedy())], ResultStore(tmp_path / "runs"), limit=2)

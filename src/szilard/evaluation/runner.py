@@ -17,6 +17,7 @@ from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method
 from szilard.decoding.trace import Trace
 from szilard.engines.engine import Engine
+from szilard.engines.prompts import is_chat
 from szilard.engines.result import Result
 from szilard.engines.transformers_generate import check_needs
 from szilard.evaluation.likelihood import log_likelihoods
@@ -60,9 +61,9 @@ def evaluate(
         (item, method, error) of the runs that failed; they are not stored, and tried again next time.
 
     Raises:
-        ValueError: a limit, a shard or a batch size that cannot be; a method that needs what the engine lacks, or a
-            task of likelihoods for a model that gives none; or the store holds results of the same label, task and
-            model that were made with other hyperparameters, which a summary would mix up.
+        ValueError: a limit, a shard or a batch size that cannot be; a method that needs what the engine lacks, a task
+            in chats or of likelihoods for a model that takes or gives none; or the store holds results of the same
+            label, task and model that were made with other hyperparameters, which a summary would mix up.
     """
     check_number("limit", limit, low=1, integer=True, optional=True)
     check_number("batch_size", batch_size, low=1, integer=True)
@@ -84,6 +85,11 @@ def evaluate(
         raise ValueError(f"shard must be i/n with 0 <= i < n, not {index}/{count}.")
     chosen = list(items if items is not None else task.items())[:limit][index::count]
     total = len(chosen) * sum(len(seeds if draws(method) else seeds[:1]) for _, method in methods)
+    if not engine.has_chat_template and chosen and all(is_chat(item.prompt) for item in chosen):
+        raise ValueError(
+            f"'{task.slug}' asks in chats, and {engine.name} has no chat template: take a model that has one, or where "
+            f"the task offers it a plain form (--task-set {task.slug}.compact=true)."
+        )
     limit_of_tokens = max_new_tokens or task.max_new_tokens
     window = engine.context_window
     if window is not None and limit_of_tokens >= window:
