@@ -63,7 +63,8 @@ def _train(records: Sequence[Record]) -> Iterator[str]:
     yield table(["codec", "lambda", "parameters", "payload bpp", "estimated bpp", "PSNR", "MS-SSIM"], rows)
     curves = _curves(records, "lambda", "payload_bpp")
     yield from _picture(curves, "codecs-learned", "Kodak, equal steps and parameters")
-    yield from _deltas(curves, "mean-scale")
+    for anchor in ("mean-scale", "compressai-mean-scale", "compressai-cheng2020-anchor"):
+        yield from _deltas([curve for curve in curves if curve.name in ("mlicv2", anchor)], anchor)
 
 
 def _standard(records: Sequence[Record]) -> Iterator[str]:
