@@ -33,7 +33,13 @@ of which was trained on. Rates are real: `bpp` of whole files, `payload` of the 
 python benchmarks/codecs.py --part train --images KODAK --work FOLDER   # ablations, transforms, selection, standard, sga, timing
 ```
 """
-READINGS: dict[str, str] = {}
+READINGS: dict[str, str] = {
+    "train": """**Reading.** With equal steps and data and about equal parameters the small MLICv2 needs 20 % fewer bits than CompressAI's mean-scale
+hyperprior for the same PSNR and 38 % fewer for the same MS-SSIM, and 27 % and 12 % fewer than its cheng2020-anchor, over what the curves have in common. Its
+files are as long as its likelihoods say (within 0.1 %); those of CompressAI's models are 0.1 to 7 % longer. Above 26.2 dB it has nothing to show: its latent has 48
+channels, the mean-scale codecs' 80, and 600 steps from lambda 0.013 do not bring it further. One seed; every curve flattens because the trainings are short.
+""",
+}
 
 
 def page() -> Iterator[str]:

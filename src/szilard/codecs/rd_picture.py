@@ -17,7 +17,7 @@ from szilard.codecs.rd_curves import RDCurve
 from szilard.options import check_number
 
 WIDTH, HEIGHT = 640, 420
-LEFT, RIGHT, TOP, BOTTOM = 58, 170, 36, 48  # around the axes; the legend is at the right
+LEFT, RIGHT, TOP, BOTTOM = 58, 224, 36, 48  # around the axes; the legend is at the right
 COLOURS = ("#4269d0", "#efb118", "#d1495b", "#2e8b57", "#8f5bd6", "#ff8ab7", "#6c4f3d", "#97bbf5", "#1b7f8c", "#b58900")
 DASHES = ("", "6 3", "2 3")
 CAPTION = 34  # pixels under a crop
@@ -67,7 +67,7 @@ def curves_svg(curves: Sequence[RDCurve], metric: str = "psnr", title: str = "")
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in points]
         at = TOP + 8 + 18 * number
         parts.append(f'<path d="M{WIDTH - RIGHT + 12} {at}h22" {line}/>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 40}" y="{at + 4}">{escape(_short(curve.name, 20))}</text>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 40}" y="{at + 4}">{escape(_short(curve.name, 28))}</text>')
     tall = max(HEIGHT, TOP + 26 + 18 * len(shown))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {tall}" font-family="sans-serif" '
