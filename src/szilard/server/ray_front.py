@@ -83,20 +83,35 @@ class Front:
         Raises:
             RequestError: 429 where all queues are full, 503 where no replica could answer.
         """
+        started = False  # the headers of a stream are sent at once: those who wait for text see that it will come
         for attempt in range(1, ATTEMPTS + 1):
             held: list[Message] = []
             speaks = False
             response: Any = self._answer.remote(scope, body)
             try:
                 async for message in response:
-                    if attempt > 1 and message["type"] == "http.response.start":
-                        message["headers"].append((b"x-szilard-attempts", str(attempt).encode()))
-                    if not speaks and _says_nothing(message):
+                    if message["type"] == "http.response.start":
+                        if started:
+                            if message["status"] != 200:
+                                raise RequestError(
+                                    503, "no other replica took it over: ask again.", code="replica_lost"
+                                )
+                            continue
+                        if attempt > 1:
+                            message["headers"].append((b"x-szilard-attempts", str(attempt).encode()))
+                        if not _is_stream(message):
+                            held.append(message)
+                            continue
+                        started = True
+                    elif _is_comment(message):  # it keeps the connection open
+                        pass
+                    elif not speaks and _NO_TEXT_YET in message.get("body", b""):
                         held.append(message)
                         continue
-                    speaks = True
-                    while held:
-                        yield held.pop(0)
+                    else:
+                        speaks = True
+                        while held:
+                            yield held.pop(0)
                     yield message
                 for message in held:
                     yield message
@@ -179,8 +194,10 @@ def merged_metrics(texts: dict[str, str]) -> str:
     return "".join(f"{line}\n" for family, lines in about.items() for line in [*lines, *samples.get(family, [])])
 
 
-def _says_nothing(message: Message) -> bool:
-    if message["type"] == "http.response.start":
-        return True
-    body = message.get("body", b"")
-    return _NO_TEXT_YET in body or body.startswith(b": ")  # or a comment that keeps the connection open
+def _is_stream(start: Message) -> bool:
+    kinds = [value for name, value in start["headers"] if name.lower() == b"content-type"]
+    return start["status"] == 200 and any(kind.startswith(b"text/event-stream") for kind in kinds)
+
+
+def _is_comment(message: Message) -> bool:
+    return bool(message.get("body", b"").startswith(b": "))
