@@ -1,6 +1,6 @@
 """Pictures of real traces for the methods' pages: what each method did at every step, on models that come with the project.
 
-    python benchmarks/method_pictures.py [--only lead,edt]     # writes docs/pictures/traces/*.svg; five minutes
+python benchmarks/method_pictures.py [--only lead,edt]     # writes docs/pictures/traces/*.svg; five minutes
 """
 
 from __future__ import annotations
