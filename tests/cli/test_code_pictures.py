@@ -254,3 +254,9 @@ def test_pillow_says_nothing_beside_the_sentence(
     said = run(capsys, "encode", many, tmp_path / "a.szc", "--model", model, code=2)
     assert said.startswith("szilard: ") and said.count("\n") == 1
     assert not logging.getLogger("PIL.TiffImagePlugin").isEnabledFor(logging.ERROR)
+
+
+def test_a_codecs_folder_is_described(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    facts = json.loads(run(capsys, "info", model, "--json"))
+    assert (facts["codec"], facts["trained, lambda"], facts["N"]) == ("mean-scale", "0.01", "8")
+    assert "weights" in run(capsys, "info", "zoo/mlicv2-q1")

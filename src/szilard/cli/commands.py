@@ -18,7 +18,7 @@ COMMANDS: Commands = {
     "methods": ("methods:methods_command", "List the methods, or the options of one."),
     "info": (
         "info:info_command",
-        "Describe a model and the methods that it can run, or a picture of `szilard encode`.",
+        "Describe a model and the methods that it can run, an image codec, or a picture of `szilard encode`.",
     ),
     "generate": (
         "generate:generate_command",

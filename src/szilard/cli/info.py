@@ -1,4 +1,4 @@
-"""`szilard info`: what a model is and which methods it can run, or what a coded picture is."""
+"""`szilard info`: what a model is and which methods it can run, what an image codec or a coded picture is."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ def info_command(
     dtype: o.DtypeOption = "auto",
     json_: o.JsonOption = False,
 ) -> None:
-    """Describe a model and the methods that it can run, or a picture of `szilard encode`."""
+    """Describe a model and the methods that it can run, an image codec, or a picture of `szilard encode`."""
     if name is not None and _is_picture(Path(name)):
         _print(_of_picture(Path(name)), json_)
+        return
+    if (folder := _codec_folder(name or model)) is not None:
+        _print(_of_codec(folder), json_)
         return
     loaded = load_engine(name or model, engine, device, dtype)
     runs = {slug: sorted(entry.needs - loaded.provides) for slug, entry in methods().items()}
@@ -77,6 +80,31 @@ def _of_picture(file: Path) -> dict[str, Any]:
         "bits per pixel": coded.bpp,
         "bits of payload": coded.payload_bpp,
     }
+
+
+def _codec_folder(name: str | None) -> Path | None:
+    """The folder, if a name is that of a learned image codec."""
+    if name is None:
+        return None
+    folder = Path(name)
+    if name.startswith("zoo/") and not folder.exists():
+        from szilard.codecs.zoo import codec_folders
+
+        return codec_folders().get(name.removeprefix("zoo/"))
+    try:
+        return folder if "codec" in json.loads((folder / "config.json").read_text(encoding="utf-8")) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _of_codec(folder: Path) -> dict[str, Any]:
+    from szilard.codecs.opening import open_codec
+
+    codec = open_codec(folder)
+    facts: dict[str, Any] = {"codec": codec.name, "folder": str(folder), "weights": codec.weights_id().hex()}
+    facts["parameters"] = sum(parameter.numel() for parameter in codec.parameters())
+    facts |= {name: str(value) for name, value in codec.plain_settings().items()}
+    return facts | {f"trained, {name}": str(value) for name, value in (codec.trained_on or {}).items()}
 
 
 def _print(facts: dict[str, Any], as_json: bool) -> None:
