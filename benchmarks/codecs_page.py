@@ -39,6 +39,12 @@ hyperprior for the same PSNR and 38 % fewer for the same MS-SSIM, and 27 % and 1
 files are as long as its likelihoods say (within 0.1 %); those of CompressAI's models are 0.1 to 7 % longer. Above 26.2 dB it has nothing to show: its latent has 48
 channels, the mean-scale codecs' 80, and 600 steps from lambda 0.013 do not bring it further. One seed; every curve flattens because the trainings are short.
 """,
+    "standard": """**Reading.** The zoo's MLICv2 codecs (0.15 to 0.35 bpp, 25.2 to 26.2 dB, MS-SSIM 0.881 to 0.926) are above JPEG by MS-SSIM throughout and by PSNR below
+0.3 bpp, and far below WebP and AVIF: an hour of training on 15 photographs learns a fair entropy model and a poor transform. That a learned codec trained in full beats VTM is the paper's to
+show. HEIC and VVC were not installed.
+""",
+    "selection": """**Reading.** The trained predictor leaves 6.5 % of the elements out, saves 1.6 % of the bits at 0.02 dB, and coding takes a tenth less time; selection by scale alone saves 0.3 %.
+""",
 }
 
 
