@@ -222,7 +222,8 @@ def test_everything_of_the_add_on_learns_and_nothing_of_the_model(llama) -> None
         optimiser.zero_grad()
         loss.backward()
         if step == 0:
-            assert [name for name, weight in add_on.named_parameters() if not weight.grad.abs().max() > 0] == []
+            still = [name for name, weight in add_on.named_parameters() if not weight.grad.abs().max() > 0]
+            assert set(still) <= {"width.capacity.1.bias"}  # a softmax over senders follows: one number for all is none
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]

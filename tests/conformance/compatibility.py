@@ -47,7 +47,6 @@ SMALL: dict[str, dict[str, Any]] = {  # settings of attention methods that act o
     "entropy-prune": {"layer": 1, "keep": 1, "span": (1, 3)},
     "first": {"routers": deciding_routers(), "rate": 0.34, "protect": (0,)},
     "layer-skip": {"layers": (1,)},
-    "window-diffusion": {"external": 8, "internal": 3, "refresh": 3},
 } | {
     slug: {"budget": 6, "sinks": 1, "recent": 1}
     for slug in ("knorm", "keydiff", "expected-attention", "random-eviction")
@@ -203,7 +202,7 @@ def canvas(rule: str, under: str | None) -> str:
     own = diffusion.engine()
 
     def run(prompts: list[Any]) -> list[list[int]]:
-        cache = None if under is None else szilard.make_attention(under, SMALL.get(under))
+        cache = None if under is None else diffusion.small_cache(under)
         made = diffusion.rule(rule)
         return [one.tokens for one in own.generate(prompts, made, attention=cache, max_new_tokens=NEW, trace=False)]
 
