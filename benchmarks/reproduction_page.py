@@ -7,6 +7,7 @@ python benchmarks/reproduction_page.py
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,7 @@ import ladir_page as ladir
 import latent_sft_page as latent_sft
 import lv_rae_page as lv_rae
 import markov_lm_page as markov_lm
+import outcomes
 import qlae_page as qlae
 import sae_page as sae
 import serve_page as serve
@@ -42,6 +44,11 @@ HEAD = """# Reproduction
 What each paper claims, what was measured here, and the command that measures it again. The page is written by
 `make reproduction` from what lies under `results/`; a result that went against a method stays in.
 Counts (tokens, latent steps, forward passes, FLOPs) are deterministic; seconds depend on the machine and its load.
+"""
+OUTCOMES_HEAD = """*Reproduced*: the effect shows here, at this size. *Partly*: some of it shows, or it shows but does not stand up to
+every control. *Not*: it was tried and does not show. Most papers' models have 7 billion parameters and more and run on
+GPUs; those here have up to 1.5 billion and run on CPUs, so no row says what a method does there. Names lead to the
+section with the tables, the settings and the reading. The rows are written by hand (`benchmarks/outcomes.py`).
 """
 CLAIM = """
 ## LEAD
@@ -69,7 +76,7 @@ chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anc
 
 
 def main() -> None:
-    sections = [HEAD, CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
+    sections = [CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
     sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
@@ -86,8 +93,45 @@ def main() -> None:
     sections += [*training.page()]
     sections += [*serve.page()]
     sections += speed()
+    sections = [HEAD, *overview([line for part in sections for line in part.splitlines()]), *sections]
     PAGE.write_text("\n".join(part.strip("\n") + "\n" for part in sections), encoding="utf-8")
     print(f"wrote {PAGE}")
+
+
+def overview(lines: Iterable[str]) -> Iterable[str]:
+    """What came of every claim, beside links into the page whose lines are given.
+
+    Raises:
+        ValueError: a row's section is not in the page, or is there twice.
+    """
+    headings = [line.lstrip("#").strip() for line in lines if line.startswith("#")]
+    counts = [(sum(row.outcome == one for row in outcomes.ROWS), one) for one in outcomes.OUTCOMES]
+    told = ", ".join(f"{count} {one}" for count, one in counts if count)
+    yield f"## Outcomes\n\n{len(outcomes.ROWS)} claims: {told}.\n\n{OUTCOMES_HEAD}"
+    yield table(
+        ["method", "the paper's claim", "measured here", "outcome"],
+        ([linked(row, headings), row.claim, row.measured, row.outcome] for row in outcomes.ROWS),
+    )
+    yield (
+        "Baselines, controls and tools, for which no claim is tried: "
+        f"{', '.join(f'`{name}`' for name in outcomes.WITHOUT_CLAIM)}.\n"
+    )
+
+
+def linked(row: outcomes.Row, headings: list[str]) -> str:
+    """A method's name with a link to its section, or to its own page where nothing is on record."""
+    if row.section is None:
+        return f"[{row.name}](methods/{row.covers[0]}.md)"
+    if headings.count(row.section) != 1:
+        raise ValueError(
+            f"{row.name}'s section {row.section!r} is in the page {headings.count(row.section)} times; it must be once."
+        )
+    return f"[{row.name}](#{anchor(row.section)})"
+
+
+def anchor(heading: str) -> str:
+    """A heading's anchor, as GitHub and MkDocs make it: they agree where no two signs or spaces meet."""
+    return re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-")
 
 
 def vision(records: list[dict[str, Any]]) -> Iterable[str]:
