@@ -44,8 +44,9 @@ docs: $(READY)  ## the documentation site, into build/site; for its search: pyth
 	$(BIN)/python -m pip install -q -r requirements-docs.txt
 	$(BIN)/mkdocs build --strict
 
-docs-pictures: $(READY)  ## traces of methods on the models that come along, for their pages (five minutes)
-	$(BIN)/python benchmarks/method_pictures.py
+docs-pictures: $(READY)  ## traces, texts, grids and charts of the methods, for their pages (ten minutes)
+	$(BIN)/python benchmarks/learn2pd_filter.py -o build/learn2pd
+	for part in pictures words grids charts; do $(BIN)/python benchmarks/method_$$part.py; done
 
 audit: $(READY)  ## known vulnerabilities of the pinned packages; asks PyPI
 	$(BIN)/python -m pip install -q pip-audit
