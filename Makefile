@@ -15,7 +15,7 @@ REBUILD = $(BIN)/python -m pip cache remove llama_cpp_python; CMAKE_ARGS="$(or $
   --no-binary llama-cpp-python llama-cpp-python
 METHODS := greedy,sampling,soft-thinking,lead
 
-.PHONY: demo test lint docs docs-pictures audit bench bench-serve bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs reproduce reproduction clean
+.PHONY: demo test lint docs docs-pictures audit bench bench-serve bench-diffusion bench-compression bench-reasoning bench-training bench-representation bench-codecs fuzz-codec zoo zoo-latent zoo-llmlingua2 zoo-vlm zoo-diffusion zoo-drafters zoo-recall zoo-codecs bench-compiled test-quantized reproduce reproduction performance clean
 
 $(READY): requirements-dev.txt pyproject.toml zoo/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -145,6 +145,18 @@ reproduce: $(READY)  ## measure every claim again (hours); pass GSM8K=path/to/te
 
 reproduction: $(READY)
 	$(BIN)/python benchmarks/reproduction_page.py
+
+performance: $(READY)
+	$(BIN)/python benchmarks/performance_page.py
+
+bench-compiled: $(READY)  ## compiled steps, int8 and int4, beside transformers (ten minutes), and start-up; TEXT=file for the loss
+	$(BIN)/python -m pip install -q --no-deps --target build/torchao torchao==0.18.0
+	PYTHONPATH=build/torchao $(BIN)/python benchmarks/compiled_speed.py --save $(if $(TEXT),--text $(TEXT))
+	$(BIN)/python benchmarks/startup.py --save
+
+test-quantized: $(READY)  ## the tests that need torchao, which stays out of the environment
+	$(BIN)/python -m pip install -q --no-deps --target build/torchao torchao==0.18.0
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest -q tests/engines/test_compiled_step.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

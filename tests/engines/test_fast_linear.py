@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from szilard.engines import fast_linear
 from szilard.engines.fast_linear import FastLinear, use_fast_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
 
 @pytest.fixture
-def pair():
+def pair(monkeypatch):
+    monkeypatch.setattr(fast_linear, "onednn_is_faster", lambda: True)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.SiLU(), torch.nn.Linear(40, 8, bias=False))
     reference = [parameter.clone() for parameter in model.parameters()]
@@ -52,3 +54,23 @@ def test_weights_keep_their_names_and_may_be_changed(pair):
         before = model(x)
         model[2].weight.mul_(2)
         torch.testing.assert_close(model(x), 2 * before)
+
+
+def test_a_machine_is_asked_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("SZILARD_CACHE", str(tmp_path))
+    measured = []
+    monkeypatch.setattr(fast_linear, "_measured", lambda: measured.append(1) or True)
+    for _ in range(2):
+        fast_linear.onednn_is_faster.cache_clear()  # as in another process
+        assert fast_linear.onednn_is_faster()
+    assert len(measured) == 1
+    (kept,) = (tmp_path / "profiles").iterdir()
+    kept.write_text("damaged")
+    fast_linear.onednn_is_faster.cache_clear()
+    assert fast_linear.onednn_is_faster() and len(measured) == 2
+    fast_linear.onednn_is_faster.cache_clear()
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    kept.write_text("BLAS")
+    use_fast_linears(model)
+    assert type(model[0]) is torch.nn.Linear
+    fast_linear.onednn_is_faster.cache_clear()

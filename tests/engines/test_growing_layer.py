@@ -28,14 +28,14 @@ def assert_same(ours, theirs):
 
 def test_it_holds_what_a_dynamic_layer_holds():
     ours, theirs = pair()
-    for step, tokens in enumerate((5, 1, 1, 300, 2)):
+    for step, tokens in enumerate((5, 1, 1, 600, 2)):
         for layer in (ours, theirs):
             layer.update(*states(tokens, step))
         assert_same(ours, theirs)
-        if tokens == 300:
+        if tokens == 600:
             for layer in (ours, theirs):
                 layer.crop(-20)
-    assert ours.moves == 2  # the first tokens, and the three hundred: single ones are written in place
+    assert ours.moves == 2  # the first tokens, and the six hundred: single ones are written in place
 
 
 def test_a_step_moves_nothing_that_is_there():

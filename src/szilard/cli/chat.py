@@ -30,11 +30,13 @@ def chat_command(
     engine: o.EngineOption = "auto",
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    compile_: o.CompileOption = False,
+    quantize: o.QuantizeOption = None,
 ) -> None:
     """Talk to a model; switch the method in mid-conversation."""
     chosen = o.method_from(method, set_)
     sampling = o.sampling_from(sample, temperature, top_p, top_k)
-    loaded = load_engine(model, engine, device, dtype)
+    loaded = load_engine(model, engine, device, dtype, compile_, quantize)
     console = Console()
     start: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     turns, last = list(start), None

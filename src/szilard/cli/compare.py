@@ -55,6 +55,8 @@ def compare_command(
     engine: o.EngineOption = "auto",
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    compile_: o.CompileOption = False,
+    quantize: o.QuantizeOption = None,
     json_: o.JsonOption = False,
     html: o.HtmlOption = None,
 ) -> None:
@@ -65,7 +67,7 @@ def compare_command(
     for prompt in prompts:
         if not prompt.strip():
             raise ValueError("the prompt is empty; give some text.")
-    loaded = load_engine(model, engine, device, dtype)
+    loaded = load_engine(model, engine, device, dtype, compile_, quantize)
     canvases = "denoising" in loaded.provides
     if chosen is None:
         chosen = methods_from(_DEFAULT_OF_CANVASES if canvases else _DEFAULT, set_)

@@ -57,6 +57,8 @@ def evaluate_command(
     traces: Annotated[bool, typer.Option("--traces", help="Keep the trace of every run.")] = False,
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    compile_: o.CompileOption = False,
+    quantize: o.QuantizeOption = None,
     ray: Annotated[
         bool, typer.Option("--ray", help="Runs as Ray tasks: on the cluster of RAY_ADDRESS, or on this machine.")
     ] = False,
@@ -103,10 +105,12 @@ def evaluate_command(
     with contextlib.ExitStack() as stack:
         if ray:
             gpus = float((device or "").startswith("cuda")) if worker_gpus is None else worker_gpus
-            sweep = stack.enter_context(_sweep(EngineChoice(model, engine, device, dtype), worker_cpus, gpus))
+            sweep = stack.enter_context(
+                _sweep(EngineChoice(model, engine, device, dtype, compile_, quantize), worker_cpus, gpus)
+            )
             run: Any = partial(sweep.evaluate, sweep.check(made_tasks, chosen, store, max_new_tokens=max_new_tokens))
         else:
-            loaded = load_engine(model, engine, device, dtype)
+            loaded = load_engine(model, engine, device, dtype, compile_, quantize)
             for made in made_tasks:
                 check_settings(loaded, made, chosen, store, max_new_tokens=max_new_tokens)
             run = partial(evaluate, loaded)

@@ -47,6 +47,8 @@ def generate_command(
     engine: o.EngineOption = "auto",
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    compile_: o.CompileOption = False,
+    quantize: o.QuantizeOption = None,
     json_: o.JsonOption = False,
     html: o.HtmlOption = None,
     block_citations: Annotated[
@@ -85,7 +87,7 @@ def generate_command(
         if about is not None:
             raise ValueError("--prompts answers a file of prompts: put the contexts into them.")
         asked = read_prompts(prompts)[:limit]
-        loaded = load_engine(model, engine, device, dtype)
+        loaded = load_engine(model, engine, device, dtype, compile_, quantize)
         given |= blocking(block_citations, loaded)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=errors) as bar:
@@ -107,7 +109,7 @@ def generate_command(
         note(f"{written} answers written to {output}")
         return
     text = o.prompt_from(prompt, system)
-    loaded = load_engine(model, engine, device, dtype)
+    loaded = load_engine(model, engine, device, dtype, compile_, quantize)
     given |= blocking(block_citations, loaded)
     settings: dict[str, Any] = {
         "images": image or None,

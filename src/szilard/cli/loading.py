@@ -46,7 +46,14 @@ def training_device(device: str | None) -> str | None:
     return device
 
 
-def load_engine(model: str | None, engine: str, device: str | None, dtype: str) -> Engine:
+def load_engine(
+    model: str | None,
+    engine: str,
+    device: str | None,
+    dtype: str,
+    compile: bool = False,
+    quantize: str | None = None,
+) -> Engine:
     """`szilard.load` while a spinner turns; progress bars of the libraries below are kept for conversions only."""
     from transformers.utils import logging
 
@@ -56,5 +63,6 @@ def load_engine(model: str | None, engine: str, device: str | None, dtype: str) 
     _, name = find(model)
     logging.disable_progress_bar()
     options: dict[str, Any] = {"engine": engine, "device": device, "dtype": dtype}
+    options |= {"compile": compile, "quantize": quantize}
     with errors.status(f"loading {escape(name)}"):
         return load(model, **options)

@@ -23,6 +23,10 @@ ModelOption = Annotated[
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, transformers or llama.cpp (GGUF).")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; default: what there is.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16 or float64.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the steps behind the prompt: a minute at first, then faster.")
+]
+QuantizeOption = Annotated[str | None, typer.Option("--quantize", help="int8 or int4: the weights in fewer bits.")]
 MethodOption = Annotated[
     str | None,
     typer.Option(

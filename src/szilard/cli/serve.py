@@ -43,6 +43,8 @@ def serve_command(
     engine: o.EngineOption = "auto",
     device: o.DeviceOption = None,
     dtype: o.DtypeOption = "auto",
+    compile_: o.CompileOption = False,
+    quantize: o.QuantizeOption = None,
     max_batch: Annotated[int, typer.Option("--max-batch", help="Requests decoded together.")] = 16,
     wait_ms: Annotated[float, typer.Option("--wait-ms", help="How long a batch's first request waits for others.")] = 5,
     max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that may wait; more get 429.")] = 256,
@@ -107,12 +109,12 @@ def serve_command(
         port = socket.getsockname()[1]
         socket.close()  # it was free: Ray's proxy binds it
         gpus = float((device or "").startswith("cuda")) if replica_gpus is None else replica_gpus
-        choice = EngineChoice(model, engine, device, dtype)
+        choice = EngineChoice(model, engine, device, dtype, compile_, quantize)
         _serve_on_ray(
             choice, settings, chosen, name, keys, presets, host, port, (replicas, autoscale), replica_cpus, gpus
         )
         return
-    loaded = load_engine(model, engine, device, dtype)
+    loaded = load_engine(model, engine, device, dtype, compile_, quantize)
     if chosen is not None:
         chosen.check(loaded)
     app = create_app(loaded, settings, default=chosen, name=name, keys=keys, presets=presets)

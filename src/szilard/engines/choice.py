@@ -14,13 +14,15 @@ class EngineChoice:
     """The arguments of `szilard.load`; every process that gets it loads weights of its own.
 
     Attributes:
-        model, engine, device, dtype: as in `szilard.load`.
+        model, engine, device, dtype, compile, quantize: as in `szilard.load`.
     """
 
     model: str | None = None
     engine: str = "auto"
     device: str | None = None
     dtype: str = "auto"
+    compile: bool = False
+    quantize: str | None = None
 
     def check(self) -> None:
         """Refuse a model that is not there.
@@ -40,4 +42,11 @@ def _loaded(choice: EngineChoice) -> Engine:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return load(choice.model, engine=choice.engine, device=choice.device, dtype=choice.dtype)  # type: ignore[arg-type]
+    return load(
+        choice.model,
+        engine=choice.engine,
+        device=choice.device,
+        dtype=choice.dtype,
+        compile=choice.compile,
+        quantize=choice.quantize,
+    )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+ROOM = 256  # slots by which buffers grow, at least
+
 
 class GrowingLayer(DynamicLayer):
     """Stores every token, in a buffer with room to grow: a step copies one token and not the whole cache.
@@ -26,6 +28,7 @@ class GrowingLayer(DynamicLayer):
         self.moves = 0
         self._room: tuple[torch.Tensor, torch.Tensor] | None = None
         self._views: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._zeros = False  # behind what is stored
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -41,6 +44,25 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, : old + new] for buffer in self._room)
         self._views = self.keys, self.values
         return self.keys, self.values
+
+    def open(self, new: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The buffers of keys and values, numbers all through, with room for `new` more slots; `took` follows."""
+        old = self.get_seq_length()
+        if not self._fits(old + new):
+            self._move(self.keys, self.values, old, old + new)
+        assert self._room is not None
+        if not self._zeros:
+            for buffer in self._room:
+                buffer[:, :, old:] = 0
+            self._zeros = True
+        return self._room
+
+    def took(self, new: int) -> None:
+        """`new` slots were written behind what was stored."""
+        assert self._room is not None
+        slots = self.get_seq_length() + new
+        self.keys, self.values = (buffer[:, :, :slots] for buffer in self._room)
+        self._views = self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
         untouched = self.untouched
@@ -72,14 +94,14 @@ class GrowingLayer(DynamicLayer):
 
     def _move(self, keys: torch.Tensor, values: torch.Tensor, old: int, slots: int) -> None:
         """Into a larger buffer."""
-        room = slots + max(256, slots // 8)
+        room = -(-(slots + max(ROOM, slots // 8)) // ROOM) * ROOM
         buffers = []
         for stored, states in ((self.keys, keys), (self.values, values)):
             buffer = states.new_empty(*states.shape[:2], room, states.shape[3])
             if old:
                 buffer[:, :, :old] = stored
             buffers.append(buffer)
-        self._room = buffers[0], buffers[1]
+        self._room, self._zeros = (buffers[0], buffers[1]), False
         self.moves += 1
 
     def __copy__(self) -> GrowingLayer:

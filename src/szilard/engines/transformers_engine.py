@@ -26,12 +26,19 @@ class TransformersEngine(Engine):
         tokenizer: its tokenizer.
         processor: the processor of an image-text model (it holds the tokenizer), or None.
         name: what to call it in tables.
+        compile: run the steps behind the prompt as compiled graphs (see `szilard.load`).
     """
 
     kind = "transformers"
 
     def __init__(
-        self, model: PreTrainedModel | Any, tokenizer: Any = None, *, processor: Any = None, name: str | None = None
+        self,
+        model: PreTrainedModel | Any,
+        tokenizer: Any = None,
+        *,
+        processor: Any = None,
+        name: str | None = None,
+        compile: bool = False,
     ) -> None:
         if tokenizer is None and processor is None:
             raise ValueError("an engine needs the model's tokenizer (or processor).")
@@ -41,6 +48,11 @@ class TransformersEngine(Engine):
         self.name = name or model.name_or_path or type(model).__name__
         self.provides = provided_by(model)
         self.device = model.device
+        self.compiled = None
+        if compile:
+            from szilard.engines.compiled_step import CompiledStep
+
+            self.compiled = CompiledStep(self.model)
 
     @property
     def context_window(self) -> int | None:
@@ -57,7 +69,11 @@ class TransformersEngine(Engine):
 
     @cached_property
     def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        total = sum(parameter.numel() for parameter in self.model.parameters())
+        inputs, outputs = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        if outputs is not None and self.model.config.get_text_config().tie_word_embeddings:
+            total -= outputs.weight.numel() if outputs.weight is not inputs.weight else 0  # quantised apart
+        return total
 
     @property
     def has_chat_template(self) -> bool:
@@ -119,6 +135,8 @@ class TransformersEngine(Engine):
                 decode=self._decode_all,
             )
             state.visual_names = visual_names(model, self.tokenizer)
+            if not (getattr(method, "changes_model", False) or state.keeps_layers):
+                state.compiled = self.compiled
             if callable(getattr(method, "decode", None)):
                 decode(method, state)
             else:

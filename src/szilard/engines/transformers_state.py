@@ -21,6 +21,7 @@ from szilard.engines.model_parts import model_size, unembed
 from szilard.engines.visual_names import BORDER_FIELDS, PLACEHOLDER_FIELDS
 
 if TYPE_CHECKING:
+    from szilard.engines.compiled_step import CompiledStep
     from szilard.speculative.tree import DraftTree
 
 
@@ -63,6 +64,7 @@ class TransformersState(DecodingState):
         self._fed = 0  # nodes of a tree that waits for `keep`
         self._slots = 0  # cache slots per row, padding included
         self.size = model_size(model)
+        self.compiled: CompiledStep | None = None
 
     # ---- what a method may ask -------------------------------------------------------------------------------
 
@@ -89,6 +91,11 @@ class TransformersState(DecodingState):
     @property
     def can_rewind(self) -> bool:
         return bool(self.cache.is_croppable)
+
+    @property
+    def keeps_layers(self) -> bool:
+        """Whether every layer's attention or hidden states are kept for the caller."""
+        return self.attentions is not None or self.hidden_states is not None
 
     @property
     def cache(self) -> Cache:
@@ -175,7 +182,9 @@ class TransformersState(DecodingState):
             self._fed = tree.tokens.shape[1]
         if hidden_states:
             inputs["output_hidden_states"] = True
-        outputs = self.model(**inputs, return_dict=True)
+        outputs: Any = None if self.compiled is None else self.compiled(inputs, self._slots)
+        if outputs is None:
+            outputs = self.model(**inputs, return_dict=True)
         self.cost.add_forward(self.size, rows=self.batch_size, new=new, cached=self._slots)
         self._slots += new
         self._cached = self._cached + new
