@@ -1,4 +1,4 @@
-"""The codecs of the zoo: files that decode exactly, as long as their likelihoods say, better and larger with the quality."""
+"""The codecs of the zoo: files that decode exactly, as long as their likelihoods say, and better with the quality."""
 
 # ruff: noqa: E402  (the extras are asked for first)
 from __future__ import annotations
