@@ -4,6 +4,7 @@
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part students --family mean-scale    # 35, per --seed
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part ablation --family mean-scale    # 15, per --seed
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part channels --family mean-scale    # 1
+    python benchmarks/feds.py --kodak FOLDER --work FOLDER --part cost     --family mean-scale    # 1
     ... --family mlicv2                                  # teacher 18, students 50 (25 with --only scratch,feds), ablation 14, channels 2
 
 Minutes are of one idle core. mean-scale: a mean-scale hyperprior (N = 48, M = 48) teaches one of 62 % fewer parameters
@@ -104,6 +105,7 @@ class Bench:
 
     def __init__(self, kodak: Path, work: Path, family: str, seed: int, only: str) -> None:
         self.name, self.family, self.seed, self.work = family, FAMILIES[family], seed, work / family
+        self.kodak = kodak
         self.only = only.split(",") if only else [*METHODS, *ABLATION]
         self.photographs = packaged_photographs()
         self.held = torch.cat([_middle(read_picture(file).samples) for file in files_of(kodak)])
@@ -221,6 +223,28 @@ class Bench:
             }
             self.add(key, values)
 
+    def run_cost(self) -> None:
+        """Seconds of teacher and student for a picture of 768 x 512, in turns, the least of some tries."""
+        pixels = read_picture(files_of(self.kodak)[0]).samples
+        whole = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        codecs = {"teacher": self.teacher(BASE), "student": open_codec(self.work / f"feds-{BASE}-{self.seed}")}
+        for arithmetic in ("exact", "float32"):
+            key = self.key("cost", BASE, arithmetic=arithmetic)
+            seconds: dict[str, list[float]] = {f"{verb} {name}": [] for name in codecs for verb in ("encode", "decode")}
+            for _ in range(TIMED):
+                for name, codec in codecs.items():
+                    codec.arithmetic = arithmetic
+                    start = time.perf_counter()
+                    coded = codec.compress(whole)
+                    middle = time.perf_counter()
+                    codec.decompress(coded["strings"], coded["shape"])
+                    seconds[f"encode {name}"].append(middle - start)
+                    seconds[f"decode {name}"].append(time.perf_counter() - middle)
+            values: dict[str, Any] = {name: round(min(all_), 4) for name, all_ in seconds.items()}
+            for name, codec in codecs.items():
+                values[f"parameters {name}"] = sum(parameter.numel() for parameter in codec.parameters())
+            self.add(key, values)
+
     def add(self, key: dict[str, Any], values: dict[str, Any]) -> None:
         self.store.add(key, values)
         shown = {name: value for name, value in values.items() if name not in ("curve", "entropies", "told")}
@@ -248,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kodak", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--part", choices=("teacher", "students", "ablation", "channels"), required=True)
+    parser.add_argument("--part", choices=("teacher", "students", "ablation", "channels", "cost"), required=True)
     parser.add_argument("--family", choices=FAMILIES, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="methods of `students` or `ablation`, with commas")
@@ -257,8 +281,8 @@ def main() -> None:
     bench = Bench(arguments.kodak, arguments.work, arguments.family, arguments.seed, arguments.only)
     if arguments.part == "teacher":
         bench.run_teacher()
-    elif arguments.part == "channels":
-        bench.run_channels()
+    elif arguments.part in ("channels", "cost"):
+        bench.run_channels() if arguments.part == "channels" else bench.run_cost()
     else:
         bench.run_students(arguments.part)
 

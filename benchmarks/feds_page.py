@@ -62,9 +62,9 @@ def _part(records: Sequence[Record], part: str) -> list[Record]:
 def _family(records: Sequence[Record]) -> Iterator[str]:
     teachers = {record["key"]["lambda"]: record for record in _part(records, "teacher")}
     students = _part(records, "students")
-    if teachers:
-        yield "Cost, for one picture of 256 x 256 pixels:\n"
-        yield _costs(list(teachers.values()), students)
+    if costs := _part(records, "cost"):
+        yield "Cost, seconds for one picture of 768 x 512 pixels, teacher and student in turns:\n"
+        yield _costs(costs)
     if teachers and students:
         yield "Students, mean over seeds; BD-rate against the teacher (pchip), J relative to the student from scratch:\n"
         yield _students(teachers, students)
@@ -76,17 +76,16 @@ def _family(records: Sequence[Record]) -> Iterator[str]:
         yield _ablation(students, ablation)
 
 
-def _costs(teachers: Sequence[Record], students: Sequence[Record]) -> str:
+def _costs(records: Sequence[Record]) -> str:
+    names = ("parameters", "encode", "decode")
     rows = []
-    for name, own in (("teacher", teachers), ("student", students)):
-        if own:
-            seconds = [statistics.median(one[f"{verb}_seconds"] for one in own) for verb in ("encode", "decode")]
-            rows.append([name, own[0]["parameters"], *seconds])
-    lines = [[name, f"{count:,}", *(f"{one:.3f}" for one in seconds)] for name, count, *seconds in rows]
-    if len(rows) == 2:
-        changes = [100 * (new / old - 1) for old, new in zip(rows[0][1:], rows[1][1:], strict=True)]
-        lines.append(["change", *(f"{one:+.0f} %" for one in changes)])
-    return table(["", "parameters", "encode, s", "decode, s"], lines)
+    for record in records:
+        old, new = ([record[f"{name} {who}"] for name in names] for who in ("teacher", "student"))
+        for who, (count, *seconds) in (("teacher", old), ("student", new)):
+            rows.append([record["key"]["arithmetic"], who, f"{count:,}", *(f"{one:.3f}" for one in seconds)])
+        changes = [f"{100 * (one / other - 1):+.0f} %" for one, other in zip(new, old, strict=True)]
+        rows.append([record["key"]["arithmetic"], "change", *changes])
+    return table(["arithmetic", "", *names], rows)
 
 
 def _of(students: Sequence[Record], method: str, seed: int) -> dict[float, Record]:

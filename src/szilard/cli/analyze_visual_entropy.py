@@ -45,8 +45,7 @@ def visual_entropy(
     check_choice("states", states, ("query", "key"))
     check_number("top", top, low=1, integer=True, optional=True)
     check_number("limit", limit, low=1, integer=True, optional=True)
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"the folder of {str(output)!r} is not there: make it, or write elsewhere.")
+    o.check_writable(output)
     pairs = read_pictures(images, prompt)[:limit]
     engine: Any = load_engine(model, "transformers", device, dtype)
     prompts = (
