@@ -73,17 +73,7 @@ def _value(command: str, name: str, folder: Path) -> str:
         return "oscillator"
     file = folder / "records.jsonl"
     words = " ".join(f"word{number}" for number in range(40)) + "."
-    names = (
-        "text",
-        "prompt",
-        "response",
-        "question",
-        "answer",
-        "context",
-        "chain",
-        "reasoning",
-        "instruction",
-        "output",
-    )
-    file.write_text("\n".join(json.dumps(dict.fromkeys(names, words)) for _ in range(40)))
+    names = ("text", "prompt", "response", "question", "context", "chain", "reasoning", "solution", "output")
+    record = dict.fromkeys(names, words) | {"answer": f"{words} #### 4"}
+    file.write_text("\n".join([json.dumps(record)] * 40))
     return str(file)
