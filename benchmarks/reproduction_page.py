@@ -18,6 +18,7 @@ import attention_page as attention
 import codecs_page as codecs
 import compression_page as compression
 import diffusion_page as diffusion
+import edt
 import entropy_guided_attention_page as entropy_guided_attention
 import feds_page as feds
 import hyperfitting_page as hyperfitting
@@ -77,7 +78,13 @@ chains of 23 tokens never return to latent thinking, so `lead` and `lead, no anc
 
 def main() -> None:
     sections = [CLAIM, *vision(list(Store("lead-vision"))), *text(list(Store("lead-text")))]
-    sections += [*adaptive.sections(), *speculative.sections(), *attention.sections(), *diffusion.sections()]
+    sections += [
+        *adaptive.sections(),
+        *edt.page(),
+        *speculative.sections(),
+        *attention.sections(),
+        *diffusion.sections(),
+    ]
     sections += [*compression.sections()]
     sections += [*latent_sft.page(), *ladir.page(), *hyperfitting.page(), *entropy_guided_attention.page()]
     sections += [

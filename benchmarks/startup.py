@@ -6,8 +6,6 @@ python benchmarks/startup.py [--save]
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,14 +14,21 @@ import time
 from results_store import Store
 
 COMMANDS = {
-    "python -c pass": ["-c", "pass"],
-    "import torch": ["-c", "import torch"],
-    "import szilard": ["-c", "import szilard"],
-    "import szilard; szilard.load": ["-c", "import szilard; szilard.load"],
-    "szilard --help": ["-m", "szilard", "--help"],
-    "szilard methods": ["-m", "szilard", "methods"],
-    "szilard.load() of the embedded model": ["-c", "import szilard; szilard.load()"],
+    "python": "pass",
+    "import torch": "import torch",
+    "import szilard": "import szilard",
+    "import szilard; szilard.load": "import szilard; szilard.load",
+    "szilard --help": "import sys; sys.argv = ['szilard', '--help']; from szilard.cli.main import run; run()",
+    "szilard methods": "import sys; sys.argv = ['szilard', 'methods']; from szilard.cli.main import run; run()",
+    "szilard.load() of the embedded model": "import szilard; szilard.load()",
 }
+PEAK = """
+try:
+    {}
+finally:
+    import sys
+    print("peak", *[line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")], file=sys.stderr)
+"""
 
 
 def main() -> None:
@@ -33,26 +38,17 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the medians in results/startup.jsonl")
     arguments = parser.parse_args()
     store = Store("startup")
-    for what, command in COMMANDS.items():
-        seconds, memory = [], 0.0
+    for what, code in COMMANDS.items():
+        seconds, memory = [], []
         for _ in range(arguments.runs):
             start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _, _, usage = _wait(process)
+            done = subprocess.run([sys.executable, "-c", PEAK.format(code)], capture_output=True, text=True, check=True)
             seconds.append(time.perf_counter() - start)
-            memory = usage.ru_maxrss / 1024
-        values = {"seconds": round(statistics.median(seconds), 3), "megabytes": round(memory)}
+            memory.append(int(done.stderr.split("peak")[-1]) / 1024)
+        values = {"seconds": round(statistics.median(seconds), 3), "megabytes": round(statistics.median(memory))}
         print(f"{what:<40} {values}", flush=True)
         if arguments.save:
             store.add({"what": what}, values)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int, resource.struct_rusage]:
-    found = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(found[1])
-    if process.returncode:
-        raise RuntimeError(f"{process.args} ended with {process.returncode}")
-    return found
 
 
 if __name__ == "__main__":
