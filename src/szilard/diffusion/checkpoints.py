@@ -34,7 +34,7 @@ from transformers import (
 
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig
 from szilard.diffusion.layouts import Layout, embedding_rows, layout_of
-from szilard.diffusion.weights import filled_model, weight_files
+from szilard.engines.weights import filled_model, weight_files
 from szilard.options import nearest
 
 KEY = "masked_diffusion"  # in config.json
