@@ -24,7 +24,7 @@ _LAZY = {
     "make_compressor": "szilard.registry",
     "Method": "szilard.decoding",
     "AttentionMethod": "szilard.attention",
-    "Under": "szilard.attention",
+    "Under": "szilard.decoding.under",
     "compress": "szilard.compression.door",
     "CompressedText": "szilard.compression.text",
     "SoftPrompt": "szilard.compression.soft_prompt",

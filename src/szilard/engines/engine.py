@@ -13,14 +13,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from szilard.attention.method import AttentionMethod
-from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText
-from szilard.diffusion.cache import CanvasCache
-from szilard.engines.chosen_method import decoding_of, method_with
+from szilard.decoding.under import ModelMethod, Under, decoding_of
+from szilard.engines.chosen_method import method_with
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
 from szilard.engines.streaming import streamed
@@ -67,7 +65,7 @@ class Engine(Tokenized):
         seed: int | None = None,
         raw: bool = False,
         trace: bool | TraceRecorder = True,
-        attention: str | type[AttentionMethod] | AttentionMethod | type[CanvasCache] | CanvasCache | None = None,
+        attention: str | type[ModelMethod] | ModelMethod | None = None,
         template: Any = None,
         stop: str | Sequence[str] | None = None,
         logits_processor: Sequence[Any] | None = None,
