@@ -11,6 +11,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     StoppingCriteriaList,
+    TextIteratorStreamer,
 )
 
 from szilard.decoding.method import Method
@@ -150,7 +151,8 @@ class Engine(Tokenized):
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
         `yield from`) is the `Result`.
         """
-        return streamed(self, prompt, method, options)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        return streamed(self, prompt, method, options, streamer, streamer.text_queue)
 
     def state(
         self,

@@ -134,7 +134,7 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     from huggingface_hub import hf_hub_download, snapshot_download
 
     from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint, read_config
-    from szilard.engines.diffusion_engine import DiffusionEngine
+    from szilard.diffusion.engine import DiffusionEngine
     from szilard.engines.fast_linear import use_fast_linears
 
     try:
