@@ -27,7 +27,7 @@ _LAZY = {
     "Under": "szilard.decoding.under",
     "compress": "szilard.compression.door",
     "CompressedText": "szilard.compression.text",
-    "SoftPrompt": "szilard.compression.soft_prompt",
+    "SoftPrompt": "szilard.engines.prepared_context",
     "ContextStore": "szilard.compression.store",
     "CitationBlocker": "szilard.decoding.citation_blocker",
     "HyperfitConfig": "szilard.training.hyperfitting.config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -20,6 +20,7 @@ from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText
 from szilard.decoding.under import ModelMethod, Under, decoding_of
 from szilard.engines.chosen_method import method_with
+from szilard.engines.context import ContextInputs, contexts_per_prompt, read_contexts
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
 from szilard.engines.streaming import streamed
@@ -27,9 +28,6 @@ from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.options import check_number, nearest
 from szilard.registry import make_attention, make_method
-
-if TYPE_CHECKING:
-    from szilard.engines.context import ContextInputs
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
@@ -244,8 +242,6 @@ class Engine(Tokenized):
         Raises:
             ValueError: beside pictures or a template.
         """
-        from szilard.engines.context import contexts_per_prompt, read_contexts
-
         for name, value in others.items():
             if value is not None:
                 raise ValueError(f"context and {name} do not go together: put the context into the prompt's text.")

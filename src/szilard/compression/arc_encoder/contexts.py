@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.engines.engine import Engine
+from szilard.engines.prepared_context import SoftPrompt
 
 
 def ids_of(context: Any, engine: Engine, index: int) -> torch.Tensor:

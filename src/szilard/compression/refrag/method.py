@@ -33,7 +33,7 @@ from szilard.compression.refrag.chunks import leading_specials
 from szilard.compression.refrag.reader import UNTRAINED, Reader
 from szilard.compression.refrag.selection import POLICIES
 from szilard.compression.refrag.store import ChunkStore
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines.prepared_context import SoftPrompt
 from szilard.options import check_choice, check_number
 from szilard.training.add_on import opened
 
