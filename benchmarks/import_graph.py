@@ -18,9 +18,11 @@ SOURCE, PICTURE = ROOT / "src" / "szilard", ROOT / "docs" / "pictures" / "import
 LAYERS = (
     ("cli", "server"),
     ("reasoning", "speculative", "representation", "codecs", "analysis"),
-    ("training", "evaluation", "compression"),
-    ("engines",),
+    ("evaluation", "compression"),
     ("attention", "diffusion"),
+    ("training",),
+    ("sessions",),
+    ("engines",),
     ("decoding",),
     ("information",),
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from szilard.analysis.matrix_entropy_profile import EntropyReport
 from szilard.html_page import filled, page
+from szilard.sessions.matrix_entropy_profile import EntropyReport
 
 _WIDTH, _HEIGHT = 720, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44  # margins of the plot in a picture

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from szilard.attention.call import Call
 from szilard.attention.entropy_prune import EntropyPrune
 from szilard.attention.layers import EvictingLayer
 from szilard.attention.prompt_span import PromptSpanSession
 from szilard.attention.token_budget import layer_flops
 from szilard.attention.token_subset import TokenSubset, taken
 from szilard.information.token_entropy import token_matrix_entropy
+from szilard.sessions.call import Call
 
 
 class EntropyPruneSession(PromptSpanSession):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from szilard.decoding.under import ModelMethod
 
 if TYPE_CHECKING:
-    from szilard.attention.session import OpenMethod
     from szilard.engines.engine import Engine
+    from szilard.sessions.session import OpenMethod
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from szilard.cli.loading import errors, load_engine, note
 from szilard.options import check_number
 
 if TYPE_CHECKING:
-    from szilard.analysis.attention_entropy import HeadEntropyReport
+    from szilard.sessions.head_entropies import HeadEntropyReport
 
 _BAR = 14  # cells of a bar
 

@@ -36,8 +36,8 @@ def matrix_entropy(
 ) -> None:
     """Measure the matrix entropy of queries, keys, values or hidden states over layers and heads."""
     from szilard.analysis.entropy_page import to_html
-    from szilard.analysis.matrix_entropy_profile import WHAT, EntropyReport, entropy_report
     from szilard.analysis.text_pieces import pieces
+    from szilard.sessions.matrix_entropy_profile import WHAT, EntropyReport, entropy_report
     from szilard.training.corpus import read_corpus, read_texts
 
     check_choice("what", what, WHAT)
@@ -73,7 +73,7 @@ def matrix_entropy(
 
 def _table(report: object) -> Table:
     """A line per layer: its entropy, as a bar, and the range over its heads."""
-    from szilard.analysis.matrix_entropy_profile import EntropyReport
+    from szilard.sessions.matrix_entropy_profile import EntropyReport
 
     assert isinstance(report, EntropyReport)
     unit = "nats" if report.unit == "nats" else "share of log(dimensions)"
