@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from szilard.analysis.entropy_page import document, filled, heat_map
+from szilard.html_page import filled
+from szilard.report_page import document, heat_map
 from szilard.sessions.head_entropies import MANY, NEAR_UNIFORM, NEAR_ZERO, HeadEntropyReport
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 220, 56, 44, 16
