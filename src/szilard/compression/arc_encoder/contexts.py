@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from szilard.engines import load
 from szilard.engines.engine import Engine
 from szilard.engines.prepared_context import SoftPrompt
 
@@ -40,8 +41,6 @@ def as_engine(model: Engine | str | Path | None) -> Engine:
     """An engine as it is, or what `szilard.load` makes of a name."""
     if isinstance(model, Engine):
         return model
-    from szilard.engines import load
-
     return load(model)
 
 
