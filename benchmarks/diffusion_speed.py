@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import szilard
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig
-from szilard.engines.diffusion_engine import DiffusionEngine
+from szilard.diffusion.engine import DiffusionEngine
 
 VOCAB, MASK, PROMPT = 256, 255, 16
 

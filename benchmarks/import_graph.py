@@ -18,9 +18,11 @@ SOURCE, PICTURE = ROOT / "src" / "szilard", ROOT / "docs" / "pictures" / "import
 LAYERS = (
     ("cli", "server"),
     ("reasoning", "speculative", "representation", "codecs", "analysis"),
-    ("training", "evaluation", "compression"),
-    ("engines",),
+    ("evaluation", "compression"),
     ("attention", "diffusion"),
+    ("training",),
+    ("sessions",),
+    ("engines",),
     ("decoding",),
     ("information",),
 )
@@ -38,6 +40,16 @@ def edges() -> Counter[tuple[str, str]]:
             for other in (asked & rooms) - {room}:
                 found[room, other] += 1
     return found
+
+
+def against_the_order(found: Counter[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Edges to a layer above, and both of two rooms of a layer that import each other."""
+    depth = {room: row for row, layer in enumerate(LAYERS) for room in layer}
+    return [
+        (one, other)
+        for one, other in found
+        if depth[other] < depth[one] or (depth[other] == depth[one] and (other, one) in found)
+    ]
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
@@ -70,15 +82,19 @@ def picture(found: Counter[tuple[str, str]]) -> str:
         'markerUnits="userSpaceOnUse"><path d="M0 0L8 4L0 8z" fill="#6b6878"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#ffffff"/>',
     ]
-    for (one, other), count in sorted(found.items(), key=lambda item: depth[item[0][1]] < depth[item[0][0]]):
-        upward = depth[other] < depth[one] or (depth[other] == depth[one] and (other, one) in found)
+    red = against_the_order(found)
+    for (one, other), count in sorted(found.items(), key=lambda item: item[0] in red):
+        upward = (one, other) in red
         (x, y), (to_x, to_y) = place[one], place[other]
         down = 1 if to_y > y else -1 if to_y < y else 0
         y, to_y = y + down * BOX[1] / 2, to_y - down * BOX[1] / 2
         if not down:
             side = 1 if to_x > x else -1
             x, to_x = x + side * BOX[0] / 2, to_x - side * BOX[0] / 2
-        bend = 26 if upward else 0
+        rows = depth[other] - depth[one]
+        bend = (
+            26 if upward else 60 + 60 * rows if rows > 1 and abs(to_x - x) < BOX[0] / 2 else 0
+        )  # round the boxes between
         colour = "#c0392b" if upward else "#6b6878"
         parts.append(
             f'<path d="M{x:.0f} {y:.0f}Q{(x + to_x) / 2 + bend:.0f} {(y + to_y) / 2 - bend / 2:.0f} {to_x:.0f} {to_y:.0f}" '

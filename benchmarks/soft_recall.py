@@ -28,7 +28,7 @@ import torch
 from results_store import Store
 
 import szilard
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines.prepared_context import SoftPrompt
 from szilard.evaluation.long_context import PAIR, WORDS
 
 CONTEXT, PAIRS = 64, 4  # of words

@@ -8,12 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from szilard.decoding.method import Method
+from szilard.decoding.under import ModelMethod
 from szilard.options import nearest
 
 if TYPE_CHECKING:
-    from szilard.attention.method import AttentionMethod
     from szilard.compression.method import Compressor
-    from szilard.diffusion.cache import CanvasCache
 
 # slug: (module, class)
 _METHODS = {
@@ -148,7 +147,7 @@ def method_class(slug: str) -> type[Method]:
     return methods()[key].cls
 
 
-def attention_class(slug: str) -> type[AttentionMethod]:
+def attention_class(slug: str) -> type[ModelMethod]:
     """The cache or attention method behind a slug (underscores and capitals are forgiven).
 
     Raises:
@@ -207,28 +206,25 @@ def make_method(method: str | type[Method] | Method | None, options: Mapping[str
 
 
 def make_attention(
-    method: str | type[Any] | AttentionMethod | CanvasCache | None, options: Mapping[str, Any] | None = None
-) -> AttentionMethod | CanvasCache | None:
+    method: str | type[ModelMethod] | ModelMethod | None, options: Mapping[str, Any] | None = None
+) -> ModelMethod | None:
     """A cache or attention method from a slug, a class or an object; None stays None.
 
     Raises:
         ValueError: unknown slug or option; TypeError: something that is no such method.
     """
-    from szilard.attention.method import AttentionMethod
-    from szilard.diffusion.cache import CanvasCache
-
     if method is None:
         return None
     if isinstance(method, str):
         method = attention_class(method)
-    return _made(method, (AttentionMethod, CanvasCache), "attention", options)
+    return _made(method, ModelMethod, "attention", options)
 
 
 def _key(slug: str) -> str:
     return slug.strip().lower().replace("_", "-")
 
 
-def _made(method: Any, kind: type[Any] | tuple[type[Any], ...], words: str, options: Mapping[str, Any] | None) -> Any:
+def _made(method: Any, kind: type[Any], words: str, options: Mapping[str, Any] | None) -> Any:
     if isinstance(method, kind):
         if options:
             raise ValueError("options go with a method's name; set them on the object instead.")

@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from szilard.analysis import recorded_entropies
-from szilard.analysis.attention_entropy import HeadEntropyReport, head_entropy_report
+from szilard.analysis.attention_entropy import head_entropy_report
 from szilard.analysis.attention_entropy_page import to_html, verdict
-from szilard.analysis.recorded_entropies import RecordedEntropies
 from szilard.cli.main import main
 from szilard.information import attention_entropy, uniform_causal_entropy
+from szilard.sessions import recorded_entropies
+from szilard.sessions.head_entropies import HeadEntropyReport
+from szilard.sessions.recorded_entropies import RecordedEntropies
 from tests.conftest import VOCAB, prompt_batch, tiny_model
 
 

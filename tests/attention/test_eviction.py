@@ -11,9 +11,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 
 import szilard
 from szilard.attention import eviction, expected_attention
-from szilard.attention.call import Call, attention
 from szilard.attention.eviction import Eviction, Slots
 from szilard.attention.layers import EvictingLayer
+from szilard.sessions.call import Call, attention
 from tests.conformance.test_every_attention_method import NEEDS_ROTATION, SMALL
 from tests.conftest import PAD, prompt_batch, tiny_model
 

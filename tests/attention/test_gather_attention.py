@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from szilard.attention import gather_attention
-from szilard.attention.call import Call
 from szilard.attention.sparse import attend_to_chosen
+from szilard.sessions.call import Call
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)

@@ -5,8 +5,8 @@ import torch
 from transformers import DynamicCache
 
 import szilard
-from szilard.attention.call import attention
 from szilard.attention.quest import PageBounds
+from szilard.sessions.call import attention
 from tests.conftest import VOCAB, prompt_batch, tiny_model
 
 

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 import szilard
 from szilard.attention import sparse, tidal_decode
-from szilard.attention.call import attention
 from szilard.attention.tidal_calibration import calibrate, needle_prompts, read_plan
 from szilard.cli.main import main
+from szilard.sessions.call import attention
 from tests.conftest import PAD, VOCAB, prompt_batch, tiny_model, tiny_tokenizer
 
 LAYERS = 6

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 
 import szilard
-from szilard.attention.call import attend_to_all
-from szilard.attention.session import Session
 from szilard.attention.uncomp.plan import (
     UnCompPlan,
     calibrate_uncomp,
@@ -22,6 +20,8 @@ from szilard.attention.uncomp.plan import (
 )
 from szilard.cli.main import main
 from szilard.engines.growing_layer import GrowingLayer
+from szilard.sessions.call import attend_to_all
+from szilard.sessions.session import Session
 from szilard.speculative.tree import DraftTree
 from tests.conftest import PAD, VOCAB, prompt_batch, tiny_model
 from tests.speculative.state import open_state

@@ -12,7 +12,7 @@ import szilard
 from szilard.cli.facts import facts
 from szilard.cli.following import drawn, follow
 from szilard.cli.main import main
-from szilard.engines.diffusion_engine import Canvas
+from szilard.diffusion.engine import Canvas
 from tests.diffusion.tiny import EOS, MASK, PROMPTS, tiny_engine, tiny_model, tokenizer
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import szilard
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.compression.store import StoredContext
 from szilard.compression.text import CompressedText, Word
 from szilard.engines import TransformersEngine
+from szilard.engines.prepared_context import SoftPrompt
 from tests.conftest import tiny_model, tiny_tokenizer
 
 CONTEXT = "w20 w21 w22 w23 w24 w25"

@@ -172,7 +172,7 @@ def _sharing_model():
 def test_the_attention_interface_is_registered_with_a_mask_function():
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    from szilard.attention.session import NAME
+    from szilard.sessions.session import NAME
 
     assert NAME in AttentionInterface._global_mapping and NAME in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
 

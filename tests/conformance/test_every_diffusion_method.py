@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import szilard
+from szilard.diffusion.engine import DiffusionEngine
 from szilard.diffusion.fill import fill
 from szilard.diffusion.method import DiffusionMethod
 from szilard.diffusion.state import DenoisingState
-from szilard.engines.diffusion_engine import DiffusionEngine
 from szilard.registry import Entry
 from tests.diffusion.tiny import MASK, PROMPTS, tiny_engine
 

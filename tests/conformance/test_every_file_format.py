@@ -26,9 +26,9 @@ from szilard.decoding.grounding_examples import read_examples
 from szilard.engines import TransformersEngine
 from szilard.evaluation.bulk import read_prompts
 from szilard.evaluation.store import ResultStore
-from szilard.evaluation.tasks import read_records
 from szilard.reasoning.examples import read_reasoning
 from szilard.reasoning.supervised_config import SupervisedConfig
+from szilard.records import read_records
 from szilard.representation.vl_jepa.pairs import read_pairs as read_captions
 from szilard.speculative.trigram_table import TrigramTable
 from szilard.training.config import read_config

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig
-from szilard.engines.diffusion_engine import DiffusionEngine
+from szilard.diffusion.engine import DiffusionEngine
 
 VOCAB, MASK, EOS = 64, 63, 1
 PROMPTS = [torch.tensor([5, 6, 7, 8, 9]), torch.tensor([10, 11, 12]), torch.tensor([13, 14, 15, 16])]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from szilard.analysis.attention_entropy import MANY, NEAR_UNIFORM, NEAR_ZERO, HeadEntropyReport
-from szilard.analysis.entropy_page import document, filled, heat_map
+from szilard.html_page import filled
+from szilard.report_page import document, heat_map
+from szilard.sessions.head_entropies import MANY, NEAR_UNIFORM, NEAR_ZERO, HeadEntropyReport
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 220, 56, 44, 16
 _BINS = 20

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from szilard.attention.call import Call
 from szilard.attention.prompt_span import PromptSpanSession, Span
 from szilard.information.matrix_entropy import matrix_entropy
 from szilard.options import check_choice, check_number
+from szilard.sessions.call import Call
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,5 @@ run.summary()
 """
 
 from szilard.attention.method import AttentionMethod
-from szilard.attention.under import Under
 
-__all__ = ["AttentionMethod", "Under"]
+__all__ = ["AttentionMethod"]

@@ -22,15 +22,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from szilard.attention.entropy_prune_session import EntropyPruneSession
 from szilard.attention.method import AttentionMethod
 from szilard.attention.prompt_span import Span
 from szilard.attention.token_budget import average_budget_to_keep
 from szilard.options import check_choice, check_ids, check_number
-
-if TYPE_CHECKING:
-    from szilard.attention.entropy_prune_session import EntropyPruneSession
 
 SCORES = ("entropy", "released", "low-entropy", "attention", "random", "stride")
 _DEFAULT_SHARE = 166 / 576  # what the paper's 192 of 576 in the mean leaves after K = 2 of 32 layers
@@ -98,8 +96,6 @@ class EntropyPrune(AttentionMethod):
         return not (isinstance(self.keep, float) and self.keep == 1)
 
     def session(self, model: Any) -> EntropyPruneSession:
-        from szilard.attention.entropy_prune_session import EntropyPruneSession
-
         return EntropyPruneSession(self, model)
 
     def kept_of(self, tokens: int, layers: int, after: int) -> int:

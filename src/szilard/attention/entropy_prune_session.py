@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.attention.call import Call
-from szilard.attention.entropy_prune import EntropyPrune
 from szilard.attention.layers import EvictingLayer
 from szilard.attention.prompt_span import PromptSpanSession
 from szilard.attention.token_budget import layer_flops
 from szilard.attention.token_subset import TokenSubset, taken
 from szilard.information.token_entropy import token_matrix_entropy
+from szilard.sessions.call import Call
+
+if TYPE_CHECKING:
+    from szilard.attention.entropy_prune import EntropyPrune
 
 
 class EntropyPruneSession(PromptSpanSession):

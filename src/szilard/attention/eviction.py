@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from szilard.attention.call import Call, attend_to_all, causal_prompt
 from szilard.attention.layers import EvictingLayer
 from szilard.attention.method import AttentionMethod
-from szilard.attention.session import Session
 from szilard.options import check_choice, check_number
+from szilard.sessions.call import Call, attend_to_all, causal_prompt
+from szilard.sessions.session import Session
 
 _ROWS = 256  # query rows whose probabilities are held at a time
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from szilard.options import Options
+from szilard.decoding.under import ModelMethod
 
 if TYPE_CHECKING:
-    from szilard.attention.session import OpenMethod
+    from szilard.engines.engine import Engine
+    from szilard.sessions.session import OpenMethod
 
 
 @dataclass(frozen=True)
-class AttentionMethod(Options, ABC):
+class AttentionMethod(ModelMethod):
     """One published technique that decides what a model's layers read, keep or run.
 
     `with Method(...)(model) as run: model.generate(...)` leaves the model as it was, after exceptions, too. It composes
@@ -23,15 +24,8 @@ class AttentionMethod(Options, ABC):
     `szilard.Under(method, attention)`.
     """
 
-    slug: ClassVar[str]
     family: ClassVar[str] = "attention"
-    paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
-
-    @property
-    def rewinds(self) -> bool:
-        """Whether tokens can be taken back from the cache while it is open, as methods that draft need it."""
-        return True
 
     @classmethod
     @abstractmethod
@@ -61,3 +55,15 @@ class AttentionMethod(Options, ABC):
         """
         with self.session(model).opened() as session:
             yield session
+
+    def check(self, engine: Engine | None = None) -> None:
+        model = getattr(engine, "model", None)
+        if model is not None and "attention" in getattr(engine, "provides", ()):
+            self.session(model)
+
+    @contextlib.contextmanager
+    def around(self, state: Any) -> Iterator[None]:
+        """Open on the state's model; what was read and kept goes among the cost's counters."""
+        with self(state.model) as session:
+            yield
+            state.cost.counters |= session.summary()

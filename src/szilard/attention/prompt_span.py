@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from szilard.attention.call import Call, attend_to_all, causal_prompt
 from szilard.attention.layers import EvictingLayer
-from szilard.attention.session import Session
+from szilard.sessions.call import Call, attend_to_all, causal_prompt
+from szilard.sessions.session import Session
 
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 Span = tuple[int, int] | tuple[tuple[int, int], ...]

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from szilard.attention.call import Call
 from szilard.attention.method import AttentionMethod
 from szilard.attention.sparse import SparseSession
 from szilard.options import check_number
+from szilard.sessions.call import Call
 
 
 @dataclass(frozen=True)

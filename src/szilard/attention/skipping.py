@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from szilard.attention.layer_calls import around_layers
-from szilard.attention.session import OpenMethod
 from szilard.attention.skippable import SkippableLayer, skippable
+from szilard.sessions.session import OpenMethod
 
 PREFILL = ("full", "skip")
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from szilard.attention import gather_attention
-from szilard.attention.call import Call, attend_to_all, attention, causal_prompt
-from szilard.attention.session import Session
 from szilard.engines.growing_layer import GrowingLayer
+from szilard.sessions.call import Call, attend_to_all, attention, causal_prompt
+from szilard.sessions.session import Session
 
 _SLOTS_AT_ONCE = 1 << 18  # slots that are copied at a time, over rows, sets and new tokens
 

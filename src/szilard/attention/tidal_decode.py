@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import torch
 
 from szilard.attention.cache_correction import Uncorrected
-from szilard.attention.call import Call
 from szilard.attention.method import AttentionMethod
 from szilard.attention.sparse import SparseSession
 from szilard.options import check_bool, check_choice, check_ids, check_number
+from szilard.sessions.call import Call
 
 _PRODUCTS_AT_ONCE = 1 << 24  # products of queries and keys that are held at a time, over rows, heads and new tokens
 

@@ -231,7 +231,7 @@ def read_contexts(file: Path) -> tuple[list[str], list[str] | None, list[list[tu
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
-    from szilard.evaluation.tasks import read_records
+    from szilard.records import read_records
 
     if not file.is_file():
         raise ValueError(f"there is no file {str(file)!r}.")

@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note
-from szilard.options import check_number
+from szilard.cli.loading import note
+from szilard.cli.texts import TextsOption, counted_texts, model_and_pieces
 
 if TYPE_CHECKING:
-    from szilard.analysis.attention_entropy import HeadEntropyReport
+    from szilard.sessions.head_entropies import HeadEntropyReport
 
 _BAR = 14  # cells of a bar
 
 
 def attention_entropy(
-    data: Annotated[
-        Path, typer.Option("--data", help="Texts: .jsonl as `szilard train medusa` takes it, or .txt: paragraphs.")
-    ],
+    data: TextsOption,
     model: o.ModelOption = None,
     length: Annotated[
         int | None, typer.Option("--length", help="Tokens of a piece of text; default: 512, or what the model reads.")
@@ -38,27 +35,15 @@ def attention_entropy(
     """Measure the entropy of every attention head, and find heads that look everywhere or at one token."""
     from szilard.analysis.attention_entropy import head_entropy_report
     from szilard.analysis.attention_entropy_page import to_html, verdict
-    from szilard.analysis.text_pieces import pieces
-    from szilard.training.corpus import read_corpus, read_texts
 
-    check_number("length", length, low=2, integer=True, optional=True)
-    check_number("limit", limit, low=1, integer=True)
     o.check_writable(html)
-    read_texts(data)  # bad data is told before the model is loaded
-    loaded = load_engine(model, "transformers", device, dtype)
-    if length is None:
-        length = min(512, loaded.context_window or 512)
-    if loaded.context_window is not None and length > loaded.context_window:
-        raise ValueError(f"pieces of {length} tokens exceed the context window of {loaded.name}: shorten --length.")
-    texts = list(pieces((text.ids for text in read_corpus(data, loaded)), length, limit=limit))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        line = progress.add_task("texts", total=len(texts))
+    loaded, texts = model_and_pieces(data, model, length, limit, device, dtype)
+    with counted_texts(texts) as progress:
         report = head_entropy_report(
-            loaded.model,  # type: ignore[attr-defined]
+            loaded.model,
             texts,
             name=Path(loaded.name).name,
-            progress=lambda done: progress.update(line, completed=done),
+            progress=progress,
         )
     if html is not None:
         o.write_text(html, to_html(report))

@@ -224,7 +224,7 @@ def _sae_table(found: SaeReport) -> Table:
 def _page(found: ConceptAlignment, model: str, layer: int) -> str:
     from html import escape
 
-    from szilard.analysis.entropy_page import document, heat_map
+    from szilard.report_page import document, heat_map
 
     names = ", ".join(f"{place}: {escape(name)}" for place, name in enumerate(found.names))
     body = (

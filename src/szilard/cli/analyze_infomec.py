@@ -96,7 +96,7 @@ def _table(found: InfoMEC, names: list[str]) -> Table:
 def _page(found: InfoMEC, names: list[str]) -> str:
     from html import escape
 
-    from szilard.analysis.entropy_page import document
+    from szilard.report_page import document
 
     rows = ", ".join(f"{place}: {escape(name)}" for place, name in enumerate(names))
     idle = ", ".join(str(place) for place, active in enumerate(found.active) if not active) or "none"

@@ -9,20 +9,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from szilard.cli import options as o
-from szilard.cli.loading import errors, load_engine, note
+from szilard.cli.loading import note
+from szilard.cli.texts import TextsOption, counted_texts, model_and_pieces
 from szilard.options import check_choice, check_number
 
 _BAR = 14  # cells of a bar
 
 
 def matrix_entropy(
-    data: Annotated[
-        Path, typer.Option("--data", help="Texts: .jsonl as `szilard train medusa` takes it, or .txt: paragraphs.")
-    ],
+    data: TextsOption,
     model: o.ModelOption = None,
     what: Annotated[str, typer.Option("--what", help="Of which states: query, key, value or hidden.")] = "query",
     top: Annotated[int | None, typer.Option("--top", help="Largest eigenvalues that count; default: all.")] = None,
@@ -36,31 +34,21 @@ def matrix_entropy(
 ) -> None:
     """Measure the matrix entropy of queries, keys, values or hidden states over layers and heads."""
     from szilard.analysis.entropy_page import to_html
-    from szilard.analysis.matrix_entropy_profile import WHAT, EntropyReport, entropy_report
-    from szilard.analysis.text_pieces import pieces
-    from szilard.training.corpus import read_corpus, read_texts
+    from szilard.sessions.matrix_entropy_profile import WHAT, EntropyReport, entropy_report
 
     check_choice("what", what, WHAT)
     check_number("top", top, low=1, integer=True, optional=True)
-    check_number("length", length, low=2, integer=True)
-    check_number("limit", limit, low=1, integer=True)
     o.check_writable(html)
-    read_texts(data)  # bad data is told before the model is loaded
-    loaded = load_engine(model, "transformers", device, dtype)
-    if loaded.context_window is not None and length > loaded.context_window:
-        raise ValueError(f"pieces of {length} tokens exceed the context window of {loaded.name}: shorten --length.")
-    texts = list(pieces((text.ids for text in read_corpus(data, loaded)), length, limit=limit))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        line = progress.add_task("texts", total=len(texts))
+    loaded, texts = model_and_pieces(data, model, length, limit, device, dtype)
+    with counted_texts(texts) as progress:
         report: EntropyReport = entropy_report(
-            loaded.model,  # type: ignore[attr-defined]
+            loaded.model,
             texts,
             what=what,
             top=top,
             nats=nats,
             name=Path(loaded.name).name,
-            progress=lambda done: progress.update(line, completed=done),
+            progress=progress,
         )
     if html is not None:
         o.write_text(html, to_html(report))
@@ -73,7 +61,7 @@ def matrix_entropy(
 
 def _table(report: object) -> Table:
     """A line per layer: its entropy, as a bar, and the range over its heads."""
-    from szilard.analysis.matrix_entropy_profile import EntropyReport
+    from szilard.sessions.matrix_entropy_profile import EntropyReport
 
     assert isinstance(report, EntropyReport)
     unit = "nats" if report.unit == "nats" else "share of log(dimensions)"

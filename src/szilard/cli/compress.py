@@ -159,7 +159,7 @@ def _budget(text: str | None) -> float | int | None:
 
 
 def _read(files: list[Path] | None) -> tuple[list[str], list[str]]:
-    from szilard.evaluation.records import read_text
+    from szilard.records import read_text
 
     names, texts = [], []
     for file in files or [Path("-")]:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from szilard.decoding.visible_text import visible_text
-from szilard.engines.diffusion_engine import Canvas
+from szilard.diffusion.engine import Canvas
 from szilard.engines.result import Result
 
 _MASK = "░"  # as `Canvas.text` writes it

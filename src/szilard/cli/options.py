@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from szilard.attention.under import Under
 from szilard.decoding.method import Method
+from szilard.decoding.under import Under
 from szilard.options import parse_option
 from szilard.registry import attention_class, make_attention, make_method, method_class
 

@@ -37,9 +37,9 @@ def learn2pd(
     The model answers every prompt twice (one token per step, then as an oracle decodes); the filter learns from that.
     Both parts go on where they were when the command is given again.
     """
+    from szilard.diffusion.engine import DiffusionEngine
     from szilard.diffusion.learn2pd.collect import collect_egp_rows
     from szilard.diffusion.learn2pd.training import train_filter
-    from szilard.engines.diffusion_engine import DiffusionEngine
     from szilard.evaluation.bulk import read_prompts
     from szilard.training.config import read_config
     from szilard.whole_folder import check_folder

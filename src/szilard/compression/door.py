@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from szilard.compression.method import Budget, Compressor, SoftCompressor, TextCompressor, check_budget
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.compression.text import CompressedText
 from szilard.engines.engine import Engine
+from szilard.engines.prepared_context import SoftPrompt
 from szilard.engines.transformers_generate import check_needs
 from szilard.registry import make_compressor
 

@@ -11,8 +11,8 @@ from szilard.compression.text import CompressedText
 from szilard.options import Options
 
 if TYPE_CHECKING:
-    from szilard.compression.soft_prompt import SoftPrompt
     from szilard.engines.engine import Engine
+    from szilard.engines.prepared_context import SoftPrompt
 
 Budget = float | int | None
 

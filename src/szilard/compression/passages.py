@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from szilard.evaluation.tasks import read_objects
+from szilard.records import read_objects
 from szilard.training.corpus import Example
 from szilard.training.hidden_states import Stretches, Tokens
 

@@ -25,6 +25,7 @@ from szilard.compression.text import CompressedText
 from szilard.compression.words import Spans, as_spans, owners
 from szilard.decoding.cost import Cost
 from szilard.engines.engine import Engine
+from szilard.engines.pair import second_engine
 from szilard.options import check_number
 
 WINDOW, OVERLAP = 1024, 256  # tokens
@@ -63,8 +64,6 @@ class InformationDropping(WordDropping):
         Raises:
             ValueError: there is none, or one that does not read from left to right.
         """
-        from szilard.engines.pair import second_engine
-
         if self.scorer is not None:
             engine = second_engine(str(self.scorer) if isinstance(self.scorer, Path) else self.scorer, "auto")
         if engine is None:

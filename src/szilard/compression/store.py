@@ -21,10 +21,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from szilard.compression.inputs import around_context, context_vectors
-from szilard.compression.kv_prefix import KvPrefix, compute_prefix
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.compression.text import CompressedText, Word
+from szilard.engines.kv_prefix import KvPrefix, compute_prefix
+from szilard.engines.prepared_context import PreparedContext, SoftPrompt
+from szilard.engines.prompt_parts import around_context, context_vectors
 from szilard.whole_folder import check_folder, whole_folder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class StoredContext:
+class StoredContext(PreparedContext):
     """An entry of a store: what `engine.generate(prompt, context=...)` takes.
 
     Attributes:
@@ -47,6 +47,11 @@ class StoredContext:
     id: str
     compressed: CompressedText | SoftPrompt
     prefix: KvPrefix | None = None
+
+    @property
+    def content(self) -> str | SoftPrompt:
+        """The text, or the vectors."""
+        return self.compressed.content
 
 
 class ContextStore:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from szilard.compression.inputs import left_padded
 from szilard.engines.model_parts import unembed
+from szilard.engines.prompt_parts import left_padded
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from szilard.engines.prepared_context import PreparedContext
+
 
 @dataclass(frozen=True)
 class Word:
@@ -25,7 +27,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class CompressedText:
+class CompressedText(PreparedContext):
     """A shortened context.
 
     Attributes:
@@ -48,6 +50,11 @@ class CompressedText:
     cost: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        return self.text
+
+    @property
+    def content(self) -> str:
+        """The text."""
         return self.text
 
     @property

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from szilard.decoding.adadec_threshold import ThresholdFit
 from szilard.decoding.method import Method, row_streams
 from szilard.decoding.plain import plain_decode
 from szilard.decoding.state import DecodingState
@@ -130,8 +131,6 @@ class AdaDec(Method):
         if isinstance(self.threshold, str):
             if self.threshold in PUBLISHED_THRESHOLDS:
                 return PUBLISHED_THRESHOLDS[self.threshold]
-            from szilard.decoding.adadec_threshold import ThresholdFit
-
             fit = ThresholdFit.load(self.threshold)
             if engine is not None and not fit.belongs_to(engine):
                 raise ValueError(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from szilard.options import Options
+from szilard.decoding.under import ModelMethod
 
 if TYPE_CHECKING:
     from szilard.diffusion.state import DenoisingState
@@ -37,14 +38,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class CanvasCache(Options, ABC):
+class CanvasCache(ModelMethod):
     """A policy. It goes beside any rule: `engine.generate(prompt, method=..., attention=DualCache())`."""
 
-    slug: ClassVar[str]
     family: ClassVar[str] = "canvas cache"
-    paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset({"denoising"})
-    rewinds: ClassVar[bool] = True
     whole_blocks: ClassVar[bool] = True  # whether every round gives logits for all columns of the block
 
     @classmethod
@@ -55,6 +53,11 @@ class CanvasCache(Options, ABC):
     @abstractmethod
     def open(self, state: DenoisingState) -> CacheRun:
         """What says so in one run."""
+
+    def around(self, state: Any) -> AbstractContextManager[None]:
+        """The state asks the policy from now on, to its end."""
+        state.use_cache(self)
+        return nullcontext()
 
 
 class CacheRun(ABC):

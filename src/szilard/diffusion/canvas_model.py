@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from szilard.attention.call import attention
 from szilard.decoding.cost import ModelSize
 from szilard.diffusion.canvas_store import CanvasStore
 from szilard.engines.model_parts import model_size, unembed
 from szilard.options import check_bool, check_number
+from szilard.sessions.call import attention
 
 NAME = "szilard-canvas"  # of the attention function; no mask function has this name, so none is built
 

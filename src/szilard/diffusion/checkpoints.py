@@ -34,7 +34,7 @@ from transformers import (
 
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig
 from szilard.diffusion.layouts import Layout, embedding_rows, layout_of
-from szilard.diffusion.weights import filled_model, weight_files
+from szilard.engines.weights import filled_model, read_config, weight_files
 from szilard.options import nearest
 
 KEY = "masked_diffusion"  # in config.json
@@ -145,24 +145,6 @@ def read_checkpoint(
     model = _stock(folder, wanted, device) if layout is None else _official(folder, config, layout, wanted, device)
     setattr(model.config, KEY, dataclasses.asdict(diffusion))
     return DiffusionCheckpoint(model, diffusion, folder)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What a folder's config.json holds.
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ValueError(f"the folder {str(folder)!r} holds no model (no config.json).")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{str(file)!r} is damaged: it holds a {type(config).__name__}.")
-    return config
 
 
 def read_tokenizer(folder: str | Path) -> Any:

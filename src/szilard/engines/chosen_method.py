@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from szilard.attention.under import Under
 from szilard.decoding.method import Method
+from szilard.decoding.under import decoding_of
 from szilard.registry import make_method
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -29,8 +29,3 @@ def method_with(method: Any, options: dict[str, Any]) -> Method:
         name = next(iter(given))
         raise ValueError(f"{name} only acts with do_sample=True; add that, or leave {name} out.")
     return chosen
-
-
-def decoding_of(method: Method) -> Method:
-    """What chooses the tokens, of a pair."""
-    return method.method if isinstance(method, Under) else method

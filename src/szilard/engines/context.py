@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.compression.inputs import (
+from szilard.engines.kv_prefix import KvPrefix, batch_cache
+from szilard.engines.prepared_context import PreparedContext, SoftPrompt
+from szilard.engines.prompt_parts import (
     SEPARATOR,
     around_context,
     check_made_for,
@@ -16,15 +18,11 @@ from szilard.compression.inputs import (
     left_padded,
     part_ids,
 )
-from szilard.compression.kv_prefix import KvPrefix, batch_cache
-from szilard.compression.soft_prompt import SoftPrompt
-from szilard.compression.store import StoredContext
-from szilard.compression.text import CompressedText
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
 
-Context = str | CompressedText | SoftPrompt | StoredContext
+Context = str | PreparedContext
 _KINDS = "text, a compressed context, an entry of a store, or a list of these"
 
 
@@ -65,7 +63,7 @@ def contexts_per_prompt(context: Any, prompts: Sequence[Any], single: bool) -> l
 def _several(context: Any) -> list[Context]:
     found = [] if context is None else list(context) if isinstance(context, (list, tuple)) else [context]
     for entry in found:
-        if not isinstance(entry, (str, CompressedText, SoftPrompt, StoredContext)):
+        if not isinstance(entry, (str, PreparedContext)):
             raise TypeError(f"a context is {_KINDS}, not {type(entry).__name__}.")
         if isinstance(entry, str) and not entry.strip():
             raise ValueError("a context is empty: give some text, or leave it out.")
@@ -90,19 +88,20 @@ def read_contexts(
     rows, asked, prefixes = [], [], []
     for prompt, found in zip(prompts, contexts, strict=True):
         head, tail = around_context(engine, prompt, raw)
-        bare = [entry.compressed if isinstance(entry, StoredContext) else entry for entry in found]
+        bare = [entry.content if isinstance(entry, PreparedContext) else entry for entry in found]
         parts: list[Any] = [torch.tensor(head, dtype=torch.long)]
         for index, entry in enumerate(bare):
             if isinstance(entry, SoftPrompt):
                 check_made_for(entry, engine)
                 parts += [part_ids(engine, SEPARATOR), entry] if index else [entry]
             else:
-                parts.append(part_ids(engine, SEPARATOR + str(entry) if index else entry))
+                parts.append(part_ids(engine, SEPARATOR + entry if index else entry))
         parts.append(torch.tensor(tail, dtype=torch.long))
         rows.append(parts)
         asked.append(_shown(engine, parts))
-        first = found[0] if found and isinstance(found[0], StoredContext) else None
-        prefixes.append(_usable(first, head, engine) if use_stored else None)
+        first = found[0] if found else ""
+        kept = first.prefix if isinstance(first, PreparedContext) else None
+        prefixes.append(_usable(kept, head, engine) if use_stored else None)
     if any(isinstance(part, SoftPrompt) for parts in rows for part in parts):
         vectors = [context_vectors(engine, parts) for parts in rows]
         lengths = [len(row) for row in vectors]
@@ -118,9 +117,8 @@ def read_contexts(
     return ContextInputs(inputs, asked, lengths)
 
 
-def _usable(entry: StoredContext | None, head: list[int], engine: Engine) -> KvPrefix | None:
+def _usable(prefix: KvPrefix | None, head: list[int], engine: Engine) -> KvPrefix | None:
     """The stored beginning of a prompt, where it is this prompt's and this model's."""
-    prefix = None if entry is None else entry.prefix
     if prefix is None or engine.kind != "transformers":
         return None
     return prefix if prefix.model == engine.fingerprint and prefix.head == tuple(head) else None

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     StoppingCriteriaList,
+    TextIteratorStreamer,
 )
 
-from szilard.attention.method import AttentionMethod
-from szilard.attention.under import Under
 from szilard.decoding.method import Method
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.state import DecodingState
 from szilard.decoding.stopping import InNewText
-from szilard.diffusion.cache import CanvasCache
-from szilard.engines.chosen_method import decoding_of, method_with
+from szilard.decoding.under import ModelMethod, Under, decoding_of
+from szilard.engines.chosen_method import method_with
+from szilard.engines.context import ContextInputs, contexts_per_prompt, read_contexts
 from szilard.engines.prompts import Prompt, as_batch, images_per_prompt
 from szilard.engines.result import Result
 from szilard.engines.streaming import streamed
@@ -28,9 +28,6 @@ from szilard.engines.tokenized import Tokenized
 from szilard.engines.transformers_generate import check_needs
 from szilard.options import check_number, nearest
 from szilard.registry import make_attention, make_method
-
-if TYPE_CHECKING:
-    from szilard.engines.context import ContextInputs
 
 _GENERATION_FIELDS = frozenset(GenerationConfig().to_dict())
 _FIXED = {"use_cache", "return_dict_in_generate", "custom_generate", "streamer"}
@@ -67,7 +64,7 @@ class Engine(Tokenized):
         seed: int | None = None,
         raw: bool = False,
         trace: bool | TraceRecorder = True,
-        attention: str | type[AttentionMethod] | AttentionMethod | type[CanvasCache] | CanvasCache | None = None,
+        attention: str | type[ModelMethod] | ModelMethod | None = None,
         template: Any = None,
         stop: str | Sequence[str] | None = None,
         logits_processor: Sequence[Any] | None = None,
@@ -152,7 +149,8 @@ class Engine(Tokenized):
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`, the result of
         `yield from`) is the `Result`.
         """
-        return streamed(self, prompt, method, options)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        return streamed(self, prompt, method, options, streamer, streamer.text_queue)
 
     def state(
         self,
@@ -244,8 +242,6 @@ class Engine(Tokenized):
         Raises:
             ValueError: beside pictures or a template.
         """
-        from szilard.engines.context import contexts_per_prompt, read_contexts
-
         for name, value in others.items():
             if value is not None:
                 raise ValueError(f"context and {name} do not go together: put the context into the prompt's text.")

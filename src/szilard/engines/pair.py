@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from szilard.decoding.state import DecodingState
 from szilard.engines.engine import Engine
 from szilard.engines.loading import load
+from szilard.engines.transformers_engine import TransformersEngine
+from szilard.engines.transformers_generate import tokenizer_beside
 from szilard.engines.transformers_state import TransformersState
 
 _OTHER_TOKENIZER = "{} has another tokenizer than the model it is to work with; take one family."
@@ -53,9 +55,6 @@ def second_engine(large: Any, kind: str) -> Engine:
     if isinstance(large, (str, Path)):
         return _loaded_once(str(large), kind)
     if not isinstance(large, Engine):
-        from szilard.engines.transformers_engine import TransformersEngine
-        from szilard.engines.transformers_generate import tokenizer_beside
-
         if isinstance(large, type) or not hasattr(large, "generate"):
             raise TypeError(f"the second model must be an engine, a transformers model or a name, not {large!r}.")
         ids_only = SimpleNamespace(eos_token_id=None, pad_token_id=None, encode=_no_tokenizer)

@@ -1,4 +1,4 @@
-"""One prompt's text, piece by piece, while a thread generates it."""
+"""One prompt's answer, piece by piece, while a thread generates it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from transformers import TextIteratorStreamer
-
 from szilard.decoding.stopping import StopWhen
 from szilard.engines.prompts import Prompt, as_batch
-from szilard.registry import make_method
 
 if TYPE_CHECKING:
     from szilard.decoding.method import Method
@@ -19,16 +16,24 @@ if TYPE_CHECKING:
 
 
 def streamed(
-    engine: Engine, prompt: Prompt, method: str | type[Method] | Method | None, options: dict[str, Any]
-) -> Iterator[str]:
-    """See `Engine.stream`; its errors come with the first piece."""
-    if method is not None:
-        method = make_method(method)
+    engine: Engine,
+    prompt: Prompt,
+    method: str | type[Method] | Method | None,
+    options: dict[str, Any],
+    streamer: Any,
+    pieces: queue.Queue[Any],
+) -> Iterator[Any]:
+    """See `Engine.stream`; its errors come with the first piece.
+
+    Args:
+        engine, prompt, method, options: as `Engine.generate` takes them.
+        streamer: told by the run what happens.
+        pieces: into which the streamer puts what is to be yielded, and at an end of its own None.
+    """
     if not as_batch(prompt)[1]:
         raise ValueError("stream takes one prompt; use generate for a batch.")
     if "streamer" in options:
         raise ValueError("stream has a streamer of its own; use generate to pass one.")
-    streamer = TextIteratorStreamer(engine.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=0.1)
     given_up = threading.Event()
     criteria = [*(options.pop("stopping_criteria", None) or []), StopWhen(given_up)]
     outcome: dict[str, Any] = {}
@@ -41,19 +46,13 @@ def streamed(
         except BaseException as error:  # handed to the consumer
             outcome["error"] = error
         finally:
-            outcome["over"] = True
+            pieces.put(None)
 
     thread = threading.Thread(target=work, name="szilard-stream", daemon=True)
     thread.start()
     try:
-        while True:
-            try:
-                yield next(streamer)
-            except queue.Empty:
-                if "over" in outcome and streamer.text_queue.empty():
-                    break
-            except StopIteration:
-                break
+        while (piece := pieces.get()) is not None:
+            yield piece
     finally:
         given_up.set()
         thread.join()

@@ -11,8 +11,7 @@ from typing import Any
 
 from szilard.decoding.method import Method
 from szilard.engines.engine import Engine
-from szilard.evaluation.records import fault, read_text
-from szilard.evaluation.tasks import read_records
+from szilard.records import fault, read_records, read_text
 from szilard.whole_folder import held
 
 

@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from szilard.attention.under import Under
 from szilard.decoding.cost import Cost
 from szilard.decoding.method import Method
 from szilard.decoding.trace import Trace
+from szilard.decoding.under import decoding_of
 from szilard.engines.engine import Engine
 from szilard.engines.prompts import is_chat
 from szilard.engines.result import Result
@@ -144,7 +144,7 @@ def draws(method: Method) -> bool:
     Of a rule that fills a canvas: where it draws which columns it commits.
     """
     if "denoising" in method.needs:
-        rule = method.method if isinstance(method, Under) else method
+        rule = decoding_of(method)
         chance = getattr(rule, "score", "") == "random" or getattr(rule, "rule", "") == "chance"
         return chance or bool(getattr(rule, "score_temperature", 0))
     return method.slug.partition("+")[0] == "sampling" and getattr(method, "seed", None) is None

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from szilard.options import nearest
+from szilard.records import read_records
 
 if TYPE_CHECKING:
     from szilard.evaluation.likelihood import Likelihood
@@ -169,48 +165,6 @@ def _reason(record: Any, error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"the field {error} is missing."
     return str(error) if isinstance(error, ValueError) else "a field has another type."
-
-
-def read_records(path: Path) -> Iterator[Any]:
-    """Records, whatever they are, of a .jsonl, .jsonl.gz, .json, .csv or .parquet file.
-
-    Raises:
-        ValueError: not one of these, or damaged.
-    """
-    try:
-        if path.name.endswith(".parquet"):
-            import pyarrow.parquet
-
-            yield from pyarrow.parquet.read_table(path).to_pylist()
-            return
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
-        if path.name.endswith(".json"):
-            records = json.loads(text)
-            if not isinstance(records, list):
-                raise ValueError("not a list")
-            yield from records
-            return
-        if path.name.endswith(".csv"):
-            yield from csv.DictReader(io.StringIO(text, newline=""))
-            return
-        for line in text.split("\n"):  # not splitlines: a text may hold other line separators
-            if line.strip():
-                yield json.loads(line)
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # JSON's, Unicode's and Arrow's among them
-        raise ValueError(f"{str(path)!r} cannot be read as JSON lines, CSV or Parquet ({error}).") from None
-
-
-def read_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """As `read_records`, of records that must be objects with named fields.
-
-    Raises:
-        ValueError: also for a record that is none.
-    """
-    for number, record in enumerate(read_records(path), start=1):
-        if not isinstance(record, dict):
-            raise ValueError(f"{str(path)!r}, record {number}, is no object with named fields.")
-        yield record
 
 
 def task_names() -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from szilard.information.sample_tables import (
     source_labels,
 )
 from szilard.options import check_bool, check_number
+from szilard.report_page import heat_map
 
 _JITTER = 1e-10  # of the standardised column: breaks ties, as scikit-learn does
 
@@ -91,8 +92,6 @@ class InfoMEC:
 
     def heatmap(self) -> str:
         """The NMI as an SVG: a row per source, a column per latent."""
-        from szilard.analysis.entropy_page import heat_map
-
         return heat_map(self.nmi.tolist(), rows="source", columns="latent")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from szilard.evaluation.tasks import read_records
+from szilard.records import read_records
 
 # What published collections call the three parts; the first name found counts.
 _COLUMNS = {

@@ -11,7 +11,7 @@ from transformers import StoppingCriteria
 
 from szilard.decoding.recorder import TraceRecorder
 from szilard.decoding.stopping import StopWhen
-from szilard.engines.diffusion_engine import GivenUp
+from szilard.diffusion.engine import GivenUp
 from szilard.server.jobs import Failed, Job, Step
 from szilard.server.row import Row
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from szilard.attention.under import Under
 from szilard.decoding.method import Method
+from szilard.decoding.under import Under
 from szilard.options import nearest, parse_option
 from szilard.registry import Entry, attention_class, make_method, method_class, methods
 from szilard.server.errors import RequestError

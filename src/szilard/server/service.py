@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.attention.under import Under
 from szilard.decoding.greedy import Greedy
 from szilard.decoding.method import Method
 from szilard.decoding.sampling import Sampling
+from szilard.decoding.under import Under, decoding_of
 from szilard.server.errors import RequestError
 from szilard.server.jobs import Event, Job
 from szilard.server.methods import Offered, Presets
@@ -229,7 +229,7 @@ class Service:
                     return plain, {}
                 return (plain, {}) if greedy else (Sampling(**given), {})
             Sampling(**{name: value for name, value in given.items() if value or name != "temperature"})  # its ranges
-            decoding = method.method if isinstance(method, Under) else method
+            decoding = decoding_of(method)
             if isinstance(decoding, Sampling) and given:
                 own = Greedy() if greedy else dataclasses.replace(decoding, **given)
                 return (Under(own, method.attention) if isinstance(method, Under) else own), {}

@@ -15,6 +15,8 @@ import torch
 from szilard.decoding.method import Method
 from szilard.decoding.state import DecodingState
 from szilard.engines import step_profile
+from szilard.engines.loading import find
+from szilard.engines.pair import check_same_tokenizer, companion, second_engine
 from szilard.options import check_choice, check_number
 from szilard.speculative.budget import NodeBudget
 from szilard.speculative.drafter import Drafter, speculative_decode
@@ -60,9 +62,6 @@ class DraftModel(Method):
             return
         if self.draft is None:
             raise ValueError("draft-model needs a small model: draft='path or name' (or an engine), same tokenizer.")
-        from szilard.engines.loading import find
-        from szilard.engines.pair import check_same_tokenizer, second_engine
-
         if engine is not None:
             check_same_tokenizer(engine, second_engine(self.draft, engine.kind))
         elif isinstance(self.draft, str):
@@ -72,8 +71,6 @@ class DraftModel(Method):
         """The draft model by its name and weights."""
         if self.draft_tokens == 0:
             return self.changed_options()
-        from szilard.engines.pair import second_engine
-
         draft = second_engine(self.draft, engine.kind)
         return self.changed_options() | {"draft": f"{draft.name}, {draft.fingerprint}"}
 
@@ -96,8 +93,6 @@ class _SmallModel(Drafter):
 
     def start(self, state: DecodingState) -> None:
         if self.method.draft_tokens:
-            from szilard.engines.pair import companion
-
             if state.prompt_width == 0:
                 raise ValueError(
                     "draft-model needs the prompt as token ids, which both models can read; it came as embeddings: "

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from szilard.engines.engine import Engine
-from szilard.evaluation.records import fault, read_text
-from szilard.evaluation.tasks import read_records
+from szilard.records import fault, read_records, read_text
 
 _FORMS = (
     'each record needs "messages" (a chat), "prompt" and "answer", "prompt_ids" and "ids" (as `szilard generate '

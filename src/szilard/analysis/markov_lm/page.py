@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from szilard.analysis.entropy_page import document
 from szilard.analysis.markov_lm.report import MarkovReport
+from szilard.report_page import document
 
 _GIVEN = {"all": "the tokens between", "next": "the next token", "nothing": "frequencies"}
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 240, 48, 34

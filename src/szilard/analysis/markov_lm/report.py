@@ -26,6 +26,7 @@ from szilard.analysis.markov_lm.bootstrap import Estimate, by_document
 from szilard.analysis.markov_lm.collection import Collected, collect, linear_head, windows
 from szilard.analysis.markov_lm.probes import GIVEN, ProbeConfig
 from szilard.analysis.markov_lm.surplus import SurplusRow, surplus_rows
+from szilard.information.categorical_entropy import categorical_entropy
 from szilard.information.predictive_similarity import KERNELS
 from szilard.options import check_bool, check_choice, check_number
 
@@ -311,8 +312,6 @@ def _entropies_alone(
     engine: Any, stretches: Any, texts: int, vocabulary: int, progress: Callable[[int, int], None] | None
 ) -> MarkovReport:
     """For engines that give logits only: each stretch is read once by the decoding state."""
-    from szilard.information.categorical_entropy import categorical_entropy
-
     found = Collected()
     parts: dict[str, list[Tensor]] = {name: [] for name in (*_MEASURED, "nll", "document", "place")}
     for done, (number, ids) in enumerate(stretches):

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from szilard.attention.call import Call
 from szilard.attention.eviction import Slots
-from szilard.attention.session import Session
 from szilard.attention.token_subset import TokenSubset, taken
 from szilard.attention.uncomp.plan import kept_tokens
+from szilard.sessions.call import Call
+from szilard.sessions.session import Session
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from szilard.attention.method import AttentionMethod
 from szilard.attention.uncomp.plan import UnCompPlan
+from szilard.attention.uncomp.session import UnCompSession
 from szilard.options import check_bool, check_choice, check_number
 
 if TYPE_CHECKING:
-    from szilard.attention.uncomp.session import UnCompSession
     from szilard.engines.engine import Engine
 
 GROUPS = ("high-more", "reversed", "random", "uniform")
@@ -145,6 +145,4 @@ class UnComp(AttentionMethod):
         return self.changed_options() | ({} if plan is None else {"plan": plan.digest})
 
     def session(self, model: Any) -> UnCompSession:
-        from szilard.attention.uncomp.session import UnCompSession
-
         return UnCompSession(self, model)

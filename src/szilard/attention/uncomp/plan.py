@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from szilard.analysis.matrix_entropy_profile import head_entropy_profile
 from szilard.engines.model_parts import weights_fingerprint
 from szilard.options import check_choice, check_number
+from szilard.sessions.matrix_entropy_profile import head_entropy_profile
 
 WHAT = ("query", "key", "value")
 _FULL_SCORE_HEADS = 32  # heads of the models on which the paper's threshold of a drop was set

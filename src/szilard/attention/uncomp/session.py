@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.attention.call import Call, attend_to_all, causal_prompt
 from szilard.attention.eviction import Slots
-from szilard.attention.session import Session
 from szilard.attention.snapkv import pooled
 from szilard.attention.uncomp.grouped_layer import GroupedLayer
 from szilard.attention.uncomp.hidden_stages import HiddenStages
 from szilard.attention.uncomp.plan import UnCompPlan, group_sizes
+from szilard.sessions.call import Call, attend_to_all, causal_prompt
+from szilard.sessions.session import Session
 
 if TYPE_CHECKING:
     from szilard.attention.uncomp.method import UnComp

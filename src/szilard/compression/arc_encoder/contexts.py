@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines import load
 from szilard.engines.engine import Engine
+from szilard.engines.prepared_context import SoftPrompt
 
 
 def ids_of(context: Any, engine: Engine, index: int) -> torch.Tensor:
@@ -40,8 +41,6 @@ def as_engine(model: Engine | str | Path | None) -> Engine:
     """An engine as it is, or what `szilard.load` makes of a name."""
     if isinstance(model, Engine):
         return model
-    from szilard.engines import load
-
     return load(model)
 
 

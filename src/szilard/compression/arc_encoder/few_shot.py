@@ -25,7 +25,7 @@ from szilard.compression.arc_encoder.objective import MARK, ArcObjective
 from szilard.compression.passages import Question
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
-from szilard.evaluation.tasks import read_objects
+from szilard.records import read_objects
 from szilard.training.hidden_states import Stretches
 
 _DOCUMENT, _QUESTION, _ANSWER, _BETWEEN = "Document: ", "\nQuestion: ", "\nAnswer:", "\n\n"

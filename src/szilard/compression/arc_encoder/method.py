@@ -26,10 +26,10 @@ from szilard.compression.arc_encoder.documents import EncodedDocuments
 from szilard.compression.arc_encoder.groups import Pooling, group_sizes
 from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.sides import usable_name
-from szilard.compression.inputs import around_context, prompt_inputs
 from szilard.compression.method import Budget, SoftCompressor, check_budget
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.engines.engine import Engine
+from szilard.engines.prepared_context import SoftPrompt
+from szilard.engines.prompt_parts import around_context, prompt_inputs
 from szilard.options import check_bool, check_number
 from szilard.training.add_on import opened
 

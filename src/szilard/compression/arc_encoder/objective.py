@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from szilard.compression.arc_encoder.config import ArcConfig
 from szilard.compression.arc_encoder.model import ArcModel
-from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
+from szilard.engines.prompt_parts import around_context
 from szilard.training.hidden_states import Tokens
 
 MARK = "\ue000vectors\ue000"  # private use characters, which no text holds

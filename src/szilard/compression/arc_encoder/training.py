@@ -17,6 +17,7 @@ from szilard.compression.arc_encoder.model import ArcModel
 from szilard.compression.arc_encoder.objective import ArcObjective, Interleaved, PassageObjective
 from szilard.compression.arc_encoder.sides import usable_name
 from szilard.compression.passages import as_examples, check_fits, read_questions
+from szilard.engines import load
 from szilard.engines.engine import Engine
 from szilard.training.course import Course, split
 from szilard.training.loop import NOTHING, uses_fsdp
@@ -124,8 +125,6 @@ def _beginning(
         raise ValueError(f"{len(engines)} decoders need as many different names, not {', '.join(called)}.")
     if config.stage == "pretrain":
         if source is None:
-            from szilard.engines import load
-
             source = load(config.encoder) if config.encoder else engines[0]
         made = ArcModel.made_of(
             source,

@@ -22,7 +22,7 @@ import torch
 from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.method import Budget, SoftCompressor, check_budget, tokens_of_budget
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines.prepared_context import SoftPrompt
 from szilard.options import check_number
 from szilard.training.add_on import opened
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from szilard.compression.comprexit.diagnostics import plan_rank, slot_rank
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.decoding.page import _attribute, _inline
 from szilard.decoding.visible_text import named_hidden
+from szilard.engines.prepared_context import SoftPrompt
 from szilard.html_page import page
 
 _INK = (109, 79, 216)

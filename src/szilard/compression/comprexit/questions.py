@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from szilard.compression.comprexit.config import ComprExITConfig
-from szilard.compression.inputs import SEPARATOR, around_context
 from szilard.compression.passages import read_questions
 from szilard.engines.engine import Engine
+from szilard.engines.prompt_parts import SEPARATOR, around_context
 from szilard.training.hidden_states import Stretches
 
 Ids = list[torch.Tensor]

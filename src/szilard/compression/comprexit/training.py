@@ -20,10 +20,10 @@ from szilard.compression.comprexit.add_on import ComprExITAddOn
 from szilard.compression.comprexit.config import SHAPE, ComprExITConfig
 from szilard.compression.comprexit.encode import Slots, transmit
 from szilard.compression.comprexit.questions import Questions, question_corpus
-from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages, check_fits
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
 from szilard.engines.engine import Engine
+from szilard.engines.prompt_parts import around_context
 from szilard.training.course import Course
 from szilard.training.hidden_states import Stretches
 from szilard.training.target import Target

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from szilard.compression.llmlingua2.rule_teacher import sentences
 from szilard.engines.engine import Engine
-from szilard.evaluation.tasks import read_objects
 from szilard.options import check_number
+from szilard.records import read_objects
 from szilard.training.corpus import read_texts
 from szilard.whole_folder import held
 

@@ -18,7 +18,8 @@ import torch
 
 from szilard.compression.mean_pool.modules import MeanPoolProjector, hidden_states
 from szilard.compression.method import Budget, SoftCompressor, tokens_of_budget
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines.prepared_context import SoftPrompt
+from szilard.engines.prompt_parts import part_ids
 from szilard.training.add_on import opened
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ class MeanPool(SoftCompressor):
 
     @torch.no_grad()
     def compress(self, contexts: Sequence[Any], budget: Budget = None, *, engine: Engine) -> list[SoftPrompt]:
-        from szilard.compression.inputs import part_ids
-
         started = time.perf_counter()
         self.check(engine)
         model: Any = engine.model  # type: ignore[attr-defined]

@@ -33,7 +33,8 @@ from szilard.compression.refrag.chunks import leading_specials
 from szilard.compression.refrag.reader import UNTRAINED, Reader
 from szilard.compression.refrag.selection import POLICIES
 from szilard.compression.refrag.store import ChunkStore
-from szilard.compression.soft_prompt import SoftPrompt
+from szilard.engines.prepared_context import SoftPrompt
+from szilard.engines.transformers_engine import TransformersEngine
 from szilard.options import check_choice, check_number
 from szilard.training.add_on import opened
 
@@ -102,8 +103,6 @@ class Refrag(SoftCompressor):
         if options:
             raise ValueError(f"a reader has no option {next(iter(options))!r}: give it to prepare().")
         if not hasattr(model, "fingerprint"):
-            from szilard.engines.transformers_engine import TransformersEngine
-
             model = TransformersEngine(model, tokenizer)
         return Reader(parts, model)
 

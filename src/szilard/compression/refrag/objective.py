@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from szilard.compression.inputs import SEPARATOR
 from szilard.compression.refrag.add_on import RefragParts
 from szilard.compression.refrag.arrangement import arrange, expanded_count
 from szilard.compression.refrag.chunks import Chunks, cut_chunks
@@ -18,6 +17,7 @@ from szilard.compression.refrag.curriculum import lengths, schedule
 from szilard.compression.refrag.decoder_tuning import DecoderTuning
 from szilard.compression.refrag.selection import pick
 from szilard.compression.teacher_forcing import Forced, Measured, teacher_forced
+from szilard.engines.prompt_parts import SEPARATOR
 from szilard.training.target import Target
 
 Ids = list[torch.Tensor]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from szilard.compression.inputs import SEPARATOR, around_context, prompt_inputs
 from szilard.compression.refrag.add_on import RefragParts
 from szilard.compression.refrag.arrangement import arrange, expanded_count
 from szilard.compression.refrag.chunks import Chunks, cut_chunks
@@ -17,10 +16,11 @@ from szilard.compression.refrag.cost import ReadingCost
 from szilard.compression.refrag.prepared import Prepared
 from szilard.compression.refrag.selection import POLICIES, by_passage, chunk_nats, policy_logits, ranked
 from szilard.compression.refrag.store import ChunkStore
-from szilard.compression.soft_prompt import SoftPrompt
 from szilard.engines.engine import Engine
 from szilard.engines.model_parts import model_size
 from szilard.engines.model_use import running_on
+from szilard.engines.prepared_context import SoftPrompt
+from szilard.engines.prompt_parts import SEPARATOR, around_context, prompt_inputs
 from szilard.options import check_choice, check_number
 
 Part = str | torch.Tensor | ChunkStore

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from szilard.compression.inputs import around_context
 from szilard.compression.passages import Passages, Question
 from szilard.compression.refrag.chunks import leading_specials
 from szilard.engines.engine import Engine
+from szilard.engines.prompt_parts import around_context
 from szilard.training.hidden_states import Stretches, Tokens, Windows
 from szilard.training.loop import NOTHING
 

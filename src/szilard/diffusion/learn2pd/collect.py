@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from szilard.diffusion.engine import DiffusionEngine
 from szilard.diffusion.fill import fill
 from szilard.diffusion.learn2pd.oracle import EgpOracle
 from szilard.diffusion.learn2pd.rows import BlockRows, RowWriter, rows_header
 from szilard.diffusion.look import Look
 from szilard.diffusion.state import DenoisingState
 from szilard.diffusion.unmask import TopKUnmask
-from szilard.engines.diffusion_engine import DiffusionEngine
 from szilard.options import check_number
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from szilard.evaluation.parallelbench.sample import Draw, Sample, as_sample
 from szilard.evaluation.parallelbench.word_sets import word_set
-from szilard.evaluation.tasks import read_objects
+from szilard.records import read_objects
 
 # task: (what its file is, the field of the text, fields of reference texts)
 _FILES = {

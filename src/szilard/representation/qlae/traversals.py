@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from szilard.analysis.entropy_page import document
 from szilard.options import check_number
+from szilard.report_page import document
 from szilard.representation.qlae.model import LatentAutoencoder, unit
 from szilard.whole_folder import write_whole
 

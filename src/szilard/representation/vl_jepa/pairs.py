@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from szilard.evaluation.tasks import read_objects
+from szilard.records import read_objects
 from szilard.representation.vl_jepa.scenes import Example
 
 

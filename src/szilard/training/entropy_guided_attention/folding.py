@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn.utils import parametrize
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from szilard.diffusion.weights import weight_files
+from szilard.engines.weights import weight_files
 from szilard.options import nearest
 from szilard.training.entropy_guided_attention.feed_forward import FusedFeedForward, ScaledFeedForward
 from szilard.training.entropy_guided_attention.parts import parts_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from szilard.analysis.recorded_entropies import RecordedEntropies
+from szilard.sessions.recorded_entropies import RecordedEntropies
 from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer
 
 THETA = "regularizer.theta"

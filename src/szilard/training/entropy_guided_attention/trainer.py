@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from szilard.analysis.recorded_entropies import RecordedEntropies
 from szilard.options import check_number
+from szilard.sessions.recorded_entropies import RecordedEntropies
 from szilard.training.entropy_guided_attention.objective import UNDECAYED
 from szilard.training.entropy_guided_attention.regularizer import EntropyRegularizer
 

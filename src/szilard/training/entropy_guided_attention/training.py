@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 
-from szilard.analysis.attention_entropy import HeadEntropyReport, measured
 from szilard.engines.loading import check_device, find
 from szilard.options import check_number
+from szilard.sessions.head_entropies import HeadEntropyReport, measured
 from szilard.training.corpus import Example, as_example, digest, read_texts
 from szilard.training.course import split
 from szilard.training.entropy_guided_attention.config import CHARACTERS, EntropyGuidedConfig

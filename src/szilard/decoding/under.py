@@ -1,17 +1,53 @@
-"""A decoding method under a cache or attention method: one object that goes wherever a method goes."""
+"""A decoding method under a method that acts on the model: one object that goes wherever a method goes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from szilard.attention.method import AttentionMethod
+from szilard.decoding.greedy import Greedy
 from szilard.decoding.method import Method, Shaping
 from szilard.decoding.state import DecodingState
-from szilard.diffusion.cache import CanvasCache
+from szilard.options import Options
 
 if TYPE_CHECKING:
     from szilard.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class ModelMethod(Options, ABC):
+    """One published technique that acts on what a model computes, beside the method that chooses the tokens.
+
+    `AttentionMethod` opens on a decoder, `CanvasCache` on the run of a masked diffusion model.
+    """
+
+    slug: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether tokens can be taken back from the cache meanwhile, as methods that draft need it."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def neutral(cls) -> ModelMethod:
+        """The setting in which the model computes what it computes without the method."""
+
+    def check(self, engine: Engine | None = None) -> None:
+        """Refuse, before any work, an engine whose model does not fit.
+
+        Raises:
+            ValueError: in a sentence.
+        """
+
+    @abstractmethod
+    def around(self, state: Any) -> AbstractContextManager[None]:
+        """Act while this is open on the run of a state (`DecodingState`, `DenoisingState`)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +67,7 @@ class Under(Method):
     changes_model: ClassVar[bool] = True
 
     method: Method
-    attention: AttentionMethod | CanvasCache
+    attention: ModelMethod
 
     def __post_init__(self) -> None:
         if self.method.changes_model:
@@ -54,29 +90,16 @@ class Under(Method):
 
     @classmethod
     def neutral(cls) -> Method:
-        from szilard.decoding.greedy import Greedy
-
         return Greedy.neutral()
 
     def check(self, engine: Engine | None = None) -> None:
         """Refuse what either of them refuses."""
         self.method.check(engine)
-        model = getattr(engine, "model", None)
-        if (
-            model is not None
-            and isinstance(self.attention, AttentionMethod)
-            and "attention" in getattr(engine, "provides", ())
-        ):
-            self.attention.session(model)
+        self.attention.check(engine)
 
     def decode(self, state: DecodingState) -> None:
-        if isinstance(self.attention, CanvasCache):
-            state.use_cache(self.attention)  # type: ignore[attr-defined]
+        with self.attention.around(state):
             self.method.decode(state)
-            return
-        with self.attention(state.model) as session:  # type: ignore[attr-defined]
-            self.method.decode(state)
-            state.cost.counters |= session.summary()
 
     def shaping(self, state: DecodingState) -> Shaping | None:
         return self.method.shaping(state)
@@ -90,6 +113,11 @@ class Under(Method):
     def recorded_options(self, engine: Engine) -> dict[str, Any]:
         own = _prefixed(self.attention.slug, self.attention.recorded_options(engine))
         return self.method.recorded_options(engine) | own
+
+
+def decoding_of(method: Method) -> Method:
+    """What chooses the tokens, of a pair."""
+    return method.method if isinstance(method, Under) else method
 
 
 def _prefixed(slug: str, options: dict[str, Any]) -> dict[str, Any]:

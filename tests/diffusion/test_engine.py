@@ -11,7 +11,7 @@ import torch
 
 import szilard
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig
-from szilard.engines.diffusion_engine import DiffusionEngine
+from szilard.diffusion.engine import DiffusionEngine
 from tests.diffusion.test_checkpoints import DREAM, LLADA, dream_weights, llada_weights, write
 from tests.diffusion.tiny import EOS, MASK, PROMPTS, tiny_engine, tiny_model, tokenizer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,14 +12,16 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from szilard.decoding.method import Method
-from szilard.decoding.recorder import TraceRecorder
+from szilard.decoding.recorder import TraceRecorder, token_pieces
 from szilard.decoding.sampling import Sampling
 from szilard.decoding.stopping import InNewText, StopWhen
 from szilard.diffusion.canvas_model import MaskedDiffusionConfig, TransformersCanvas
 from szilard.diffusion.fill import fill
 from szilard.diffusion.state import DenoisingState
+from szilard.diffusion.unmask import TopKUnmask
 from szilard.engines.model_use import running_on
-from szilard.engines.prompts import Prompt, as_batch
+from szilard.engines.prompts import Prompt
+from szilard.engines.streaming import streamed
 from szilard.engines.transformers_engine import TransformersEngine
 
 MASK = "[MASK]"  # how a template given as text names an open place, whatever the tokenizer calls it
@@ -71,43 +72,12 @@ class DiffusionEngine(TransformersEngine):
         The arguments are `generate`'s. When the iterator is exhausted its value (`StopIteration.value`) is the
         `Result`.
         """
-        if not as_batch(prompt)[1]:
-            raise ValueError("stream takes one prompt; use generate for a batch.")
-        if "streamer" in options:
-            raise ValueError("stream has a streamer of its own; use generate to pass one.")
         rounds: queue.Queue[Canvas | None] = queue.Queue()
-        given_up = threading.Event()
-        outcome: dict[str, Any] = {}
-        streamer = SimpleNamespace(canvas=rounds.put)
-        criteria = [*(options.pop("stopping_criteria", None) or []), StopWhen(given_up)]
-
-        def work() -> None:
-            try:
-                outcome["result"] = self.generate(
-                    prompt, method, streamer=streamer, stopping_criteria=criteria, **options
-                )
-            except BaseException as error:  # handed to the consumer
-                outcome["error"] = error
-            finally:
-                rounds.put(None)
-
-        thread = threading.Thread(target=work, name="szilard-stream", daemon=True)
-        thread.start()
-        try:
-            while (canvas := rounds.get()) is not None:
-                yield canvas
-        finally:
-            given_up.set()
-            thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["result"]
+        return streamed(self, prompt, method, options, SimpleNamespace(canvas=rounds.put), rounds)
 
     # ---- what an engine implements ---------------------------------------------------------------------------
 
     def plain_method(self, do_sample: bool) -> Method:
-        from szilard.diffusion.unmask import TopKUnmask
-
         return TopKUnmask()
 
     def _generation_config(self, max_new_tokens: int, options: dict[str, Any]) -> GenerationConfig:
@@ -210,8 +180,6 @@ class DiffusionEngine(TransformersEngine):
 
     def _pieces(self, tokens: list[int]) -> list[str]:
         """What every token adds to the text."""
-        from szilard.decoding.recorder import token_pieces
-
         return token_pieces(tokens, lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False))
 
 

@@ -1,4 +1,4 @@
-"""Weights from safetensors files into a model that has none yet, one tensor at a time."""
+"""A checkpoint's folder: its config.json, and weights from safetensors files into a model that has none yet."""
 
 from __future__ import annotations
 
@@ -13,6 +13,24 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json holds.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"the folder {str(folder)!r} holds no model (no config.json).")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{str(file)!r} is damaged: it holds a {type(config).__name__}.")
+    return config
 
 
 def weight_files(folder: Path) -> list[Path]:

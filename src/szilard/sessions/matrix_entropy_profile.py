@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from szilard.attention.session import Session
 from szilard.information.matrix_entropy import matrix_entropy
 from szilard.options import check_choice, check_number
+from szilard.sessions.session import Session
 
 WHAT = ("query", "key", "value", "hidden")
 

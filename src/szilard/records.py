@@ -1,8 +1,13 @@
-"""What is wrong with a record of a user's file, in words."""
+"""The records of a user's file: read from every format that is taken, and what is wrong with one, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,48 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(file)!r} is not text in UTF-8 (byte {error.start}): save it as UTF-8.") from None
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """Records, whatever they are, of a .jsonl, .jsonl.gz, .json, .csv or .parquet file.
+
+    Raises:
+        ValueError: not one of these, or damaged.
+    """
+    try:
+        if path.name.endswith(".parquet"):
+            import pyarrow.parquet
+
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+            return
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
+        if path.name.endswith(".json"):
+            records = json.loads(text)
+            if not isinstance(records, list):
+                raise ValueError("not a list")
+            yield from records
+            return
+        if path.name.endswith(".csv"):
+            yield from csv.DictReader(io.StringIO(text, newline=""))
+            return
+        for line in text.split("\n"):  # not splitlines: a text may hold other line separators
+            if line.strip():
+                yield json.loads(line)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # JSON's, Unicode's and Arrow's among them
+        raise ValueError(f"{str(path)!r} cannot be read as JSON lines, CSV or Parquet ({error}).") from None
+
+
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_records`, of records that must be objects with named fields.
+
+    Raises:
+        ValueError: also for a record that is none.
+    """
+    for number, record in enumerate(read_records(path), start=1):
+        if not isinstance(record, dict):
+            raise ValueError(f"{str(path)!r}, record {number}, is no object with named fields.")
+        yield record
 
 
 def fault(record: Any) -> str | None:

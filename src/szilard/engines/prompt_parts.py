@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from szilard.compression.soft_prompt import SoftPrompt
-from szilard.compression.text import CompressedText
+from szilard.engines.prepared_context import PreparedContext, SoftPrompt
 from szilard.engines.prompts import as_chat, is_chat
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _MARK = "\ue000context\ue000"  # private use characters, which no prompt holds
 SEPARATOR = "\n\n"  # between a context and what is asked about it
 
-Part = str | CompressedText | SoftPrompt | torch.Tensor
+Part = str | PreparedContext | torch.Tensor
 
 
 def left_padded(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -64,6 +63,7 @@ def context_vectors(engine: Engine, parts: Sequence[Part]) -> torch.Tensor:
     embed = engine.model.get_input_embeddings()  # type: ignore[attr-defined]
     made = []
     for part in parts:
+        part = part.content if isinstance(part, PreparedContext) else part
         if isinstance(part, SoftPrompt):
             check_made_for(part, engine)
             made.append(part.embeddings.to(embed.weight.device, embed.weight.dtype))
@@ -72,7 +72,7 @@ def context_vectors(engine: Engine, parts: Sequence[Part]) -> torch.Tensor:
     return torch.cat(made)
 
 
-def part_ids(engine: Engine, part: str | CompressedText | torch.Tensor) -> torch.Tensor:
+def part_ids(engine: Engine, part: str | torch.Tensor) -> torch.Tensor:
     """A text in the engine's tokens, without special ones, int64 [length]; ids as they are."""
     if isinstance(part, torch.Tensor):
         return part.long()

@@ -1,15 +1,33 @@
-"""Vectors in the place of a context's tokens."""
+"""Contexts that were made ready before they are asked about: shortened, turned into vectors, or read already."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from szilard.engines.kv_prefix import KvPrefix
+
+
+class PreparedContext(ABC):
+    """What `engine.generate(prompt, context=...)` takes beside plain text.
+
+    Attributes:
+        prefix: keys and values of a prompt's beginning up to its end, where they were kept.
+    """
+
+    prefix: KvPrefix | None = None
+
+    @property
+    @abstractmethod
+    def content(self) -> str | SoftPrompt:
+        """What stands in the prompt."""
+
 
 @dataclass(frozen=True)
-class SoftPrompt:
+class SoftPrompt(PreparedContext):
     """A compressed context of one decoder: what `engine.generate(prompt, context=...)` takes.
 
     Attributes:
@@ -27,6 +45,11 @@ class SoftPrompt:
     model: str
     trace: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def content(self) -> SoftPrompt:
+        """Itself."""
+        return self
 
     @property
     def positions(self) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from szilard.attention.session import Session
 from szilard.information.attention_entropy import softmax_with_entropy
+from szilard.sessions.session import Session
 
 _BLOCK = 2**24  # scores held at a time where no gradient is wanted
 

@@ -19,8 +19,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from szilard.attention.call import Call
 from szilard.engines.growing_layer import GrowingLayer
+from szilard.sessions.call import Call
 
 if TYPE_CHECKING:
     from typing_extensions import Self

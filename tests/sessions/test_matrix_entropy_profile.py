@@ -10,10 +10,10 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from szilard.analysis.entropy_page import to_html
-from szilard.analysis.matrix_entropy_profile import WHAT, entropy_profile, entropy_report, head_entropy_profile
 from szilard.analysis.text_pieces import pieces
 from szilard.cli.main import main
 from szilard.information import matrix_entropy
+from szilard.sessions.matrix_entropy_profile import WHAT, entropy_profile, entropy_report, head_entropy_profile
 from tests.conftest import VOCAB, prompt_batch, tiny_model
 
 
