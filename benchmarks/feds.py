@@ -3,6 +3,7 @@
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part teacher  --family mean-scale    # 12 minutes
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part students --family mean-scale    # 35, per --seed
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part ablation --family mean-scale    # 15, per --seed
+    python benchmarks/feds.py --kodak FOLDER --work FOLDER --part long     --family mean-scale    # 25
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part channels --family mean-scale    # 1
     python benchmarks/feds.py --kodak FOLDER --work FOLDER --part cost     --family mean-scale    # 1
     ... --family mlicv2                                  # teacher 18, students 50 (25 with --only scratch,feds), ablation 14, channels 2
@@ -176,15 +177,28 @@ class Bench:
                 if method in self.only and key not in self.store:
                     self.add(key, self.student(lmbda, method, changes))
 
-    def student(self, lmbda: float, method: str, changes: dict[str, Any]) -> dict[str, Any]:
-        teacher = self.teacher(lmbda)
+    def run_long(self) -> None:
+        """Students that learn as long as their teachers: of the first lambda from scratch, of the others from there."""
+        for method in ("scratch", "feds"):
+            for lmbda in LAMBDAS:
+                key = self.key("long", lmbda, method=method, seed=self.seed)
+                if method in self.only and key not in self.store:
+                    self.add(key, self.student(lmbda, method, METHODS[method], long=True))
+
+    def student(self, lmbda: float, method: str, changes: dict[str, Any], long: bool = False) -> dict[str, Any]:
+        teacher, family = self.teacher(lmbda), self.family
         torch.manual_seed(1000 + self.seed)
-        student, rate = self.family.student(), self.family.rate
+        student, rate, steps = family.student(), family.rate, family.student_steps
+        name = f"{method.replace(', ', '-').replace(' ', '-')}{'-long' if long else ''}"
+        if long:
+            steps = family.steps if lmbda == BASE else family.tuning
+            if lmbda != BASE:
+                student.load_state_dict(open_codec(self.work / f"{name}-{BASE}-{self.seed}").state_dict())
+                rate /= 3
         config = FEDSConfig(
-            lmbda=lmbda, steps=self.family.student_steps, learning_rate=rate, final_learning_rate=rate / 10,
-            seed=self.seed, **SHARED, **changes,
+            lmbda=lmbda, steps=steps, learning_rate=rate, final_learning_rate=rate / 10, seed=self.seed, **SHARED, **changes,
         )  # fmt: skip
-        folder = self.work / f"{method.replace(', ', '-').replace(' ', '-')}-{lmbda}-{self.seed}"
+        folder = self.work / f"{name}-{lmbda}-{self.seed}"
         told: list[str] = []
         start = time.perf_counter()
         results = train_feds(teacher, student, self.photographs, config, folder, device="cpu", tell=told.append)
@@ -272,14 +286,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kodak", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--part", choices=("teacher", "students", "ablation", "channels", "cost"), required=True)
+    parser.add_argument(
+        "--part", choices=("teacher", "students", "ablation", "channels", "cost", "long"), required=True
+    )
     parser.add_argument("--family", choices=FAMILIES, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="methods of `students` or `ablation`, with commas")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.kodak, arguments.work, arguments.family, arguments.seed, arguments.only)
-    if arguments.part == "teacher":
+    if arguments.part == "long":
+        bench.run_long()
+    elif arguments.part == "teacher":
         bench.run_teacher()
     elif arguments.part in ("channels", "cost"):
         bench.run_channels() if arguments.part == "channels" else bench.run_cost()

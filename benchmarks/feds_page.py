@@ -70,6 +70,9 @@ def _family(records: Sequence[Record]) -> Iterator[str]:
         yield _students(teachers, students)
         yield "J of the students while they train, at the end of each phase, relative to the one from scratch:\n"
         yield _phases(students)
+    if teachers and (long := _part(records, "long")):
+        yield "Students that learn as long as their teachers (of lambda 0.013 from scratch, of the others from there):\n"
+        yield _students(teachers, long)
     ablation = _part(records, "ablation")
     if ablation:
         yield "What the terms are worth, at lambda = 0.013: J relative to the student from scratch of the same seed:\n"
