@@ -66,7 +66,7 @@ def _family(records: Sequence[Record]) -> Iterator[str]:
         yield "Cost, seconds for one picture of 768 x 512 pixels, teacher and student in turns:\n"
         yield _costs(costs)
     if teachers and students:
-        yield "Students, mean over seeds; BD-rate against the teacher (pchip), J relative to the student from scratch:\n"
+        yield "Students, mean over seeds; BD-rate against the teacher (pchip, points that no other of their curve beats), J relative to the student from scratch:\n"
         yield _students(teachers, students)
         yield "J of the students while they train, at the end of each phase, relative to the one from scratch:\n"
         yield _phases(students)
@@ -102,11 +102,17 @@ def _seeds(records: Sequence[Record]) -> list[int]:
 
 
 def bd_rate(anchor: dict[float, Record], test: dict[float, Record]) -> float | None:
-    """Per cent of the bits; None where there are fewer than four points, or the curves do not rise or overlap."""
+    """Per cent of the bits, by the points that no other of the curve beats; None: under three, or no overlap."""
     import bjontegaard
 
-    curves = [sorted((one["psnr"], one["bpp"]) for one in points.values()) for points in (anchor, test)]
-    if any(len(curve) < 4 or [rate for _, rate in curve] != sorted(rate for _, rate in curve) for curve in curves):
+    curves = []
+    for points in (anchor, test):
+        found = [(one["psnr"], one["bpp"]) for one in points.values()]
+        best = [
+            (q, r) for q, r in found if not any(other != (q, r) and other[0] >= q and other[1] <= r for other in found)
+        ]
+        curves.append(sorted(best))
+    if any(len(curve) < 3 for curve in curves):
         return None
     (q0, r0), (q1, r1) = (tuple(zip(*curve, strict=True)) for curve in curves)
     if max(q0[0], q1[0]) >= min(q0[-1], q1[-1]):
