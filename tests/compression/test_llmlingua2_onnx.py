@@ -24,7 +24,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 @needs_onnx
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("xlm-roberta", marks=pytest.mark.slow)])
 def test_onnx_gives_the_same_probabilities_and_keeps_its_file(family, tmp_path):
     model, tokenizer = {
         "bert": (tiny.bert_classifier, tiny.bert_tokenizer),

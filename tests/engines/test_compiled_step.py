@@ -37,19 +37,23 @@ def test_one_row(engines):
     assert both(engines, PROMPTS[0]) > 10
 
 
+@pytest.mark.slow
 def test_padded_rows(engines):
     assert both(engines, PROMPTS) > 10
 
 
+@pytest.mark.slow
 def test_sampling(engines):
     assert both(engines, PROMPTS[:2], do_sample=True, seed=3) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prompt-lookup", "lead", "beam-search"])
 def test_drafts_vectors_and_forks(engines, method):
     assert both(engines, PROMPTS[:2], method) > 2
 
 
+@pytest.mark.slow
 def test_vectors_give_the_same_logits_and_hidden_states(engines):
     states = [engine.state(PROMPTS[:2], max_new_tokens=8, raw=True) for engine in engines]
     for state in states:
@@ -117,6 +121,7 @@ def test_fewer_bits_are_close_and_compile_alike(format):
     assert both((plain, TransformersEngine(model, tokenizer, compile=True)), PROMPTS[0]) > 10
 
 
+@pytest.mark.slow
 def test_few_graphs(engines):
     """What ran above needed a graph for each of one row or several, one token or several, ids or vectors."""
     compiled = engines[1].compiled

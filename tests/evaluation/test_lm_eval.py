@@ -468,6 +468,7 @@ def test_arguments_of_the_command_line_reach_the_model(tasks, letter_folder, dat
         assert row["resps"] == [[expected.split("\n")[0]]]
 
 
+@pytest.mark.slow
 def test_the_command_runs_where_the_harness_knows_no_entry_points(tasks, letter_folder, tmp_path):
     command = [sys.executable, "-m", "szilard.evaluation.lm_eval", "--model", "szilard", "--tasks", "tiny_write"]
     command += ["--model_args", f"pretrained={letter_folder},device=cpu,method=lead,method.window=2"]

@@ -31,7 +31,7 @@ def methods(engine):
     }
 
 
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["prompt-lookup", "aded", "draft-model"])
 def test_the_text_is_that_of_greedy_decoding(embedded, name, rows):
     prompts = PROMPTS[-rows:]

@@ -167,7 +167,9 @@ FSDP_ON_CPU = (
 FSDP = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP"])
+@pytest.mark.parametrize(
+    "sharded", [pytest.param(False, id="DDP"), pytest.param(True, id="FSDP", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one_with_the_double_batch(tmp_path, sharded):
     """Two processes with 2 examples each take the gradient of 4. (The order of the data is the same.)"""
     script = (FSDP_ON_CPU if sharded else "") + (

@@ -32,6 +32,7 @@ def test_it_is_small_and_says_how_it_was_made(name) -> None:
 
 
 @needs_embedded
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ADD_ONS if name.startswith("smollm2-") and not name.endswith("lud")])
 def test_a_drafter_of_the_embedded_model_saves_forwards(name) -> None:
     engine = szilard.load(engine="transformers")
