@@ -41,8 +41,8 @@ READING = """
 A step of one row reads every weight once, so what limits it on a CPU is memory: 538 MB in float32 at the 19 GB/s of the
 machine that measured this are 28 ms, and eager PyTorch needs 37. Compiling alone can gain no more than that difference;
 fewer bits move the limit, at 0.006 (int8) and 0.048 nats (int4). Compiled float32 wrote the tokens of the eager loop in
-every answer; in bfloat16 the order of sums decides near ties, so that int8 and int4 write another text when compiled, at the
-same loss. Rows of a batch share the reading of the weights, and arithmetic counts instead: at eight rows on two cores compiling
+every answer; in bfloat16 the order of sums decides near ties, so that int8 and int4 write another text when compiled, from the
+same weights. Rows of a batch share the reading of the weights, and arithmetic counts instead: at eight rows on two cores compiling
 is a loss (0.7 times the eager loop in float32), and int8 or int4 without it are the fastest. Compile for one row, or measure. Prompts of more than 24 tokens are
 multiplied in bfloat16 under int8; under int4 they go through PyTorch's four-bit kernel, which is slower than float32 for
 long prompts. On a GPU every shape becomes a CUDA graph; that path could not be run on the machines that were at hand.
@@ -195,7 +195,7 @@ def _startup(records: list[Record]) -> str:
         [record["key"]["what"], f"{record['seconds']:.2f}", f"{record['megabytes']:.0f}"]
         for record in {record["key"]["what"]: record for record in records}.values()
     ]
-    head = "\n## Start-up\n\nMedian of five fresh processes on one machine.\n\n"
+    head = "\n## Start-up\n\nMedian of three fresh processes each, on one machine.\n\n"
     return head + table(("what", "seconds", "memory, MB"), rows) + "\n```\npython benchmarks/startup.py --save\n```\n"
 
 
