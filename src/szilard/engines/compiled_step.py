@@ -16,7 +16,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from szilard.engines.growing_layer import GrowingLayer
-from szilard.engines.model_parts import unembed
+from szilard.engines.model_parts import additive, unembed
 
 MOST_NEW = 64  # new tokens per row; more are no step
 MOST_GRAPHS = 48  # on a GPU, where every shape is a graph of its own
@@ -119,17 +119,16 @@ class CompiledStep:
     def _mask(self, mask: torch.Tensor | None, batch: int, index: torch.Tensor, room: int) -> torch.Tensor:
         """Additive over the whole room, [batch, 1, new, room]."""
         dtype = self.model.dtype
-        low = torch.finfo(dtype).min
         if mask is not None and mask.dim() == 4:
             if mask.dtype == torch.bool:
-                mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, low)
-            return torch.nn.functional.pad(mask, (0, room - mask.shape[-1]), value=low)
-        hidden = torch.arange(room, device=index.device) > index[:, None]  # [new, room]
-        hidden = hidden.expand(batch, 1, *hidden.shape)
+                mask = additive(mask, dtype)
+            return torch.nn.functional.pad(mask, (0, room - mask.shape[-1]), value=torch.finfo(dtype).min)
+        seen = torch.arange(room, device=index.device) <= index[:, None]  # [new, room]
+        seen = seen.expand(batch, 1, *seen.shape)
         if mask is not None:
             padded = torch.nn.functional.pad(mask, (0, room - mask.shape[-1]), value=1)
-            hidden = hidden | (padded == 0)[:, None, None]
-        return torch.zeros(hidden.shape, dtype=dtype, device=index.device).masked_fill_(hidden, low)
+            seen = seen & (padded != 0)[:, None, None]
+        return additive(seen, dtype)
 
     def _prepare(self, arguments: tuple[Any, ...], batch: int, new: int) -> None:
         """Tell the compiler what changes from step to step."""

@@ -218,11 +218,11 @@ def _load_transformers(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     check_device(device)
-    for other in (_load_diffusion(path, name, device, dtype, revision), _load_simplified(path, name, device, dtype)):
-        if other is not None:
-            if compile or quantize is not None:
-                raise ValueError(f"{name} is no transformers decoder: load it without compile and quantize.")
-            return other
+    other = _load_diffusion(path, name, device, dtype, revision) or _load_simplified(path, name, device, dtype)
+    if other is not None:
+        if compile or quantize is not None:
+            raise ValueError(f"{name} is no transformers decoder: load it without compile and quantize.")
+        return other
     if quantize is not None:
         dtype = torch.bfloat16
     source = str(path) if path is not None else name

@@ -20,6 +20,11 @@ def unembed(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask that every attention takes: 0 where `mask` says there is something to see, the lowest number elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 def weights_fingerprint(model: Any) -> str:
     """A short hash that tells a model's weights, in their precision, from others: of a few numbers here and there."""
     with running_on(model):  # not while another thread's run has changed it

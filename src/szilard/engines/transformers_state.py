@@ -17,7 +17,7 @@ from szilard.decoding.state import DecodingState
 from szilard.engines import cache_rows
 from szilard.engines.growing_layer import GrowingLayer, grow_in_place
 from szilard.engines.mixing import embedding_scale, mix_rows
-from szilard.engines.model_parts import model_size, unembed
+from szilard.engines.model_parts import additive, model_size, unembed
 from szilard.engines.visual_names import BORDER_FIELDS, PLACEHOLDER_FIELDS
 
 if TYPE_CHECKING:
@@ -209,25 +209,20 @@ class TransformersState(DecodingState):
         windows = {layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)}
         masks = {}
         if not all(getattr(layer, "is_sliding", False) for layer in layers):
-            masks["full_attention"] = self._additive(mask)
+            masks["full_attention"] = additive(mask, self.model.dtype)
         if windows:
             (window,) = windows
             slots = torch.arange(self._slots, device=self.device)
             at = torch.cat([slots.expand(batch, -1), self._slots + depth], dim=1)
             near = at[:, None, self._slots :, None] - at[:, None, None] < window  # in positions, not in slots
             visible = min(self._slots, window - 1) + nodes  # what such a layer's cache hands out
-            masks["sliding_attention"] = self._additive((mask & near)[..., -visible:])
+            masks["sliding_attention"] = additive((mask & near)[..., -visible:], self.model.dtype)
         inputs: dict[str, Any] = {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values()))}
         positions = self.model_kwargs.get("position_ids")
         if positions is None:
             positions = self._cached[:, None]
         inputs["position_ids"] = positions[..., -1:] + depth
         return inputs
-
-    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
-        """A mask that every attention takes: 0 where there is something to see, the lowest number elsewhere."""
-        dtype = self.model.dtype
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
     def keep(self, path: torch.Tensor, counts: torch.Tensor) -> None:
         nodes, self._fed = self._fed, 0
